@@ -1,0 +1,11 @@
+"""Registration of the maps as ``torch.ops.hypkernels`` operators."""
+
+from hypkernels.maps import closed_form
+from hypkernels.rowwise import register_rowwise
+
+exp_map0 = register_rowwise(
+    "exp_map0", closed_form.exp_map0, closed_form.exp_map0_gradient, points=1, returns="point"
+)
+log_map0 = register_rowwise(
+    "log_map0", closed_form.log_map0, closed_form.log_map0_gradient, points=1, returns="point"
+)

@@ -1,0 +1,44 @@
+"""Functions of one real variable that the closed forms need and PyTorch lacks: no cancellation at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import factorial
+
+import torch
+from torch import Tensor
+
+# Truncated after the term that falls below 1e-17 of the sum at the switch-over argument.
+_SINHC_SLOPE_TERMS = [(2 * j + 2) / factorial(2 * j + 3) for j in range(13)]
+_ATANH_EXCESS_TERMS = [1 / (2 * j + 3) for j in range(20)]
+
+
+def horner(argument: Tensor, terms: Sequence[float]) -> Tensor:
+    """``terms[0] + terms[1] * argument + terms[2] * argument**2 + ...``"""
+    total = torch.full_like(argument, terms[-1])
+    for term in reversed(terms[:-1]):
+        total = total * argument + term
+    return total
+
+
+def sinhc(t: Tensor) -> Tensor:
+    """``sinh(t) / t``, 1 at zero."""
+    return torch.where(t == 0, 1.0, torch.sinh(t) / t)
+
+
+def sinhc_slope(t: Tensor) -> Tensor:
+    """``sinhc'(t) / t = (cosh(t) - sinhc(t)) / t**2``, 1/3 at zero."""
+    t2 = t * t
+    return torch.where(t < 2, horner(t2.clamp(max=4), _SINHC_SLOPE_TERMS), (torch.cosh(t) - sinhc(t)) / t2)
+
+
+def asinhc(s: Tensor) -> Tensor:
+    """``asinh(s) / s``, 1 at zero."""
+    return torch.where(s == 0, 1.0, torch.asinh(s) / s)
+
+
+def asinhc_slope(s: Tensor) -> Tensor:
+    """``asinhc'(s) / s = (1/sqrt(1 + s**2) - asinhc(s)) / s**2``, -1/3 at zero."""
+    w = s * s / (1 + s * s)
+    near = -horner(w.clamp(max=0.15), _ATANH_EXCESS_TERMS) * (1 - w) * torch.sqrt(1 - w)
+    return torch.where(w < 0.15, near, (torch.rsqrt(1 + s * s) - asinhc(s)) / (s * s))
