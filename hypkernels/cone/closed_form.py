@@ -1,0 +1,67 @@
+"""Entailment cones: half-aperture and exterior angle, values and gradients in closed form.
+
+Rows are float64 ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. The scalars of a pair are those of
+:mod:`hypkernels.pair_geometry`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hypkernels.pair_geometry import PairGeometry, dot, pair_geometry, ratio
+
+
+def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
+    return aperture_at(torch.sqrt(c * dot(x, x)), min_radius)
+
+
+def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float) -> tuple[Tensor, Tensor]:
+    s = torch.sqrt(c * dot(x, x))
+    slope = grad * aperture_slope(s, min_radius)
+    return c * ratio(slope, s * s) * x, slope / (2 * c)
+
+
+def aperture_at(s: Tensor, min_radius: float) -> Tensor:
+    """Half-aperture at a point with ``s = sqrt(c)|x|``."""
+    angle = torch.atan2(torch.full_like(s, 2 * min_radius), _beside(s, min_radius))
+    return torch.where(s > 2 * min_radius, angle, math.pi / 2)
+
+
+def aperture_slope(s: Tensor, min_radius: float) -> Tensor:
+    """``s`` times the derivative of :func:`aperture_at`: by ``x`` it is ``x/|x|^2`` times this."""
+    return -ratio(2 * min_radius, _beside(s, min_radius))
+
+
+def _beside(s: Tensor, min_radius: float) -> Tensor:
+    """``sqrt(s^2 - 4K^2)``, in the right triangle of hypotenuse ``s`` whose side ``2K`` faces the aperture."""
+    return torch.sqrt((s - 2 * min_radius).clamp(min=0)) * torch.sqrt(s + 2 * min_radius)
+
+
+def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    return pair_angle(pair_geometry(x, y, c))
+
+
+def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return pair_angle_gradient(grad, pair_geometry(x, y, c))
+
+
+def pair_angle(pair: PairGeometry) -> Tensor:
+    """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
+    angle = torch.atan2(torch.sqrt(pair.N2), torch.sqrt(pair.P2) * pair.W)
+    return torch.where(pair.z == 0, 0.0, angle)
+
+
+def pair_angle_gradient(grad: Tensor, pair: PairGeometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by ``x``, ``y`` and (per row) ``c``: 0 where the angle has a kink, ``n = 0`` or ``x = 0``."""
+    x, n, c, z, P2, N2, A, B = pair.x, pair.n, pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
+    PN = torch.sqrt(P2) * torch.sqrt(N2)
+    turn_x = pair.alpha * P2 * pair.W + A * N2  # = A Q^2 - B P Q cos(xOy)
+    turn_y = pair.alpha * z + pair.alpha_minus_1
+    lateral = N2 * (1 + z)
+    scale = grad * ratio(c, z * (z + 2) * PN)
+    grad_x = (scale * lateral / A * x).addcmul_(-scale * turn_x, n)
+    grad_y = (-scale / B * lateral * x).addcmul_(scale / B * P2 * turn_y, n)
+    return grad_x, grad_y, scale * (N2 * P2) * turn_x / (2 * c * c * A * B)

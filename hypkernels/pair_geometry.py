@@ -1,0 +1,112 @@
+"""The plane of the origin and two points: every scalar that distance, angle and logarithm share.
+
+Rows are float64, ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. With ``k = sqrt(c)`` and
+``y = alpha x + n``, ``n`` across ``x``:
+
+    P = k|x|    N = k|n|    A = sqrt(1 + P^2)    B = sqrt(1 + k^2 |y|^2)    W = alpha A - B    z = cosh(k d) - 1
+
+``y A - x B = W x + A n`` is the direction of every gradient of ``z``, and ``(P W, N)`` are the radial and
+lateral components of the logarithm of ``y`` at ``x``, in units of ``1/k``. No scalar is formed by subtracting
+nearly equal numbers, so coincident, collinear and distant points keep full relative accuracy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Lateral parts this small against what they were computed from (squared) are rounding, not direction.
+_ROUNDING_NOISE = 2.0**-98
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, and 0 where the denominator is 0: the convention at degenerate points."""
+    return torch.where(denominator == 0, 0.0, numerator / denominator)
+
+
+class Split(NamedTuple):
+    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``."""
+
+    x_sq: Tensor
+    alpha: Tensor
+    alpha_minus_1: Tensor
+    n: Tensor
+    n_sq: Tensor
+
+
+def split_along(x: Tensor, y: Tensor) -> Split:
+    """Split ``y`` along and across ``x`` by two Gram-Schmidt steps.
+
+    The first step subtracts a multiple of ``x`` with 8 significant bits: that product is exact for float32
+    values, and for float64 ones where the multiple is 1, which is where ``y`` is close to ``x``. What is
+    left is small, so the second step rounds relative to it and not to ``y``.
+    """
+    x_sq = dot(x, x)
+    coarse = _leading_bits(ratio(dot(x, y), x_sq))
+    rest = torch.addcmul(y, coarse, x, value=-1)
+    fine = ratio(dot(rest, x), x_sq)
+    n = rest.addcmul_(fine, x, value=-1)
+    n_sq = dot(n, n)
+    n_sq = torch.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
+    return Split(x_sq, coarse + fine, (coarse - 1) + fine, n, n_sq)
+
+
+def _leading_bits(value: Tensor) -> Tensor:
+    """``value`` rounded to its 8 leading bits (Veltkamp's splitting)."""
+    shifted = value * (2.0**45 + 1)
+    return shifted - (shifted - value)
+
+
+class PairGeometry(NamedTuple):
+    """The scalars of the module's docstring for each pair of rows, with the rows ``x`` and ``n``."""
+
+    x: Tensor
+    n: Tensor
+    c: Tensor
+    alpha: Tensor
+    alpha_minus_1: Tensor
+    P2: Tensor
+    N2: Tensor
+    A: Tensor
+    B: Tensor
+    W: Tensor
+    z: Tensor
+
+    @property
+    def k(self) -> Tensor:
+        return torch.sqrt(self.c)
+
+    @property
+    def sinh(self) -> Tensor:
+        """``sinh(k d)``"""
+        return torch.sqrt(self.z * (self.z + 2))
+
+    @property
+    def B_minus_A(self) -> Tensor:
+        return (self.alpha_minus_1 * (self.alpha + 1) * self.P2 + self.N2) / (self.A + self.B)
+
+    def z_direction(self) -> Tensor:
+        """``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
+        return (self.W * self.x).addcmul_(self.A, self.n)
+
+
+def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> PairGeometry:
+    x_sq, alpha, alpha_minus_1, n, n_sq = split_along(x, y)
+    P2, N2 = c * x_sq, c * n_sq
+    Q2 = alpha * alpha * P2 + N2
+    A, B = torch.sqrt(1 + P2), torch.sqrt(1 + Q2)
+    AB, G = A * B, alpha * P2
+    same_side = alpha > 0
+    W = torch.where(same_side, (alpha_minus_1 * (alpha + 1) - N2) / (alpha * A + B), alpha * A - B)
+    z = torch.where(
+        same_side,
+        (alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2) / (1 + AB + G),
+        (P2 + A * A * Q2) / (1 + AB) - G,
+    )
+    return PairGeometry(x, n, c, alpha, alpha_minus_1, P2, N2, A, B, W, z)
