@@ -1,0 +1,189 @@
+"""Making HySAC models and their transforms by open_clip's architecture names."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import LOCAL_DIR_PREFIX, parse_model_name
+from open_clip.model import get_model_preprocess_cfg
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+from torchvision.transforms import Compose
+
+from hysac.model import MIN_SCALE, HySAC
+from hysac.pretrained import is_model_directory, load_scalars, read_curv_init
+
+MODEL_CONFIGS = Path(__file__).parent / "model_configs"
+PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
+
+
+def create_model(
+    model_name: str,
+    pretrained: str | None = None,
+    *,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    curv_init: float | None = None,
+    learn_curv: bool = True,
+    scale_init: float | None = MIN_SCALE,
+    **open_clip_options: Any,
+) -> HySAC:
+    """An open_clip architecture, with random or pretrained towers, as a HySAC model in training mode.
+
+    Args:
+        model_name: a name of ``open_clip.list_models()``, ``hysac-toy`` (32 x 32 pixels, small enough to
+            train on a CPU), ``hf-hub:org/repo`` or ``local-dir:DIRECTORY``. A directory that
+            :func:`hysac.save_pretrained` wrote brings its scalars along.
+        pretrained: open_clip's tag or a file with the towers' weights; None starts from random weights.
+        precision: as in open_clip: ``fp32`` or ``amp*`` (float32 weights), ``bf16`` or ``fp16`` (narrow
+            matrices, float32 norms), ``pure_bf16`` or ``pure_fp16``. The four scalars are always float32.
+        device: where the model lives.
+        curv_init: initial curvature, 1.0 unless the directory says otherwise; see :meth:`HySAC.from_clip`.
+        learn_curv: whether the curvature is trained.
+        scale_init: initial inverse temperature; see :meth:`HySAC.from_clip`.
+        open_clip_options: further arguments of ``open_clip.create_model``: ``output_dict``, ``cache_dir``,
+            ``force_image_size``, ``force_quick_gelu`` and so on.
+
+    Raises:
+        ValueError: an unknown name or precision, or a ``curv_init`` that contradicts the directory.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if open_clip_options.pop("jit", False):
+        raise ValueError("jit=True is not supported: use torch.compile")
+    model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
+    directory = _hysac_directory(model_name)
+    if directory is not None:
+        curv_init = _agreed_curv_init(curv_init, read_curv_init(directory), directory)
+
+    clip = open_clip.create_model(
+        model_name, pretrained, precision=precision, device=device, **open_clip_options
+    )
+    model = HySAC.from_clip(
+        clip,
+        curv_init=1.0 if curv_init is None else curv_init,
+        learn_curv=learn_curv,
+        scale_init=scale_init,
+        model_cfg=model_cfg,
+    )
+    if directory is not None:
+        load_scalars(model, directory)
+    return model
+
+
+def create_model_and_transforms(
+    model_name: str,
+    pretrained: str | None = None,
+    *,
+    aug_cfg: dict[str, Any] | AugmentationCfg | None = None,
+    **options: Any,
+) -> tuple[HySAC, Compose, Compose]:
+    """:func:`create_model`, and the transforms from a PIL image to its input.
+
+    Args:
+        model_name: see :func:`create_model`.
+        pretrained: see :func:`create_model`.
+        aug_cfg: open_clip's augmentation for training; None crops lightly at random.
+        options: further arguments of :func:`create_model`.
+
+    Returns:
+        ``(model, preprocess_train, preprocess_val)``.
+    """
+    model = create_model(model_name, pretrained, **options)
+    return model, *transforms(model, aug_cfg=aug_cfg)
+
+
+def from_pretrained(
+    directory: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    **open_clip_options: Any,
+) -> HySAC:
+    """Load a model directory of :func:`hysac.save_pretrained`, ready for inference (in ``eval`` mode).
+
+    Args:
+        directory: the model directory.
+        precision: see :func:`create_model`; the file's precision does not matter.
+        device: where the model lives.
+        open_clip_options: see :func:`create_model`.
+
+    Raises:
+        FileNotFoundError: ``directory`` is not a HySAC model directory.
+        ValueError: a file of another format version, or with other tensors.
+    """
+    if not is_model_directory(Path(directory)):
+        raise FileNotFoundError(f"{os.fspath(directory)} is not a HySAC model: no hysac_config.json")
+    name = f"{LOCAL_DIR_PREFIX}{os.fspath(directory)}"
+    return create_model(name, precision=precision, device=device, **open_clip_options).eval()
+
+
+def get_tokenizer(model_name: str, **options: Any) -> Any:
+    """open_clip's tokenizer of an architecture: ``tokenizer(texts) -> (len(texts), L)`` int64.
+
+    Args:
+        model_name: see :func:`create_model`.
+        options: further arguments of ``open_clip.get_tokenizer``, such as ``context_length``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    _model_cfg(model_name)
+    return open_clip.get_tokenizer(model_name, **options)
+
+
+def transforms(
+    model: HySAC, *, aug_cfg: dict[str, Any] | AugmentationCfg | None = None
+) -> tuple[Compose, Compose]:
+    """The transforms of ``model`` for training and for inference, from a PIL image to ``(3, H, W)``."""
+    cfg = PreprocessCfg(**get_model_preprocess_cfg(model))
+    return image_transform_v2(cfg, is_train=True, aug_cfg=aug_cfg), image_transform_v2(cfg, is_train=False)
+
+
+def _model_cfg(model_name: str) -> dict[str, Any]:
+    """open_clip's configuration of a name; hysac's own are registered when one is first asked for."""
+    if (MODEL_CONFIGS / f"{model_name}.json").is_file() and model_name not in open_clip.list_models():
+        open_clip.add_model_config(MODEL_CONFIGS)
+    schema, identifier = parse_model_name(model_name)
+    cfg = open_clip.get_model_config(model_name if schema else identifier.replace("/", "-"))
+    if cfg is None:
+        raise ValueError(
+            f"model_name {model_name!r} is unknown; it must be hysac-toy, a name of open_clip.list_models(), "
+            "hf-hub:org/repo or local-dir:DIRECTORY"
+        )
+    return cfg
+
+
+def _final_model_cfg(cfg: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration after ``open_clip.create_model``'s ``force_*`` options and constructor arguments."""
+    cfg = deepcopy(cfg)
+    for option, (part, key) in {
+        "force_image_size": ("vision_cfg", "image_size"),
+        "force_patch_dropout": ("vision_cfg", "patch_dropout"),
+        "force_context_length": ("text_cfg", "context_length"),
+    }.items():
+        if options.get(option) is not None:
+            cfg[part][key] = options[option]
+    if options.get("force_quick_gelu"):
+        cfg["quick_gelu"] = True
+    if options.get("force_custom_text"):
+        cfg["custom_text"] = True
+    known = inspect.signature(open_clip.create_model).parameters
+    return cfg | {name: value for name, value in options.items() if name not in known}
+
+
+def _hysac_directory(model_name: str) -> Path | None:
+    schema, identifier = parse_model_name(model_name)
+    directory = Path(identifier)
+    return directory if schema == "local-dir" and is_model_directory(directory) else None
+
+
+def _agreed_curv_init(given: float | None, stored: float, directory: Path) -> float:
+    if given is not None and given != stored:
+        raise ValueError(f"curv_init must be {stored}, the value of {directory}, or None; got {given}")
+    return stored
