@@ -3,7 +3,8 @@
 Rows are float64, ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. With ``k = sqrt(c)`` and
 ``y = alpha x + n``, ``n`` across ``x``:
 
-    P = k|x|    N = k|n|    A = sqrt(1 + P^2)    B = sqrt(1 + k^2 |y|^2)    W = alpha A - B    z = cosh(k d) - 1
+    P = k|x|    A = sqrt(1 + P^2)    B = sqrt(1 + k^2 |y|^2)
+    N = k|n|    W = alpha A - B      z = cosh(k d) - 1
 
 ``y A - x B = W x + A n`` is the direction of every gradient of ``z``, and ``(P W, N)`` are the radial and
 lateral components of the logarithm of ``y`` at ``x``, in units of ``1/k``. No scalar is formed by subtracting
@@ -25,9 +26,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, keepdim=True)
 
 
+def norm(a: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+
+
 def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
     """``numerator / denominator``, and 0 where the denominator is 0: the convention at degenerate points."""
-    return torch.where(denominator == 0, 0.0, numerator / denominator)
+    return (numerator / denominator).masked_fill_(denominator == 0, 0)
 
 
 class Split(NamedTuple):
@@ -47,13 +52,13 @@ def split_along(x: Tensor, y: Tensor) -> Split:
     values, and for float64 ones where the multiple is 1, which is where ``y`` is close to ``x``. What is
     left is small, so the second step rounds relative to it and not to ``y``.
     """
-    x_sq = dot(x, x)
+    x_sq = norm(x).square_()
     coarse = _leading_bits(ratio(dot(x, y), x_sq))
     rest = torch.addcmul(y, coarse, x, value=-1)
     fine = ratio(dot(rest, x), x_sq)
     n = rest.addcmul_(fine, x, value=-1)
-    n_sq = dot(n, n)
-    n_sq = torch.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
+    n_sq = norm(n).square_()
+    n_sq.masked_fill_(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0)
     return Split(x_sq, coarse + fine, (coarse - 1) + fine, n, n_sq)
 
 
@@ -93,7 +98,12 @@ class PairGeometry(NamedTuple):
 
     def z_direction(self) -> Tensor:
         """``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
-        return (self.W * self.x).addcmul_(self.A, self.n)
+        return (self.W * self.x).addcmul_(self.A * (self.N2 > 0), self.n)
+
+    def z_by_c(self) -> Tensor:
+        """``dz/dc = |u|^2 / (2AB)``"""
+        A, B, W = self.A, self.B, self.W
+        return (W * W * self.P2 + A * A * self.N2) / (2 * self.c * A * B)
 
 
 def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> PairGeometry:

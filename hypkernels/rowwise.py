@@ -7,7 +7,8 @@ whole tensors through memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,8 +20,14 @@ from hypkernels.checks import check_curv_value
 Formula = Callable[..., Tensor]
 Gradient = Callable[..., tuple[Tensor, ...]]
 
-# 64 Ki float64 values are 512 KiB: the handful of temporaries of one formula stay within a core's caches.
-CHUNK_ELEMENTS = 1 << 16
+# On a CPU 64 Ki float64 values are 512 KiB: the temporaries of one formula stay within a core's caches. On a
+# GPU a chunk only bounds memory: 4 Mi values are 32 MiB, and a formula holds at most eight such temporaries.
+CPU_CHUNK_ELEMENTS = 1 << 16
+GPU_CHUNK_ELEMENTS = 1 << 22
+
+
+def chunk_elements(device: torch.device) -> int:
+    return CPU_CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -29,37 +36,46 @@ def result_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def map_rows(
-    formula: Callable[..., tuple[Tensor, ...]], operands: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+    formula: Callable[..., tuple[Tensor, ...]],
+    operands: Sequence[Tensor],
+    results: Sequence[tuple[int, torch.dtype]],
 ) -> tuple[Tensor, ...]:
     """Apply ``formula`` to float64 chunks of rows of ``operands``, each ``(*batch, columns)``.
 
-    Every tensor that ``formula`` returns has the chunk's rows in front and one column dimension behind; it
-    is rounded once, to its entry of ``dtypes``.
+    ``formula`` returns one tensor ``(rows, columns)`` for each ``(columns, dtype)`` of ``results``; each is
+    rounded once, to its dtype.
     """
     batch = operands[0].shape[:-1]
-    rows = _flatten(operands)
-    leading = rows[0].shape[:-1]
-    per_index = max(1, rows[0][:1].numel()) if leading[0] else 1
-    step = max(1, CHUNK_ELEMENTS // per_index)
-    outputs: list[Tensor] = []
-    for start in range(0, max(leading[0], 1), step):
-        stop = start + step
-        results = formula(*(rows_[start:stop].double() for rows_ in rows))
-        if not outputs:
-            outputs = [
-                r.new_empty(*leading, r.shape[-1], dtype=d) for r, d in zip(results, dtypes, strict=True)
-            ]
-        for output, result in zip(outputs, results, strict=True):
-            output[start:stop] = result
-    return tuple(output.view(*batch, output.shape[-1]) for output in outputs)
+    outputs = tuple(operands[0].new_empty(*batch, columns, dtype=dtype) for columns, dtype in results)
+    for chunk in _chunks([*operands, *outputs], chunk_elements(operands[0].device)):
+        inputs, targets = chunk[: len(operands)], chunk[len(operands) :]
+        for target, value in zip(targets, formula(*(rows.double() for rows in inputs)), strict=True):
+            target.copy_(value)
+    return outputs
 
 
-def _flatten(operands: Sequence[Tensor]) -> list[Tensor]:
-    """All operands as ``(rows, columns)`` views; broadcast ones keep their leading dimensions, uncopied."""
+def _chunks(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """Cut ``tensors``, ``(*batch, columns)``, along their batch: views of ``limit`` elements or one row."""
+    tensors = _flatten(tensors)
+    batch = tensors[0].shape[:-1]
+    if 0 in batch:
+        return
+    elements = math.prod(batch[1:]) * max(tensor.shape[-1] for tensor in tensors)
+    if elements > limit and len(batch) > 1:
+        for index in range(batch[0]):
+            yield from _chunks([tensor[index] for tensor in tensors], limit)
+        return
+    step = max(1, limit // elements)
+    for start in range(0, batch[0], step):
+        yield [tensor[start : start + step] for tensor in tensors]
+
+
+def _flatten(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """All tensors as ``(rows, columns)`` views; unchanged if one, broadcast or permuted, has no such view."""
     try:
-        return [operand.view(-1, operand.shape[-1]) for operand in operands]
-    except RuntimeError:  # an expanded or permuted operand has no flat view
-        return list(operands)
+        return [tensor.view(-1, tensor.shape[-1]) for tensor in tensors]
+    except RuntimeError:
+        return tensors
 
 
 def register_rowwise(
@@ -86,36 +102,35 @@ def register_rowwise(
     def unpack(args: tuple[Any, ...]) -> tuple[tuple[Tensor, ...], Tensor, tuple[float, ...]]:
         return args[:points], args[points], args[points + 1 :]
 
-    def output_dtype(dtype: torch.dtype) -> torch.dtype:
-        return dtype if returns == "point" else result_dtype(dtype)
+    def output(x: Tensor) -> tuple[int, torch.dtype]:
+        return (x.shape[-1], x.dtype) if returns == "point" else (1, result_dtype(x.dtype))
 
     def run_forward(*args: Any) -> Tensor:
         vectors, curv, opts = unpack(args)
         check_curv_value(curv)
-        c = curv.to(vectors[0].device, torch.float64)
-        dtype = output_dtype(vectors[0].dtype)
-        (out,) = map_rows(lambda *rows: (formula(*rows, c, *opts),), vectors, [dtype])
+        c = curv.double()
+        (out,) = map_rows(lambda *rows: (formula(*rows, c, *opts),), vectors, [output(vectors[0])])
         return out if returns == "point" else out.squeeze(-1)
 
     def fake_forward(*args: Any) -> Tensor:
         x = args[0]
         shape = x.shape if returns == "point" else x.shape[:-1]
-        return x.new_empty(shape, dtype=output_dtype(x.dtype))
+        return x.new_empty(shape, dtype=output(x)[1])
 
     def run_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         vectors, curv, opts = unpack(args)
-        c = curv.to(vectors[0].device, torch.float64)
+        c = curv.double()
         upstream = grad if returns == "point" else grad.unsqueeze(-1)
         *grads, curv_rows = map_rows(
             lambda g, *rows: gradient(g, *rows, c, *opts),
             (upstream, *vectors),
-            [*(v.dtype for v in vectors), torch.float64],
+            [*((v.shape[-1], v.dtype) for v in vectors), (1, torch.float64)],
         )
-        return (*grads, curv_rows.sum().to(curv.device, curv.dtype))
+        return (*grads, curv_rows.sum())
 
     def fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        vectors, curv, _ = unpack(args)
-        return (*(v.new_empty(v.shape) for v in vectors), torch.empty_like(curv))
+        vectors, _, _ = unpack(args)
+        return (*(v.new_empty(v.shape) for v in vectors), grad.new_empty((), dtype=torch.float64))
 
     forward_op = torch.library.custom_op(
         op_name, run_forward, mutates_args=(), schema=f"({arguments}) -> Tensor"
@@ -135,8 +150,11 @@ def register_rowwise(
         ctx.options = opts
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        grads = backward_op(grad, *ctx.saved_tensors, *ctx.options)
-        return (*grads, *(None for _ in ctx.options))
+        *saved, curv = ctx.saved_tensors
+        *grads, curv_grad = backward_op(grad, *saved, curv, *ctx.options)
+        # Only a curvature that learns is worth moving: its gradient may have to cross to another device.
+        curv_grad = curv_grad.to(curv.device, curv.dtype) if ctx.needs_input_grad[points] else None
+        return (*grads, curv_grad, *(None for _ in ctx.options))
 
     forward_op.register_autograd(backward, setup_context=setup_context)
     backward_op.register_autograd(partial(refuse_double_backward, name))

@@ -23,7 +23,7 @@ def horner(argument: Tensor, terms: Sequence[float]) -> Tensor:
 
 def sinhc(t: Tensor) -> Tensor:
     """``sinh(t) / t``, 1 at zero."""
-    return torch.where(t == 0, 1.0, torch.sinh(t) / t)
+    return (torch.sinh(t) / t).masked_fill_(t == 0, 1)
 
 
 def sinhc_slope(t: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def sinhc_slope(t: Tensor) -> Tensor:
 
 def asinhc(s: Tensor) -> Tensor:
     """``asinh(s) / s``, 1 at zero."""
-    return torch.where(s == 0, 1.0, torch.asinh(s) / s)
+    return (torch.asinh(s) / s).masked_fill_(s == 0, 1)
 
 
 def asinhc_slope(s: Tensor) -> Tensor:
@@ -42,3 +42,11 @@ def asinhc_slope(s: Tensor) -> Tensor:
     w = s * s / (1 + s * s)
     near = -horner(w.clamp(max=0.15), _ATANH_EXCESS_TERMS) * (1 - w) * torch.sqrt(1 - w)
     return torch.where(w < 0.15, near, (torch.rsqrt(1 + s * s) - asinhc(s)) / (s * s))
+
+
+def tanh_deficit(h: Tensor, tanh_sq: Tensor) -> Tensor:
+    """``h - tanh(h)`` for ``h >= 0``, given ``tanh(h)**2``: in the precision of its arguments."""
+    switch, terms = (0.05, 13) if h.dtype == torch.float64 else (0.2, 10)
+    tanh = torch.sqrt(tanh_sq)
+    near = tanh * tanh_sq * horner(tanh_sq.clamp(max=switch), _ATANH_EXCESS_TERMS[:terms])
+    return torch.where(tanh_sq < switch, near, h - tanh)

@@ -1,33 +1,30 @@
 """Entailment cones: half-aperture and exterior angle, values and gradients in closed form.
 
-Rows are float64 ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. The scalars of a pair are those of
-:mod:`hypkernels.pair_geometry`.
+Rows are float64 ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. The scalars of a pair are those
+of :mod:`hypkernels.pair_geometry`.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import PairGeometry, dot, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
 
 
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
-    return aperture_at(torch.sqrt(c * dot(x, x)), min_radius)
+    return aperture_at(torch.sqrt(c) * norm(x), min_radius)
 
 
 def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float) -> tuple[Tensor, Tensor]:
-    s = torch.sqrt(c * dot(x, x))
+    s = torch.sqrt(c) * norm(x)
     slope = grad * aperture_slope(s, min_radius)
     return c * ratio(slope, s * s) * x, slope / (2 * c)
 
 
 def aperture_at(s: Tensor, min_radius: float) -> Tensor:
-    """Half-aperture at a point with ``s = sqrt(c)|x|``."""
-    angle = torch.atan2(torch.full_like(s, 2 * min_radius), _beside(s, min_radius))
-    return torch.where(s > 2 * min_radius, angle, math.pi / 2)
+    """Half-aperture at a point with ``s = sqrt(c)|x|``; ``atan(inf) = pi/2`` for ``s <= 2K``."""
+    return torch.atan(2 * min_radius / _beside(s, min_radius))
 
 
 def aperture_slope(s: Tensor, min_radius: float) -> Tensor:
@@ -36,7 +33,7 @@ def aperture_slope(s: Tensor, min_radius: float) -> Tensor:
 
 
 def _beside(s: Tensor, min_radius: float) -> Tensor:
-    """``sqrt(s^2 - 4K^2)``, in the right triangle of hypotenuse ``s`` whose side ``2K`` faces the aperture."""
+    """``sqrt(s^2 - 4K^2)``, 0 for ``s <= 2K``: the leg beside the aperture, whose opposite is ``2K``."""
     return torch.sqrt((s - 2 * min_radius).clamp(min=0)) * torch.sqrt(s + 2 * min_radius)
 
 
@@ -51,7 +48,7 @@ def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[T
 def pair_angle(pair: PairGeometry) -> Tensor:
     """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
     angle = torch.atan2(torch.sqrt(pair.N2), torch.sqrt(pair.P2) * pair.W)
-    return torch.where(pair.z == 0, 0.0, angle)
+    return angle.masked_fill_(pair.z == 0, 0)
 
 
 def pair_angle_gradient(grad: Tensor, pair: PairGeometry) -> tuple[Tensor, Tensor, Tensor]:

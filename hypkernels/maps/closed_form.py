@@ -1,42 +1,118 @@
 """Exponential and logarithmic maps: values and gradients in closed form.
 
 Rows are float64 ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``.
-With ``t = sqrt(c) |v|``: ``exp_map0(v) = sinhc(t) v`` and ``log_map0(x) = asinhc(t) x``.
+At the origin, with ``t = sqrt(c) |v|``: ``exp_map0(v) = sinhc(t) v`` and ``log_map0(x) = asinhc(t) x``.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from hypkernels.pair_geometry import dot, norm, pair_geometry, split_along
 from hypkernels.scalar_functions import asinhc, asinhc_slope, sinhc, sinhc_slope
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1, keepdim=True)
-
-
-def _radial_gradient(
-    grad: Tensor, v: Tensor, c: Tensor, value: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradient of ``v -> f(sqrt(c)|v|) v`` from ``value = f`` and ``slope = f'(t)/t``."""
-    alignment = slope * _dot(v, grad)
-    return value * grad + c * alignment * v, 0.5 * alignment * _dot(v, v)
-
-
 def exp_map0(v: Tensor, c: Tensor) -> Tensor:
-    return sinhc(torch.sqrt(c * _dot(v, v))) * v
+    return sinhc(torch.sqrt(c) * norm(v)) * v
 
 
 def exp_map0_gradient(grad: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    t = torch.sqrt(c * _dot(v, v))
-    return _radial_gradient(grad, v, c, sinhc(t), sinhc_slope(t))
+    v_norm = norm(v)
+    t = torch.sqrt(c) * v_norm
+    return _radial_gradient(grad, v, v_norm, c, sinhc(t), sinhc_slope(t))
 
 
 def log_map0(x: Tensor, c: Tensor) -> Tensor:
-    return asinhc(torch.sqrt(c * _dot(x, x))) * x
+    return asinhc(torch.sqrt(c) * norm(x)) * x
 
 
 def log_map0_gradient(grad: Tensor, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    s = torch.sqrt(c * _dot(x, x))
-    return _radial_gradient(grad, x, c, asinhc(s), asinhc_slope(s))
+    x_norm = norm(x)
+    s = torch.sqrt(c) * x_norm
+    return _radial_gradient(grad, x, x_norm, c, asinhc(s), asinhc_slope(s))
+
+
+def _radial_gradient(
+    grad: Tensor, v: Tensor, v_norm: Tensor, c: Tensor, value: Tensor, slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradient of ``v -> f(sqrt(c)|v|) v`` from ``value = f`` and ``slope = f'(t)/t``."""
+    alignment = slope * dot(v, grad)
+    return (value * grad).addcmul_(c * alignment, v), 0.5 * alignment * v_norm * v_norm
+
+
+class Tangent(NamedTuple):
+    """``v = alpha x + n`` tangent at ``x``, with ``P2 = c|x|^2`` and ``A2 = 1 + P2``.
+
+    ``along_sq`` and ``across_sq`` are ``c`` times the squared Lorentz norms of its two parts.
+    """
+
+    n: Tensor
+    alpha: Tensor
+    P2: Tensor
+    A2: Tensor
+    along_sq: Tensor
+    across_sq: Tensor
+
+    @property
+    def tau(self) -> Tensor:
+        return torch.sqrt(self.along_sq + self.across_sq)
+
+
+def _tangent(x: Tensor, v: Tensor, c: Tensor) -> Tangent:
+    x_sq, alpha, _, n, n_sq = split_along(x, v)
+    P2 = c * x_sq
+    return Tangent(n, alpha, P2, 1 + P2, alpha * alpha * P2 / (1 + P2), c * n_sq)
+
+
+def exp_map(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
+    """``cosh(tau) x + sinhc(tau) v``, collected along and across ``x``."""
+    tangent = _tangent(x, v, c)
+    S = sinhc(tangent.tau)
+    outward = torch.cosh(tangent.tau) + tangent.alpha * S
+    along = torch.where(tangent.alpha < 0, _inward(tangent, S), outward)
+    return (along * x).addcmul_(S * (tangent.across_sq > 0), tangent.n)
+
+
+def _inward(tangent: Tangent, S: Tensor) -> Tensor:
+    """``cosh(tau) + alpha sinhc(tau)`` for ``alpha < 0``, free of the cancellation on the way to the origin.
+
+    Straight inward it is ``sinh(rho - tau) / P`` with ``P = sinh(rho)``; the part across ``x`` adds the rest.
+    """
+    P, tau, inward_sq, across_sq = torch.sqrt(tangent.P2), tangent.tau, tangent.along_sq, tangent.across_sq
+    detour = torch.sqrt(tangent.A2) * S * across_sq / (tau + torch.sqrt(inward_sq))
+    return (torch.sinh(torch.asinh(P) - tau) + detour) / P
+
+
+def exp_map_gradient(grad: Tensor, x: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From ``d tau^2 = 2c p (dv - beta dx)`` with ``p = v - beta x`` and ``beta = c (x.v) / A^2``."""
+    tangent = _tangent(x, v, c)
+    tau, A2 = tangent.tau, tangent.A2
+    S = sinhc(tau)
+    slope = (S * dot(x, grad) + sinhc_slope(tau) * dot(v, grad)) / 2
+    beta = tangent.alpha * tangent.P2 / A2
+    p = (tangent.alpha / A2 * x).add_(tangent.n)
+    grad_v = (S * grad).addcmul_(2 * c * slope, p)
+    grad_x = (torch.cosh(tau) * grad).addcmul_(-2 * c * slope * beta, p)
+    return grad_x, grad_v, slope * (tangent.across_sq + tangent.along_sq / A2) / c
+
+
+def log_map(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """``f (y - cosh(kd) x)`` with ``f = kd / sinh(kd)``, collected along and across ``x``."""
+    pair = pair_geometry(x, y, c)
+    f = asinhc(pair.sinh)
+    return (f * pair.A * pair.W * x).addcmul_(f * (pair.N2 > 0), pair.n)
+
+
+def log_map_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    pair = pair_geometry(x, y, c)
+    A, B, W, z = pair.A, pair.B, pair.W, pair.z
+    f, slope = asinhc(pair.sinh), (1 + z) * asinhc_slope(pair.sinh)
+    x_grad = dot(x, grad)
+    by_z = slope * (A * W * x_grad + dot(pair.n, grad)) - f * x_grad
+    u = pair.z_direction()
+    grad_x = (-f * (1 + z) * grad).addcmul_(-by_z * c / A, u)
+    grad_y = (f * grad).addcmul_(by_z * c / B, u)
+    return grad_x, grad_y, by_z * pair.z_by_c()

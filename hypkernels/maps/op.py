@@ -9,3 +9,9 @@ exp_map0 = register_rowwise(
 log_map0 = register_rowwise(
     "log_map0", closed_form.log_map0, closed_form.log_map0_gradient, points=1, returns="point"
 )
+exp_map = register_rowwise(
+    "exp_map", closed_form.exp_map, closed_form.exp_map_gradient, points=2, returns="point"
+)
+log_map = register_rowwise(
+    "log_map", closed_form.log_map, closed_form.log_map_gradient, points=2, returns="point"
+)

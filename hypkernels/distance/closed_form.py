@@ -1,0 +1,54 @@
+"""Row-wise Lorentz inner product and distances: values and gradients in closed form.
+
+Rows are float64 ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. The scalars of a pair are those
+of :mod:`hypkernels.pair_geometry`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hypkernels.pair_geometry import norm, pair_geometry, ratio
+from hypkernels.scalar_functions import asinhc, asinhc_slope
+
+
+def elementwise_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """``x.y - x_time y_time = -cosh(kd) / c``, by ``z``: far from the origin the two products cancel."""
+    return -(1 + pair_geometry(x, y, c).z) / c
+
+
+def elementwise_inner_gradient(
+    grad: Tensor, x: Tensor, y: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    pair = pair_geometry(x, y, c)
+    u, A, B = pair.z_direction(), pair.A, pair.B
+    return grad / A * u, -grad / B * u, grad * (A / B + B / A) / (2 * c * c)
+
+
+def elementwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    pair = pair_geometry(x, y, c)
+    return 2 / pair.k * torch.asinh(torch.sqrt(pair.z / 2))
+
+
+def elementwise_dist_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By the points, ``dz / (k sinh(kd))``; 0 for coincident points. By ``c``, a sum of terms of one sign."""
+    pair = pair_geometry(x, y, c)
+    u, A, B, k, sinh = pair.z_direction(), pair.A, pair.B, pair.k, pair.sinh
+    scale = grad * ratio(k, sinh)
+    h = torch.sqrt(pair.z / 2)  # sinh(kd/2)
+    excess = -h * h * h * asinhc_slope(h)  # kd/2 - tanh(kd/2)
+    radial = ratio(pair.B_minus_A * pair.B_minus_A, 2 * A * B * sinh)
+    return -scale / A * u, scale / B * u, -grad * (excess + radial) / (c * k)
+
+
+def dist0(x: Tensor, c: Tensor) -> Tensor:
+    x_norm = norm(x)
+    return asinhc(torch.sqrt(c) * x_norm) * x_norm
+
+
+def dist0_gradient(grad: Tensor, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    x_norm = norm(x)
+    s = torch.sqrt(c) * x_norm
+    scale = grad * ratio(1.0, x_norm * torch.sqrt(1 + s * s))
+    return scale * x, grad * x_norm**3 * asinhc_slope(s) / 2

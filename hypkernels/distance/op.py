@@ -1,0 +1,20 @@
+"""Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
+
+from hypkernels.distance import closed_form
+from hypkernels.rowwise import register_rowwise
+
+elementwise_inner = register_rowwise(
+    "elementwise_inner",
+    closed_form.elementwise_inner,
+    closed_form.elementwise_inner_gradient,
+    points=2,
+    returns="scalar",
+)
+elementwise_dist = register_rowwise(
+    "elementwise_dist",
+    closed_form.elementwise_dist,
+    closed_form.elementwise_dist_gradient,
+    points=2,
+    returns="scalar",
+)
+dist0 = register_rowwise("dist0", closed_form.dist0, closed_form.dist0_gradient, points=1, returns="scalar")
