@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
@@ -50,29 +51,99 @@ def broadcast_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tens
     return x.expand(shape), y.expand(shape)
 
 
-def scalar_tensor(name: str, value: float | Tensor) -> Tensor:
-    """A positive scalar argument (curvature, scale) as a 0-d tensor; gradients flow through it."""
+def check_matrices(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
+    """Two point sets whose every pair is asked for: ``(..., M, D)`` and ``(..., N, D)``."""
+    check_pair(x_name, x, y_name, y)
+    if x.dim() < 2 or x.shape[:-2] != y.shape[:-2]:
+        raise ValueError(
+            f"{x_name} and {y_name} must have shapes (..., M, D) and (..., N, D) with equal leading dimensions, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def scalar_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
+    """A positive scalar argument (curvature, scale) of a function of ``points``, as a 0-d tensor.
+
+    Gradients flow through it. It may stay on the CPU while the points are on a GPU, not the reverse.
+    """
+    if not isinstance(value, Tensor):
+        return torch.tensor(check_positive(name, value), dtype=torch.float64)
+    if value.numel() != 1:
+        raise ValueError(f"{name} must be a float or a one-element tensor, got shape {tuple(value.shape)}")
+    if value.dtype not in SUPPORTED_DTYPES:
+        raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
+    if value.device.type != "cpu" and value.device != points.device:
+        raise ValueError(f"{name} must be on the CPU or on the points' {points.device}, got {value.device}")
+    return value.reshape(())
+
+
+def scale_tensor(name: str, value: float | Tensor, rows: int) -> Tensor:
+    """A scale that is not negative, one for all rows, ``()``, or one for each, ``(rows,)``."""
     if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"{name} must be a float or a one-element tensor, got shape {tuple(value.shape)}"
-            )
         if value.dtype not in SUPPORTED_DTYPES:
             raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
-        return value.reshape(())
+        if value.numel() != 1 and value.shape != (rows,):
+            raise ValueError(
+                f"{name} must have one element or shape ({rows},), one for each row, got {tuple(value.shape)}"
+            )
+        return value.reshape(()) if value.numel() == 1 else value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
-    check_positive(name, float(value))
-    return torch.tensor(float(value), dtype=torch.float64)
+        raise TypeError(f"{name} must be a float or a tensor, got {type(value).__name__}")
+    return torch.tensor(check_not_negative(name, float(value)), dtype=torch.float64)
+
+
+def target_tensor(name: str, targets: Tensor, rows: int, device: torch.device) -> Tensor:
+    """One index for each row, as int64."""
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"{name} must be a tensor of one index for each row, got {type(targets).__name__}")
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be int64 or int32, got {targets.dtype}")
+    if targets.shape != (rows,):
+        raise ValueError(
+            f"{name} must have shape ({rows},), one index for each row, got {tuple(targets.shape)}"
+        )
+    if targets.device != device:
+        raise ValueError(f"{name} must be on {device} as the points are, got {targets.device}")
+    return targets.long()
+
+
+def check_not_negative(name: str, value: float) -> float:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    return value
 
 
 def check_positive(name: str, value: float) -> float:
+    """A positive and finite Python number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite, got {value}")
-    return value
+    return float(value)
 
 
 def check_curv_value(curv: Tensor) -> None:
     """Refuse a non-positive curvature. One on a GPU is not read back: it would stall the stream."""
     if curv.device.type == "cpu":
         check_positive("curv", curv.item())
+
+
+def check_scale_values(scale: Tensor) -> None:
+    """Refuse a negative ``logit_scale``; as for a curvature, one on a GPU is not read back."""
+    if scale.device.type == "cpu" and (scale < 0).any():
+        raise ValueError(f"logit_scale must not be negative, got {scale.min().item()}")
+
+
+def check_target_values(targets: Tensor, columns: int) -> None:
+    """Refuse indices of no column; on a GPU they are not read back, and indexing fails there."""
+    if targets.device.type == "cpu" and targets.numel():
+        low, high = (bound.item() for bound in targets.aminmax())
+        if low < 0 or high >= columns:
+            raise ValueError(
+                f"targets must be in [0, {columns}), indices of y, got values in [{low}, {high}]"
+            )

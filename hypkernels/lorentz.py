@@ -1,10 +1,21 @@
-"""The functional geometry of the Lorentz model; a point is its space components ``x``, shape ``(..., D)``."""
+"""The functional geometry of the Lorentz model; a point is its space components ``x``, shape ``(..., D)``.
+
+The hyperboloid of sectional curvature ``-c`` is ``x_time^2 = 1/c + |x|^2``, so the time component follows
+from the space components and is never passed. Tangent vectors are given by their space components too: at the
+origin those are all there is, elsewhere ``v_time = x.v / x_time``.
+
+Results are differentiable once, in the points and in ``curv``. The row-wise functions compute in float64 from
+the exact values of their arguments and round once; leading dimensions of two arguments broadcast, as in
+``oxy_angle(x[:, None], y[None])``.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from hypkernels.checks import check_points, scalar_tensor
+from hypkernels.checks import broadcast_pair, check_points, check_positive, scalar_tensor
+from hypkernels.cone import op as cone
+from hypkernels.distance import op as distance
 from hypkernels.maps import op as maps
 
 
@@ -18,12 +29,14 @@ def exp_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
 
     Returns:
-        Space components ``(..., D)`` in the dtype of ``x``; the identity to first order at zero.
+        Space components ``(..., D)`` in the dtype of ``x``; the identity to first order at zero. They grow as
+        ``exp(sqrt(c)|x|)`` and leave the range of float32 near ``sqrt(c)|x| = 89``.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
-    return maps.exp_map0(check_points("x", x), scalar_tensor("curv", curv))
+    check_points("x", x)
+    return maps.exp_map0(x, scalar_tensor("curv", curv, x))
 
 
 def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -41,4 +54,149 @@ def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
-    return maps.log_map0(check_points("x", x), scalar_tensor("curv", curv))
+    check_points("x", x)
+    return maps.log_map0(x, scalar_tensor("curv", curv, x))
+
+
+def exp_map(x: Tensor, v: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Exponential map at ``x``: where the geodesic that starts with velocity ``v`` is after unit time.
+
+    ``cosh(tau) x + sinh(tau) / tau * v`` with ``tau = sqrt(c) |v|_L``, the Lorentz norm being
+    ``|v|_L^2 = |v|^2 - (x.v / x_time)^2``, so that ``elementwise_dist(x, exp_map(x, v)) == |v|_L``.
+
+    Args:
+        x: space components of the base points, ``(..., D)``, float64, float32, bfloat16 or float16.
+        v: space components of the tangent vectors at ``x``, of the same dtype and width; leading dimensions
+            broadcast. Any vector is the space part of one tangent vector.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Space components, of the broadcast shape ``(..., D)`` and the dtype of ``x``: ``x`` itself for
+        ``v = 0`` and :func:`exp_map0` of ``v`` for ``x = 0``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, v = broadcast_pair("x", x, "v", v)
+    return maps.exp_map(x, v, scalar_tensor("curv", curv, x))
+
+
+def log_map(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Logarithmic map at ``x``: the velocity that leads from ``x`` to ``y`` in unit time.
+
+    ``tau / sinh(tau) * (y - cosh(tau) x)`` with ``tau = sqrt(c) elementwise_dist(x, y)``: the inverse of
+    :func:`exp_map`.
+
+    Args:
+        x: space components of the base points, ``(..., D)``, float64, float32, bfloat16 or float16.
+        y: space components of the targets, of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Space components of the tangent vectors at ``x``, of the broadcast shape ``(..., D)`` and the dtype of
+        ``x``; zero for ``y = x`` and :func:`log_map0` of ``y`` for ``x = 0``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, y = broadcast_pair("x", x, "y", y)
+    return maps.log_map(x, y, scalar_tensor("curv", curv, x))
+
+
+def elementwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Lorentz inner product of corresponding points, ``x.y - x_time y_time``.
+
+    Args:
+        x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
+        y: space components of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        The broadcast shape ``(...)``, at most ``-1/c`` (reached for ``x = y``); float64 for float64 points,
+        float32 otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, y = broadcast_pair("x", x, "y", y)
+    return distance.elementwise_inner(x, y, scalar_tensor("curv", curv, x))
+
+
+def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Geodesic distance of corresponding points, ``acosh(-c <x, y>_L) / sqrt(c)``.
+
+    Args:
+        x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
+        y: space components of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Lengths of the broadcast shape ``(...)``; float64 for float64 points, float32 otherwise. Exactly 0 for
+        ``x = y``, where the gradients are 0 too; elsewhere those by ``x`` and ``y`` have norm at most 1.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, y = broadcast_pair("x", x, "y", y)
+    return distance.elementwise_dist(x, y, scalar_tensor("curv", curv, x))
+
+
+def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Geodesic distance to the origin, ``asinh(sqrt(c)|x|) / sqrt(c)``.
+
+    Args:
+        x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Lengths ``(...)``; float64 for float64 points, float32 otherwise. At the origin 0, with gradient 0.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
+    """
+    check_points("x", x)
+    return distance.dist0(x, scalar_tensor("curv", curv, x))
+
+
+def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1) -> Tensor:
+    """Half-aperture of the entailment cone of ``x``, ``asin(2 K / (sqrt(c)|x|))`` with ``K = min_radius``.
+
+    Args:
+        x: space components of the apexes, ``(..., D)``, float64, float32, bfloat16 or float16.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        min_radius: positive ``K``. Within ``sqrt(c)|x| <= 2K`` of the origin the cone is a half-space.
+
+    Returns:
+        Radians ``(...)`` in ``(0, pi/2]``; float64 for float64 points, float32 otherwise. Within the minimal
+        radius ``pi/2``, with gradient 0.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
+    """
+    check_points("x", x)
+    return cone.half_aperture(x, scalar_tensor("curv", curv, x), check_positive("min_radius", min_radius))
+
+
+def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Exterior angle at ``x`` of the hyperbolic triangle origin, ``x``, ``y``.
+
+    It is the angle from the ray that leaves the origin through ``x`` to the geodesic from ``x`` to ``y``, and
+    ``y`` lies in the entailment cone of ``x`` where it does not exceed ``half_aperture(x)``:
+    ``acos((y_time + c x_time <x, y>_L) / (|x| sqrt((c <x, y>_L)^2 - 1)))``.
+
+    Args:
+        x: space components of the apexes, ``(..., D)``, float64, float32, bfloat16 or float16.
+        y: space components of the points, of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Radians of the broadcast shape ``(...)`` in ``[0, pi]``; float64 for float64 points, float32
+        otherwise. Where the angle is not defined it is 0 for ``y = x`` (a point lies in its own cone) and
+        ``pi/2`` for ``x = 0`` (everything lies in the cone of the origin). The gradients are 0 there, and
+        where the origin, ``x`` and ``y`` are collinear, since the angle has a kink at 0 and ``pi``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, y = broadcast_pair("x", x, "y", y)
+    return cone.oxy_angle(x, y, scalar_tensor("curv", curv, x))
