@@ -7,7 +7,6 @@ has open_clip's names, the factors merged. Both key layouts of PEFT are read: si
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -24,8 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hysac.model import HySAC
-
-Bounds = dict[str, dict[str, float]]
+from hysac.safety import Bounds
 
 HEAD_WIDTH = 64
 """Width of an attention head in every published CLIP; no tensor of a checkpoint tells it."""
@@ -74,7 +72,7 @@ class ReferenceCheckpoint(NamedTuple):
     scalars: dict[str, Tensor]
     """``curv``, ``visual_alpha``, ``textual_alpha``: 0-d logarithms; empty for a plain CLIP checkpoint."""
     bounds: Bounds | None
-    """``low_05``, ``avg``, ``up_95`` of the distance to the origin, per class ``S``, ``V``, ``U``, ``G``."""
+    """The published statistics of the distance to the origin."""
 
 
 def load_reference_checkpoint(
@@ -96,7 +94,7 @@ def load_reference_checkpoint(
     """
     return ReferenceCheckpoint(
         *convert_state_dict(_read(Path(path)), lora_alpha=lora_alpha),
-        None if bounds is None else read_reference_bounds(bounds),
+        None if bounds is None else Bounds.load(Path(bounds)),
     )
 
 
@@ -209,23 +207,6 @@ def infer_model_cfg(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
             "layers": _count_layers(state_dict, "transformer"),
         },
     }
-
-
-def read_reference_bounds(path: str | os.PathLike[str]) -> Bounds:
-    """Read and check the published JSON of safety bounds, ``{class: {low_05, avg, up_95}}``.
-
-    Raises:
-        ValueError: a class or a statistic is missing, or they are not ``0 < low_05 <= avg <= up_95``.
-    """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    try:
-        bounds = {c: {s: float(content[c][s]) for s in ("low_05", "avg", "up_95")} for c in "SVUG"}
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} must hold low_05, avg and up_95 of each of S, V, U and G") from None
-    for name, statistics in bounds.items():
-        if not 0 < statistics["low_05"] <= statistics["avg"] <= statistics["up_95"] < math.inf:
-            raise ValueError(f"{path}: {name} must have 0 < low_05 <= avg <= up_95, got {statistics}")
-    return bounds
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

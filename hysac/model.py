@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, VisionTransformer
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 import hypkernels as hk
 
 if TYPE_CHECKING:  # what the mixin meets in either class at the end of this file
-    from open_clip import CLIP as OpenClipModel
+    from open_clip import CLIP as OpenClipModel  # noqa: N811
 else:
     OpenClipModel = nn.Module
 
@@ -277,20 +278,27 @@ class HySAC(OpenClipModel):
             raise TypeError(f"image must be a floating tensor of preprocessed pixels, got {got}")
         fixed_size = isinstance(self.visual, VisionTransformer)
         size = tuple(self.visual.image_size) if fixed_size else tuple(image.shape[-2:])
-        if image.dim() < 3 or image.shape[-3:] != (3, *size):
+        if image.dim() < 3 or image.shape[-3:] != (3, *size) or 0 in image.shape:
             expected = f"(..., 3, {size[0]}, {size[1]})" if fixed_size else "(..., 3, H, W)"
-            raise ValueError(f"image must have shape {expected}, got {tuple(image.shape)}")
+            raise ValueError(f"image must have shape {expected} and not be empty, got {tuple(image.shape)}")
 
     def _check_text(self, text: Tensor) -> None:
         if not isinstance(text, Tensor) or text.dtype not in (torch.int64, torch.int32):
             got = text.dtype if isinstance(text, Tensor) else type(text).__name__
             raise TypeError(f"text must be an int64 or int32 tensor of tokens, got {got}")
-        tower = getattr(self, "text", self)
-        fixed_length = isinstance(tower, (CLIP, TextTransformer)) and tower.attn_mask is not None
         length = text.shape[-1] if text.dim() else 0
-        if length < 1 or length > self.context_length or (fixed_length and length != self.context_length):
-            expected = self.context_length if fixed_length else f"at most {self.context_length}"
-            raise ValueError(f"text must have shape (..., L) with L {expected}, got {tuple(text.shape)}")
+        fixed = self._needs_full_length()
+        too_short = fixed and length < self.context_length
+        if text.numel() == 0 or length > self.context_length or too_short:
+            expected = f"(..., {self.context_length})" if fixed else f"(..., L <= {self.context_length})"
+            raise ValueError(f"text must have shape {expected} and not be empty, got {tuple(text.shape)}")
+
+    def _needs_full_length(self) -> bool:
+        """Whether the text tower adds positions or a causal mask of the full context to its input."""
+        if isinstance(self, CLIP):
+            return True
+        tower = self.text
+        return isinstance(tower, TextTransformer) and tower.attn_mask is not None and tower.cls_emb is None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HySAC:
         """Let ``.to``, ``.half`` and the like move the scalars, and not narrow them."""
@@ -327,7 +335,7 @@ def _log_ranges(curv_init: float) -> dict[str, tuple[float, float]]:
         "textual_alpha": (-math.inf, 0.0),
         "logit_scale": (math.log(MIN_SCALE), math.log(MAX_SCALE)),
     }
-    return {name: tuple(torch.tensor(pair).tolist()) for name, pair in ranges.items()}
+    return {name: (float(np.float32(low)), float(np.float32(high))) for name, (low, high) in ranges.items()}
 
 
 def _embed_dim(clip: CLIP | CustomTextCLIP) -> int:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from hysac.lora import merged_state_dict
 from hysac.model import SCALARS, HySAC
+from hysac.safety import Bounds
 
 TOWERS_FILE = "open_clip_model.safetensors"
 TOWERS_CONFIG = "open_clip_config.json"
@@ -44,7 +45,7 @@ def save_pretrained(
     model: HySAC,
     directory: str | os.PathLike[str],
     *,
-    bounds: Any = None,
+    bounds: Bounds | None = None,
     model_cfg: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``model`` as a directory that :func:`hysac.from_pretrained` and stock open_clip read.
@@ -55,7 +56,7 @@ def save_pretrained(
     Args:
         model: a HySAC model, not wrapped by DDP or ``torch.compile``.
         directory: created if it does not exist.
-        bounds: calibrated safety bounds (:class:`hysac.safety.Bounds`), written as ``bounds.json``.
+        bounds: calibrated safety bounds, written as ``bounds.json``.
         model_cfg: open_clip's configuration, for a model that :func:`hysac.create_model` did not make.
 
     Returns:
@@ -83,7 +84,7 @@ def save_pretrained(
     _write_tensors(directory / SCALARS_FILE, scalars)
     _write_json(directory / SETTINGS_FILE, settings)
     if bounds is not None:
-        replace_file(directory / BOUNDS_FILE, bounds.save)
+        bounds.save(directory / BOUNDS_FILE)
     return directory
 
 
@@ -117,7 +118,7 @@ def load_scalars(model: HySAC, directory: Path) -> None:
         getattr(model, name).copy_(value.reshape(()))
 
 
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+def _replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in the place of ``path`` at once."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -128,9 +129,9 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    replace_file(path, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    _replace_file(path, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
-    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    _replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
