@@ -1,0 +1,188 @@
+"""The model directory: what is in it, who can read it, and that nothing is lost on the way."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import hysac
+from hysac import lora
+from hysac.model import SCALARS, HySAC
+from hysac.safety import Bounds, ClassBounds
+
+FILES = {"open_clip_model.safetensors", "open_clip_config.json", "hysac.safetensors", "hysac_config.json"}
+
+
+def make_model(**options):
+    torch.manual_seed(0)
+    model = hysac.create_model("hysac-toy", output_dict=True, curv_init=0.6, **options)
+    with torch.no_grad():
+        model.curv.fill_(0.3)
+        model.visual_alpha.fill_(-1.23456789)
+        model.textual_alpha.fill_(-2.3456789)
+        model.logit_scale.fill_(3.456789)
+    return model
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(2, 2, 3, 32, 32, generator=generator)
+    text = hysac.get_tokenizer("hysac-toy")(["a red circle", "a blue square", "a knife", "a cat"])
+    return image, text.unflatten(0, (2, 2))
+
+
+def assert_equal_outputs(a, b):
+    with torch.no_grad():
+        expected = b(*inputs())
+        for key, value in a(*inputs()).items():
+            assert torch.equal(value, expected[key])
+
+
+def as_lists(cfg):
+    """JSON has no tuples."""
+    return json.loads(json.dumps(cfg))
+
+
+@pytest.mark.parametrize("options", [{}, {"force_custom_text": True}, {"force_image_size": 32}])
+def test_round_trip(tmp_path, options):
+    model = make_model(**options).eval()
+    assert hysac.save_pretrained(model, tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == FILES
+    loaded = hysac.from_pretrained(tmp_path / "a" / "b", output_dict=True)
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert loaded.curv_init == 0.6
+    assert loaded.scalar_ranges == model.scalar_ranges
+    assert as_lists(loaded.visual.preprocess_cfg) == as_lists(model.visual.preprocess_cfg)
+    assert loaded.model_cfg == model.model_cfg
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert_equal_outputs(loaded, model)
+
+
+def test_inference_is_deterministic(tmp_path):
+    """Also with a tower that drops patches in training."""
+    model = make_model(force_patch_dropout=0.5)
+    hysac.save_pretrained(model, tmp_path)
+    loaded = hysac.from_pretrained(tmp_path, output_dict=True)
+    assert_equal_outputs(loaded, loaded)
+    assert_equal_outputs(loaded, hysac.from_pretrained(tmp_path, output_dict=True))
+    first, second = (model.encode_image(inputs()[0]) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_stock_open_clip_reads_the_towers(tmp_path):
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path)
+    stock, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    assert type(stock) is open_clip.CLIP
+    image, text = (batch.flatten(0, 1) for batch in inputs())
+    with torch.no_grad():
+        assert torch.equal(stock.eval().encode_image(image), model.encode_image(image))
+        assert torch.equal(stock.encode_text(text), model.encode_text(text))
+    assert stock.logit_scale.item() == model.logit_scale.item()
+    picture = Image.effect_mandelbrot((50, 40), (-3, -2.5, 2, 2.5), 100).convert("RGB")
+    assert torch.equal(preprocess(picture), hysac.transforms(model)[1](picture))
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert torch.equal(tokenizer(["a cat"]), hysac.get_tokenizer("hysac-toy")(["a cat"]))
+
+
+def test_create_model_from_the_directory(tmp_path):
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path)
+    name = f"local-dir:{tmp_path}"
+    loaded, _, preprocess = hysac.create_model_and_transforms(name, output_dict=True)
+    assert loaded.training
+    assert loaded.curv_init == 0.6
+    picture = Image.effect_mandelbrot((50, 40), (-3, -2.5, 2, 2.5), 100).convert("RGB")
+    assert torch.equal(preprocess(picture), hysac.transforms(model)[1](picture))
+    assert hysac.create_model(name, curv_init=0.6).curv_init == 0.6
+    with pytest.raises(ValueError, match=r"curv_init must be 0\.6.*got 1\.0"):
+        hysac.create_model(name, curv_init=1.0)
+    assert_equal_outputs(loaded.eval(), model)
+    assert hysac.get_tokenizer(name).context_length == model.context_length
+
+
+@pytest.mark.parametrize("precision", hysac.factory.PRECISIONS)
+def test_scalars_survive_any_precision(tmp_path, precision):
+    model = make_model()
+    hysac.save_pretrained(model, tmp_path / "wide")
+    loaded = hysac.from_pretrained(tmp_path / "wide", precision=precision, output_dict=True)
+    hysac.save_pretrained(loaded, tmp_path / "again")
+    again = hysac.from_pretrained(tmp_path / "again", precision=precision, output_dict=True)
+    for name in SCALARS:
+        for other in (loaded, again):
+            assert getattr(other, name).dtype == torch.float32
+            assert torch.equal(getattr(other, name), getattr(model, name))
+    assert_equal_outputs(again, loaded)
+
+
+def test_adapters_are_saved_merged(tmp_path):
+    model = lora.add_lora(make_model(), r=4).eval()
+    with torch.no_grad():
+        for factor in lora.lora_parameters(model):
+            factor.uniform_(-0.2, 0.2)
+    hysac.save_pretrained(model, tmp_path)
+    assert len(lora.lora_parameters(model)) == 2 * (1 + 5 * 5)
+    loaded = hysac.from_pretrained(tmp_path, output_dict=True)
+    # PyTorch's linear layer takes another path, and rounds differently, where the weight is frozen.
+    assert_equal_outputs(loaded, lora.merge_lora(model).requires_grad_(True))
+    open_clip.create_model(f"local-dir:{tmp_path}")
+
+
+def test_bounds(tmp_path):
+    bounds = Bounds({c: ClassBounds(0.4, 0.5, 0.6) for c in "SVUG"}, 0.7)
+    hysac.save_pretrained(make_model(), tmp_path, bounds=bounds)
+    assert Bounds.load(tmp_path / "bounds.json") == bounds
+
+
+def test_a_model_made_by_hand_needs_its_configuration(tmp_path):
+    cfg = open_clip.get_model_config("hysac-toy")
+    model = HySAC.from_clip(open_clip.CLIP(**cfg))
+    with pytest.raises(ValueError, match="model_cfg"):
+        hysac.save_pretrained(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    hysac.save_pretrained(model, tmp_path / "model", model_cfg=cfg)
+    assert hysac.from_pretrained(tmp_path / "model").visual.preprocess_cfg["size"] == (32, 32)
+
+
+def test_only_hysac_models_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="HySAC"):
+        hysac.save_pretrained(torch.nn.Linear(2, 2), tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path)
+
+    def fail(tensors, file, metadata):
+        file.write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("hysac.pretrained.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        hysac.save_pretrained(make_model(force_quick_gelu=True), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert_equal_outputs(hysac.from_pretrained(tmp_path, output_dict=True), model)
+
+
+def test_a_directory_without_hysac_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="hysac_config"):
+        hysac.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        hysac.from_pretrained(tmp_path / "absent")
+
+
+def test_other_versions_and_tensors_are_refused(tmp_path):
+    hysac.save_pretrained(make_model(), tmp_path)
+    scalars = load_file(tmp_path / "hysac.safetensors")
+    save_file({"curv": scalars["curv"]}, tmp_path / "hysac.safetensors")
+    with pytest.raises(ValueError, match="visual_alpha"):
+        hysac.from_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "hysac_config.json").read_text())
+    (tmp_path / "hysac_config.json").write_text(json.dumps(settings | {"format_version": 2}))
+    with pytest.raises(ValueError, match="format_version"):
+        hysac.from_pretrained(tmp_path)
