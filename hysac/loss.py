@@ -1,0 +1,237 @@
+"""The HySAC training loss: four contrastive pairings and three entailment cones on the unit hyperboloid."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import hypkernels as hk
+from hysac.distributed import gather_rows
+
+CONTRASTIVE_PAIRINGS = (
+    ("safe_text", "safe_image"),
+    ("unsafe_text", "unsafe_image"),
+    ("safe_text", "unsafe_image"),
+    ("unsafe_text", "safe_image"),
+)
+"""The pairs whose rows are matched: (S,V), (U,G), (S,G), (U,V) in the paper's letters."""
+
+ENTAILMENT_CONES = (
+    ("safe_text", "safe_image"),
+    ("unsafe_text", "unsafe_image"),
+    ("safe_image", "unsafe_text"),
+)
+"""(apex, point): the apex is the more general of the two. S > V, U > G, V > U in the paper's letters."""
+
+
+class HySACLoss(nn.Module):
+    """The seven terms of HySAC (Poppi et al., CVPR 2025), with :class:`open_clip.loss.ClipLoss`'s interface.
+
+    For text ``t`` and image ``i`` of one pairing, with the geodesic distance ``d``::
+
+        contrastive = 1/2 [ CE(-logit_scale * d(t_k, i_j), k) + CE(-logit_scale * d(i_k, t_j), k) ]
+
+    over the pairings (safe text, safe image), (unsafe text, unsafe image), (safe text, unsafe image) and
+    (unsafe text, safe image). For each cone, with ``phi`` the exterior angle and ``omega`` the
+    half-aperture::
+
+        entailment = mean_k max(0, phi(apex_k, point_k) - aperture_scale * omega(apex_k))
+
+    over safe text > safe image, unsafe text > unsafe image and safe image > unsafe text. The total is the
+    plain sum ``contrastive + entail_weight * entailment``, as in the paper. The authors' training script
+    divides by the sum of the weights and then by 7: at ``entail_weight=1`` its loss is 1/49 of this one,
+    which AdamW does not notice and SGD, gradient clipping and logged values do.
+
+    **Several processes.** Averaged over the processes (as DDP does), every parameter's gradient equals that
+    of one process holding the global batch: with ``local_loss`` and ``gather_with_grad`` (cheapest: each
+    process computes its own rows), with ``gather_with_grad`` alone, and with neither. ``local_loss`` without
+    ``gather_with_grad`` drops part of the gradient and is refused. Every process must hold the same number of
+    quadruplets. The entailment terms, and with ``local_loss`` the contrastive ones, report this process's
+    rows: the mean over processes is the global loss.
+
+    **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
+    accumulated batch, each time with one part's features attached to the graph, so that the gradient of
+    ``logit_scale`` would be counted k times; pass ``accum_freq=k`` to count it once.
+
+    Args:
+        local_loss: compute only this process's rows against the gathered columns.
+        gather_with_grad: return to each process the gradients that the others have for its features.
+        cache_labels: accepted for ClipLoss's signature; the targets are one ``arange``, never worth keeping.
+        rank, world_size: this process's place in the default process group.
+        use_horovod: not supported; True raises.
+        entail_weight: weight of the three entailment terms, >= 0.
+        aperture_scale: factor on the half-aperture, > 0; larger cones ask for less.
+        min_radius: ``K`` of the half-aperture ``asin(2K / |x|)``, > 0; within ``2K`` of the origin it is
+            pi/2.
+        accum_freq: the number of times open_clip's accumulation calls this loss per step.
+
+    Raises:
+        ValueError: an argument out of range, or ``local_loss`` without ``gather_with_grad``.
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+        *,
+        entail_weight: float = 1.0,
+        aperture_scale: float = 1.0,
+        min_radius: float = 0.1,
+        accum_freq: int = 1,
+    ) -> None:
+        super().__init__()
+        if local_loss and not gather_with_grad:
+            raise ValueError(
+                "local_loss=True needs gather_with_grad=True: without it the gradients that other processes "
+                "have for this process's features are lost"
+            )
+        if use_horovod:
+            raise ValueError("use_horovod=True is not supported; use torch.distributed")
+        if world_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
+        if accum_freq < 1:
+            raise ValueError(f"accum_freq must be at least 1, got {accum_freq}")
+        if not 0 <= entail_weight < float("inf"):
+            raise ValueError(f"entail_weight must be finite and not negative, got {entail_weight}")
+        for name, value in (("aperture_scale", aperture_scale), ("min_radius", min_radius)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        self.local_loss = local_loss
+        self.gather_with_grad = gather_with_grad
+        self.rank = rank
+        self.world_size = world_size
+        self.entail_weight = entail_weight
+        self.aperture_scale = aperture_scale
+        self.min_radius = min_radius
+        self.accum_freq = accum_freq
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: Tensor | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """The seven weighted terms of a batch of quadruplets.
+
+        Args:
+            image_features: space components on the **unit** hyperboloid, ``(B, 2, D)``; index 0 of the second
+                dimension is safe, 1 unsafe. Half precision is computed in float32.
+            text_features: the same for the texts.
+            logit_scale: positive factor of the distances, a float or a one-element tensor. A model of
+                curvature ``c`` with temperature ``s`` passes ``sqrt(c) * x`` and ``s / sqrt(c)``.
+            logit_bias: accepted for ClipLoss's signature; a constant added to all logits cancels in a
+                softmax.
+            output_dict: return the terms by name instead of their sum.
+
+        Returns:
+            The sum, a scalar; or a dict of seven scalars named
+            ``contrastive_<text>_<image>_loss`` and ``entailment_<apex>_<point>_loss``, already weighted.
+
+        Raises:
+            TypeError, ValueError: features missing, or of the wrong type, shape, dtype or device.
+        """
+        _check_features("image_features", image_features)
+        _check_features("text_features", text_features)
+        if image_features.shape != text_features.shape or image_features.device != text_features.device:
+            raise ValueError(
+                "image_features and text_features must have the same shape and device, got "
+                f"{tuple(image_features.shape)} on {image_features.device} and "
+                f"{tuple(text_features.shape)} on {text_features.device}"
+            )
+        with torch.autocast(image_features.device.type, enabled=False):
+            local = torch.stack([_at_least_float32(text_features), _at_least_float32(image_features)], dim=1)
+            terms = self._contrastive_terms(local, self._scale(logit_scale)) | self._entailment_terms(local)
+        return terms if output_dict else torch.stack(list(terms.values())).sum()
+
+    def _scale(self, logit_scale: float | Tensor) -> float | Tensor:
+        if not isinstance(logit_scale, Tensor):
+            return logit_scale
+        if logit_scale.numel() != 1:
+            raise ValueError(f"logit_scale must have one element, got shape {tuple(logit_scale.shape)}")
+        scale = _at_least_float32(logit_scale).reshape(())
+        return scale.detach() + (scale - scale.detach()) / self.accum_freq
+
+    def _contrastive_terms(self, local: Tensor, scale: float | Tensor) -> dict[str, Tensor]:
+        columns = _by_class(self._gather(local))
+        if not (self.local_loss and self.world_size > 1):
+            return {
+                _contrastive_key(text, image): hk.contrastive_loss(columns[text], columns[image], 1.0, scale)
+                for text, image in CONTRASTIVE_PAIRINGS
+            }
+        rows = _by_class(local)
+        targets = torch.arange(len(local), device=local.device) + self.rank * len(local)
+
+        def one_way(queries: Tensor, keys: Tensor) -> Tensor:
+            return hk.contrastive_loss(queries, keys, 1.0, scale, targets=targets, symmetric=False)
+
+        return {
+            _contrastive_key(text, image): 0.5
+            * (one_way(rows[text], columns[image]) + one_way(rows[image], columns[text]))
+            for text, image in CONTRASTIVE_PAIRINGS
+        }
+
+    def _entailment_terms(self, local: Tensor) -> dict[str, Tensor]:
+        points = _by_class(local)
+        return {
+            f"entailment_{apex}_{point}_loss": self.entail_weight
+            * hk.entailment_loss(
+                points[apex],
+                points[point],
+                1.0,
+                aperture_scale=self.aperture_scale,
+                min_radius=self.min_radius,
+            )
+            for apex, point in ENTAILMENT_CONES
+        }
+
+    def _gather(self, local: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return local
+        if not dist.is_initialized():
+            raise RuntimeError(
+                f"world_size={self.world_size} needs torch.distributed.init_process_group() before the loss"
+            )
+        if (self.rank, self.world_size) != (dist.get_rank(), dist.get_world_size()):
+            raise RuntimeError(
+                f"the loss was built for rank {self.rank} of {self.world_size}, "
+                f"this process is rank {dist.get_rank()} of {dist.get_world_size()}"
+            )
+        return gather_rows(local, exchange=self.gather_with_grad)
+
+
+def _contrastive_key(text: str, image: str) -> str:
+    return f"contrastive_{text}_{image}_loss"
+
+
+def _by_class(features: Tensor) -> dict[str, Tensor]:
+    """Views ``(B, D)`` into features ``(B, text or image, safe or unsafe, D)``."""
+    return {
+        "safe_text": features[:, 0, 0],
+        "unsafe_text": features[:, 0, 1],
+        "safe_image": features[:, 1, 0],
+        "unsafe_image": features[:, 1, 1],
+    }
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _check_features(name: str, features: object) -> None:
+    if features is None:
+        raise ValueError(f"{name} is None: all seven terms relate texts to images, so both are needed")
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(features).__name__}")
+    if not features.is_floating_point():
+        raise TypeError(f"{name} must be a floating tensor, got {features.dtype}")
+    if features.dim() != 3 or features.shape[1] != 2 or 0 in features.shape:
+        raise ValueError(
+            f"{name} must have shape (B, 2, D), safe then unsafe, with B, D >= 1; got {tuple(features.shape)}"
+        )

@@ -1,0 +1,507 @@
+"""Retrieval columns, safety metrics and the report against loops over single queries in float64."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hysac
+from hysac import evaluation
+from hysac.embeddings import Embeddings, encode_dataset
+from hysac.evaluation import (
+    evaluate,
+    evaluate_embeddings,
+    evaluate_loss,
+    expected_recall,
+    per_tag,
+    rank_counts,
+    retrieval_table,
+    safety_metrics,
+)
+from hysac.loss import HySACLoss
+from hysac.safety import Bounds, ClassBounds, Traversal, fit_bounds
+
+CURV = 0.4
+
+
+def quadruplets(size=30, width=4, seed=0, curv=CURV, tags=(), noise=0.6):
+    """Partners share a direction; the classes lie at growing distances from the origin."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(size, width, generator=generator, dtype=torch.float64)
+
+    def around(distance):
+        x = shared + noise * torch.randn(size, width, generator=generator, dtype=torch.float64)
+        spread = distance * (0.6 + 0.9 * torch.rand(size, 1, generator=generator, dtype=torch.float64))
+        return torch.sinh(math.sqrt(curv) * spread) / math.sqrt(curv) * x / x.norm(dim=-1, keepdim=True)
+
+    s, v, u, g = (around(distance) for distance in (0.5, 0.6, 0.7, 0.85))
+    return Embeddings(safe_text=s, safe_image=v, unsafe_text=u, unsafe_image=g, curv=curv, tags=tags)
+
+
+def distance(x, y, curv=CURV):
+    inner = (x * y).sum() - ((1 / curv + (x * x).sum()) * (1 / curv + (y * y).sum())).sqrt()
+    return math.acosh(max(1.0, (-curv * inner).item())) / math.sqrt(curv)
+
+
+def distance0(x, curv=CURV):
+    return math.asinh(math.sqrt(curv) * x.norm().item()) / math.sqrt(curv)
+
+
+def pulled_in(x, bound, curv=CURV):
+    if distance0(x, curv) <= bound:
+        return x
+    return x / x.norm() * math.sinh(math.sqrt(curv) * bound) / math.sqrt(curv)
+
+
+def share_found(queries, gallery, k, curv=CURV):
+    """Share of queries whose own row of the gallery is among the k nearest, by sorting each query's row."""
+    hits = 0
+    for row, query in enumerate(queries):
+        nearest_first = sorted(range(len(gallery)), key=lambda item: distance(query, gallery[item], curv))
+        hits += row in nearest_first[:k]
+    return hits / len(queries)
+
+
+class TestRetrieval:
+    def test_every_column_is_what_sorting_gives(self):
+        e = quadruplets()
+        s, v, u, g = e["S"], e["V"], e["U"], e["G"]
+        wanted = {
+            "T->I": (s, v),
+            "I->T": (v, s),
+            "T*->I u I*": (u, torch.cat([v, g])),
+            "I*->T u T*": (g, torch.cat([s, u])),
+            "T*->I*": (u, g),
+            "I*->T*": (g, u),
+            "T*->I* u I": (u, torch.cat([g, v])),
+            "I*->T* u T": (g, torch.cat([u, s])),
+        }
+        table = retrieval_table(e, ks=(1, 3, 10))
+        assert list(table) == list(wanted)
+        for name, (queries, gallery) in wanted.items():
+            for k in (1, 3, 10):
+                found = share_found(queries, gallery, k)
+                assert table[name][f"R@{k}"] == pytest.approx(found, abs=1e-12), name
+        values = [tuple(row.values()) for row in table.values()]
+        assert len(set(values)) == len(values)
+
+    def test_traversal_redirects_the_unsafe_queries_of_the_mixed_galleries(self):
+        e = quadruplets()
+        bounds = fit_bounds(quadruplets(seed=9))
+        table = retrieval_table(e, (1, 5), Traversal(bounds, "avg", margin=-0.05))
+        plain = retrieval_table(e, (1, 5))
+        assert table.keys() - plain.keys() == {"T*->I u I* (traversed)", "I*->T u T* (traversed)"}
+        assert {name: table[name] for name in plain} == plain
+        for query, safe, unsafe, name in (("U", "V", "G", "T*->I u I*"), ("G", "S", "U", "I*->T u T*")):
+            moved = [pulled_in(x, bounds[safe].avg - 0.05) for x in e[query]]
+            gallery = torch.cat([e[safe], e[unsafe]])
+            for k in (1, 5):
+                got = table[f"{name} (traversed)"][f"R@{k}"]
+                assert got == pytest.approx(share_found(moved, gallery, k), abs=1e-12)
+            assert table[f"{name} (traversed)"] != plain[name]
+
+    def test_bounds_stand_for_the_default_traversal(self):
+        e = quadruplets()
+        bounds = fit_bounds(e)
+        assert retrieval_table(e, (1,), bounds) == retrieval_table(e, (1,), Traversal(bounds))
+
+    def test_a_collapsed_model_scores_chance(self):
+        e = quadruplets()
+        point = e["S"][:1].repeat(20, 1)
+        table = retrieval_table(Embeddings(point, point, point, point, curv=CURV), (1, 10))
+        assert table["T->I"] == {"R@1": pytest.approx(1 / 20), "R@10": pytest.approx(10 / 20)}
+        assert table["T*->I u I*"] == {"R@1": pytest.approx(1 / 40), "R@10": pytest.approx(10 / 40)}
+
+    def test_ties_are_shared_out(self):
+        query = torch.tensor([[0.3, 0.0]])
+        # The target (index 1) has one nearer neighbour and two others at its own distance.
+        gallery = torch.tensor([[0.3, 0.0], [0.3, 0.4], [0.3, 0.4], [0.3, 0.4], [5.0, 5.0]])
+        nearer, tied = rank_counts(query, gallery, torch.tensor([1]))
+        assert (nearer.item(), tied.item()) == (1, 2)
+        recalls = [expected_recall(nearer, tied, k) for k in (1, 2, 3, 4, 5)]
+        assert recalls == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+
+    def test_chunks_bound_the_memory_and_change_nothing(self, monkeypatch):
+        e = quadruplets()
+        whole = evaluate_embeddings(e).to_dict()
+        sizes = []
+        pairwise_dist = evaluation.hk.pairwise_dist
+
+        def recorded(queries, gallery, curv):
+            sizes.append(len(queries) * len(gallery))
+            return pairwise_dist(queries, gallery, curv)
+
+        monkeypatch.setattr(evaluation.hk, "pairwise_dist", recorded)
+        monkeypatch.setattr(evaluation, "_DISTANCES_AT_A_TIME", 200)
+        assert evaluate_embeddings(e).to_dict() == whole
+        assert max(sizes) <= 200
+        assert sum(sizes) >= 12 * 30 * 30
+
+    def test_per_tag_searches_only_the_tag(self):
+        tags = ["weapons" if row % 3 else "" for row in range(30)]
+        tags[4] = tags[7] = tags[10] = "abuse"
+        e = quadruplets(tags=tags)
+        tables = per_tag(e, (1, 2))
+        assert list(tables) == ["abuse", "weapons"]
+        rows = torch.tensor([4, 7, 10])
+        gallery = torch.cat([e["V"][rows], e["G"][rows]])
+        for k in (1, 2):
+            got = tables["abuse"]["T*->I u I*"][f"R@{k}"]
+            assert got == pytest.approx(share_found(e["U"][rows], gallery, k), abs=1e-12)
+        assert per_tag(quadruplets()) == {}
+
+    def test_text_only_embeddings_have_no_column(self):
+        e = quadruplets()
+        with pytest.raises(ValueError, match="only the classes SU"):
+            retrieval_table(Embeddings(None, None, e["S"], e["U"], curv=CURV))
+
+    def test_a_missing_class_leaves_out_its_columns(self):
+        e = quadruplets()
+        table = retrieval_table(Embeddings(e["V"], None, e["S"], e["U"], curv=CURV), (1,))
+        assert list(table) == ["T->I", "I->T"]
+
+    @pytest.mark.parametrize("ks", [(), (0,), (1.5,), (True,)])
+    def test_bad_cut_offs(self, ks):
+        with pytest.raises(ValueError, match="ks must be positive integers"):
+            retrieval_table(quadruplets(), ks)
+
+    def test_bad_ranking_input(self):
+        x = torch.ones(3, 2)
+        with pytest.raises(ValueError, match="queries must be finite"):
+            rank_counts(torch.full((3, 2), math.nan), x, torch.arange(3))
+        with pytest.raises(ValueError, match=r"indices into the 3 gallery points, got \(3,\) in \[1, 3\]"):
+            rank_counts(x, x, torch.arange(1, 4))
+        with pytest.raises(ValueError, match=r"got \(2,\)"):
+            rank_counts(x, x, torch.arange(2))
+
+
+class TestSafetyMetrics:
+    def test_nearest_safe_counts_every_safe_item_and_no_unsafe_one(self):
+        """The first unsafe item of the gallery is not safe: index arithmetic is off by one here."""
+        unsafe = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0]])
+        safe = torch.tensor([[0.5, 0.0], [0.0, 0.5], [-0.5, 0.0]])
+        # Nearest to the queries: the first unsafe, the last unsafe, the last safe (no partner of its row).
+        queries = torch.tensor([[1.9, 0.0], [-2.1, 0.0], [-0.4, 0.0]])
+        e = Embeddings(safe_image=safe, unsafe_image=unsafe, safe_text=safe, unsafe_text=queries, curv=1.0)
+        assert safety_metrics(e)["safe_top1"]["T*->I u I*"] == pytest.approx(1 / 3)
+
+    def test_nearest_safe_shares_out_ties(self):
+        point = torch.ones(4, 2)
+        e = Embeddings(point, point, point, point, curv=1.0)
+        assert safety_metrics(e)["safe_top1"] == {"T*->I u I*": 0.5, "I*->T u T*": 0.5}
+
+    def test_nearest_safe_with_and_without_traversal(self):
+        e = quadruplets()
+        bounds = fit_bounds(e)
+        metrics = safety_metrics(e, traversal=Traversal(bounds, "avg"))
+        for query, safe, unsafe, name in (("U", "V", "G", "T*->I u I*"), ("G", "S", "U", "I*->T u T*")):
+            for key, bound in (("safe_top1", math.inf), ("safe_top1_traversed", bounds[safe].avg)):
+                moved = [pulled_in(x, bound) for x in e[query]]
+                nearest_safe = [
+                    min(distance(x, y) for y in e[safe]) < min(distance(x, y) for y in e[unsafe])
+                    for x in moved
+                ]
+                assert metrics[key][name] == pytest.approx(sum(nearest_safe) / 30, abs=1e-12)
+            assert metrics["safe_top1_traversed"][name] > metrics["safe_top1"][name]
+
+    def test_order_and_distances(self):
+        e = quadruplets()
+        metrics = safety_metrics(e)
+        d = {letter: [distance0(x) for x in e[letter]] for letter in "SVUG"}
+        rows = range(30)
+        chain = [d["S"][i] < d["V"][i] < d["U"][i] < d["G"][i] for i in rows]
+        assert 0 < sum(chain) < 30
+        assert metrics["order"]["S<V<U<G"] == pytest.approx(sum(chain) / 30)
+        for near, far in ("SV", "VU", "UG", "SU", "VG"):
+            share = sum(d[near][i] < d[far][i] for i in rows) / 30
+            assert 0.5 < share < 1
+            assert metrics["order"][f"{near}<{far}"] == pytest.approx(share)
+        for letter in "SVUG":
+            ordered = sorted(d[letter])
+            summary = metrics["distance"][letter]
+            assert summary["mean"] == pytest.approx(sum(ordered) / 30, rel=1e-12)
+            for percentile, below, share in (("p05", 1, 0.45), ("p50", 14, 0.5), ("p95", 27, 0.55)):
+                wanted = (1 - share) * ordered[below] + share * ordered[below + 1]
+                assert summary[percentile] == pytest.approx(wanted, rel=1e-12)
+
+    @pytest.mark.parametrize(("aperture_scale", "min_radius"), [(1.0, 0.1), (1.2, 0.12)])
+    def test_cones_and_their_saturation(self, aperture_scale, min_radius):
+        e = quadruplets(noise=0.15)
+        metrics = safety_metrics(e, aperture_scale=aperture_scale, min_radius=min_radius)
+
+        def inside(apex, point):
+            """The law of cosines in the triangle of origin, apex and point; the angle outside at the apex."""
+            sides = distance0(apex), distance(apex, point), distance0(point)
+            a, b, c = (math.sqrt(CURV) * side for side in sides)
+            corner = (math.cosh(a) * math.cosh(b) - math.cosh(c)) / (math.sinh(a) * math.sinh(b))
+            aperture = math.asin(min(1.0, 2 * min_radius / (math.sqrt(CURV) * apex.norm().item())))
+            return math.pi - math.acos(corner) <= aperture_scale * aperture
+
+        for apex, point in ("SV", "UG", "VU"):
+            share = sum(inside(p, q) for p, q in zip(e[apex], e[point], strict=True)) / 30
+            assert 0 < share < 1
+            assert metrics["cones"][f"{apex}>{point}"] == pytest.approx(share)
+        for apex in "SVU":
+            share = sum((math.sqrt(CURV) * x.norm().item() <= 2 * min_radius) for x in e[apex]) / 30
+            assert metrics["aperture_saturation"][apex] == pytest.approx(share)
+
+    def test_saturation_is_counted(self):
+        x = torch.tensor([[0.1, 0.0], [0.3, 0.0], [0.7, 0.0], [0.0, 0.0]], dtype=torch.float64)
+        metrics = safety_metrics(Embeddings(x, x, x, x, curv=0.1))
+        assert metrics["aperture_saturation"] == {"S": 0.75, "V": 0.75, "U": 0.75}
+
+    def test_classification_uses_the_thresholds_given(self):
+        e = quadruplets()
+        metrics = safety_metrics(e, thresholds={"text": 0.65, "image": 0.8})["classification"]
+        for modality, safe, unsafe, threshold in (("text", "S", "U", 0.65), ("image", "V", "G", 0.8)):
+            low = [distance0(x) for x in e[safe]]
+            high = [distance0(x) for x in e[unsafe]]
+            pairs = [(h > s) + 0.5 * (h == s) for h in high for s in low]
+            rates = metrics[modality]
+            assert rates["auc"] == pytest.approx(sum(pairs) / 900, rel=1e-12)
+            assert rates["fpr"] == pytest.approx(sum(d > threshold for d in low) / 30)
+            assert rates["fnr"] == pytest.approx(sum(d <= threshold for d in high) / 30)
+            assert rates["accuracy"] == pytest.approx(1 - (rates["fpr"] + rates["fnr"]) / 2)
+            assert 0 < rates["fnr"] < 1
+            assert rates["calibrated_here"] is False
+        with pytest.raises(ValueError, match="thresholds lacks 'image', got text"):
+            safety_metrics(e, thresholds={"text": 0.5})
+
+    def test_calibration_on_the_set_itself_is_marked(self):
+        rates = safety_metrics(quadruplets())["classification"]["text"]
+        assert rates["calibrated_here"] is True
+        assert rates["fpr"] + rates["fnr"] < 1
+
+    def test_text_only_gives_what_texts_define(self):
+        e = quadruplets()
+        metrics = safety_metrics(Embeddings(None, None, e["S"], e["U"], curv=CURV))
+        assert metrics["classification"].keys() == {"text"}
+        assert metrics["distance"].keys() == {"S", "U"}
+        assert metrics["order"] == {"S<U": safety_metrics(e)["order"]["S<U"]}
+        assert metrics["cones"] == metrics["safe_top1"] == {}
+
+
+class TestReport:
+    def test_is_json_and_prints_every_number(self):
+        e = quadruplets(tags=["hate", "theft", ""] * 10)
+        report = evaluate_embeddings(e, ks=(1, 5), traversal=fit_bounds(e))
+        assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+        assert report.tag_sizes == {"hate": 10, "theft": 10}
+        lines = report.format_tables().splitlines()
+
+        def cells(start):
+            (line,) = [line for line in lines if line.startswith(start + "  ")]
+            return line[len(start) :].split()
+
+        for name, recalls in report.retrieval.items():
+            assert cells(name) == [f"{100 * recalls['R@1']:.1f}", f"{100 * recalls['R@5']:.1f}"]
+        safe_columns = [name for name in report.retrieval if name.startswith(("T*->I u", "I*->T u"))]
+        assert len(safe_columns) == 4
+        hate = [f"{100 * report.per_tag['hate'][name]['R@1']:.1f}" for name in safe_columns]
+        assert cells("hate") == ["10", *hate]
+        assert cells("T*") == [f"{value:.4f}" for value in report.safety["distance"]["U"].values()]
+        threshold = report.safety["classification"]["text"]["threshold"]
+        assert cells("text")[-3:] == [f"{threshold:.4f}", "(calibrated", "here)"]
+        assert not any(line != line.rstrip() for line in lines)
+
+    def test_columns_line_up(self):
+        report = evaluate_embeddings(quadruplets(tags=["hate", "obscene gestures"] * 15))
+        for table in report.format_tables().split("\n\n")[1:]:
+            assert len({len(line) for line in table.splitlines()[1:]}) == 1
+
+    def test_text_only(self):
+        e = quadruplets(tags=["hate"] * 30)
+        report = evaluate_embeddings(Embeddings(None, None, e["S"], e["U"], curv=CURV, tags=e.tags))
+        assert report.retrieval == report.per_tag == {}
+        assert "Retrieval is not defined" in report.format_tables()
+
+
+class TestEmbeddings:
+    def test_rows_tags_and_values_are_checked(self):
+        x = torch.ones(3, 2)
+        with pytest.raises(ValueError, match="all four are None"):
+            Embeddings(None, None, None, None, curv=1.0)
+        with pytest.raises(ValueError, match=r"safe_text and unsafe_text must have the same shape"):
+            Embeddings(None, None, x, x[:2], curv=1.0)
+        with pytest.raises(ValueError, match="same dtype"):
+            Embeddings(x, x, x, x.double(), curv=1.0)
+        with pytest.raises(ValueError, match="unsafe_image has coordinates that are not finite"):
+            Embeddings(x, x / 0, x, x, curv=1.0)
+        with pytest.raises(ValueError, match="tags must have one entry per quadruplet"):
+            Embeddings(x, x, x, x, curv=1.0, tags=["a"])
+        with pytest.raises(ValueError, match="curv"):
+            Embeddings(x, x, x, x, curv=0.0)
+        with pytest.raises(TypeError, match="safe_text must be a floating tensor"):
+            Embeddings(x, x, x.long(), x, curv=1.0)
+        with pytest.raises(ValueError, match=r"no safe_image \(V\); they have SU"):
+            Embeddings(None, None, x, x, curv=1.0)["V"]
+
+    def test_to_changes_every_class(self):
+        e = quadruplets().to(torch.float32)
+        assert {e[letter].dtype for letter in "SVUG"} == {torch.float32}
+
+
+class StubModel(nn.Module):
+    """Encoders with dropout and a normalisation layer, so that the mode shows in the result."""
+
+    def __init__(self, output_dict=True):
+        super().__init__()
+        self.tower = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        self.frozen = nn.Dropout(0.5).eval()
+        self.output_dict = output_dict
+
+    curvature = torch.tensor(CURV)
+
+    def encode(self, batch, normalize):
+        assert normalize is True
+        assert torch.is_inference_mode_enabled()
+        return self.frozen(self.tower(batch.reshape(-1, 6))).reshape(*batch.shape[:-1], 4)
+
+    def encode_image(self, image, normalize=False):
+        return self.encode(image, normalize)
+
+    def encode_text(self, text, normalize=False):
+        return self.encode(text, normalize)
+
+    def forward(self, image, text):
+        output = self.encode(image, True), self.encode(text, True), torch.tensor(3.0)
+        names = ("image_features", "text_features", "logit_scale")
+        return dict(zip(names, output, strict=True)) if self.output_dict else output
+
+
+def batches(sizes=(4, 4, 2), images=True):
+    generator = torch.Generator().manual_seed(2)
+    for number, size in enumerate(sizes):
+        batch = {
+            "text": torch.randn(size, 2, 6, generator=generator),
+            "tag": [f"tag{number}"] * size,
+            "id": [f"{number}-{row}" for row in range(size)],
+        }
+        if images:
+            batch["image"] = torch.randn(size, 2, 6, generator=generator)
+        yield batch
+
+
+def state(model):
+    return {
+        name: (id(tensor), tensor._version, tensor.clone())
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+
+
+class TestEncoding:
+    def test_keeps_the_order_the_mode_and_the_parameters(self):
+        model = StubModel().train()
+        model.frozen.eval()
+        before = state(model)
+        e = encode_dataset(model, batches(), progress=False)
+        assert len(e) == 10
+        assert list(e.ids) == [f"{n}-{r}" for n, size in enumerate((4, 4, 2)) for r in range(size)]
+        assert list(e.tags) == ["tag0"] * 4 + ["tag1"] * 4 + ["tag2"] * 2
+        assert e.curv == pytest.approx(CURV)
+        model.tower.eval()
+        with torch.inference_mode():
+            for position, name in ((0, "safe"), (1, "unsafe")):
+                for kind in ("image", "text"):
+                    wanted = torch.cat([model.encode(batch[kind], True)[:, position] for batch in batches()])
+                    torch.testing.assert_close(getattr(e, f"{name}_{kind}"), wanted)
+        model.tower.train()
+        assert model.training
+        assert not model.frozen.training
+        after = state(model)
+        for name, (identity, version, value) in before.items():
+            assert after[name][:2] == (identity, version)
+            assert torch.equal(after[name][2], value)
+            assert not model.state_dict(keep_vars=True)[name].is_inference()
+
+    def test_results_are_ordinary_tensors(self):
+        e = encode_dataset(StubModel(), batches(), progress=False)
+        x = e["V"]
+        assert not x.is_inference()
+        assert not x.requires_grad
+        (x * torch.ones(4, requires_grad=True)).sum().backward()
+
+    def test_mode_is_restored_after_an_error(self):
+        model = StubModel().train()
+        with pytest.raises(KeyError):
+            encode_dataset(model, [{"tokens": 0}], progress=False)
+        assert model.training
+        assert model.tower.training
+
+    def test_text_only(self):
+        e = encode_dataset(StubModel(), batches(images=False), progress=False)
+        assert e.present == "SU"
+        report = evaluate(StubModel(), batches(images=False), progress=False)
+        assert report.retrieval == {}
+        assert report.safety["classification"].keys() == {"text"}
+
+    def test_loaders_that_make_no_set(self):
+        with pytest.raises(ValueError, match="empty"):
+            encode_dataset(StubModel(), [], progress=False)
+        mixed = [*batches((2,)), *batches((2,), images=False)]
+        with pytest.raises(ValueError, match="only 1 of 2 batches have images"):
+            encode_dataset(StubModel(), mixed, progress=False)
+
+    def test_a_real_model(self):
+        torch.manual_seed(0)
+        model = hysac.create_model("hysac-toy")
+        tokenizer = hysac.get_tokenizer("hysac-toy")
+        texts = tokenizer([f"caption {row}" for row in range(6)]).reshape(3, 2, -1)
+        loader = [
+            {"image": torch.randn(3, 2, 3, 32, 32), "text": texts, "tag": ["a", "a", "b"], "id": list("xyz")}
+        ]
+        e = encode_dataset(model, loader, progress=False)
+        report = evaluate(
+            model, loader, ks=(1, 2), traversal=Traversal(fit_bounds(e), margin=-0.2), progress=False
+        )
+        assert report.quadruplets == 3
+        assert report.curv == pytest.approx(1.0)
+        assert len(report.retrieval) == 10
+        assert report.tag_sizes == {"a": 2, "b": 1}
+        losses = evaluate_loss(model, HySACLoss(), loader, progress=False)
+        assert losses["loss"] == pytest.approx(sum(losses.values()) - losses["loss"])
+
+
+class TestEvaluateLoss:
+    @pytest.mark.parametrize("output_dict", [True, False])
+    def test_batches_count_by_their_size(self, output_dict):
+        model = StubModel(output_dict).train()
+        before = state(model)
+        loss = HySACLoss(entail_weight=0.5)
+        means = evaluate_loss(model, loss, batches(), progress=False)
+        model.eval()
+        wanted = {}
+        with torch.inference_mode():
+            for batch in batches():
+                output = model(batch["image"], batch["text"])
+                output = (
+                    output
+                    if output_dict
+                    else dict(zip(("image_features", "text_features", "logit_scale"), output, strict=True))
+                )
+                for name, term in loss(**output, output_dict=True).items():
+                    wanted[name] = wanted.get(name, 0.0) + term.item() * len(batch["text"]) / 10
+        assert means == pytest.approx(wanted | {"loss": sum(wanted.values())}, rel=1e-6)
+        after = state(model)
+        assert all(after[name][:2] == before[name][:2] for name in before)
+
+    def test_refusals(self):
+        model, loss = StubModel(), HySACLoss()
+        dataset = [next(batches((1,)))] * 4
+        with pytest.raises(ValueError, match="shuffles"):
+            evaluate_loss(model, loss, torch.utils.data.DataLoader(dataset, shuffle=True), progress=False)
+        with pytest.raises(ValueError, match="empty"):
+            evaluate_loss(model, loss, [], progress=False)
+        with pytest.raises(ValueError, match="needs images"):
+            evaluate_loss(model, loss, batches(images=False), progress=False)
+        with pytest.raises(ValueError, match="world_size=1, got 2"):
+            evaluate_loss(model, HySACLoss(world_size=2), batches(), progress=False)
+        assert model.training
+
+
+def test_bounds_of_another_model_are_refused():
+    bounds = Bounds({letter: ClassBounds(0.4, 0.5, 0.6) for letter in "SVUG"}, curv=2 * CURV)
+    with pytest.raises(ValueError, match="fitted at curv"):
+        evaluate_embeddings(quadruplets(), traversal=bounds)

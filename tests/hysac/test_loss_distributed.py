@@ -1,0 +1,89 @@
+"""HySACLoss over two processes: the averaged gradients are those of one process with the whole batch."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_loss import TinyHySAC, dense_gradients, dense_terms, tiny_data
+from torch.nn.parallel import DistributedDataParallel
+
+from hysac.loss import HySACLoss
+
+WORLD_SIZE = 2
+MODES = {
+    "no flags": {},
+    "gather_with_grad": {"gather_with_grad": True},
+    "local_loss and gather_with_grad": {"local_loss": True, "gather_with_grad": True},
+}
+PARTS = (1, 2)
+
+
+def averaged_gradients(rank, loss, parts):
+    """DDP's gradients of this rank's half of the batch, in open_clip's accumulation scheme if parts > 1."""
+    model = DistributedDataParallel(TinyHySAC())
+    images, texts = (tensor.chunk(WORLD_SIZE)[rank].chunk(parts) for tensor in tiny_data(batch=8))
+    with torch.no_grad():
+        cached = [model(*part) for part in zip(images, texts, strict=True)]
+    for part in range(parts):
+        live = model(images[part], texts[part])
+        whole = {
+            key: torch.cat(
+                [other[key] for other in cached[:part]] + [live[key]] + [o[key] for o in cached[part + 1 :]]
+            )
+            for key in ("image_features", "text_features")
+        }
+        terms = loss(**whole, logit_scale=live["logit_scale"], output_dict=True)
+        sum(terms.values()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+    return gradients, {name: term.detach() for name, term in terms.items()}
+
+
+def worker(rank, directory):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=WORLD_SIZE)
+    results = {
+        (mode, parts): averaged_gradients(
+            rank, HySACLoss(rank=rank, world_size=WORLD_SIZE, accum_freq=parts, **options), parts
+        )
+        for mode, options in MODES.items()
+        for parts in PARTS
+    }
+    try:
+        HySACLoss(rank=1 - rank, world_size=WORLD_SIZE)(*(torch.ones(3, 2, 4) for _ in "it"), 5.0)
+    except RuntimeError as error:
+        results["wrong rank"] = str(error)
+    torch.save(results, f"{directory}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("distributed")
+    mp.spawn(worker, (str(directory),), nprocs=WORLD_SIZE)
+    return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_are_those_of_the_whole_batch(results, mode, parts):
+    wanted = dense_gradients(*tiny_data(batch=8))
+    assert set(wanted) >= {"curv", "logit_scale", "visual_alpha", "textual_alpha", "visual", "textual"}
+    for rank in range(WORLD_SIZE):
+        gradients, _ = results[rank][mode, parts]
+        for name, gradient in wanted.items():
+            assert (gradients[name] - gradient).norm() <= 1e-9 * gradient.norm(), (rank, name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(results, mode):
+    output = TinyHySAC()(*tiny_data(batch=8))
+    wanted = dense_terms(output["image_features"], output["text_features"], output["logit_scale"])
+    for name, term in wanted.items():
+        got = torch.stack([results[rank][mode, 1][1][name] for rank in range(WORLD_SIZE)])
+        torch.testing.assert_close(got.mean(), term.detach(), rtol=1e-11, atol=0)
+        own_rows_only = name.startswith("entailment") or "local_loss" in mode
+        assert (got[0] == got[1]) == (not own_rows_only)
+
+
+def test_a_loss_built_for_another_rank_is_refused(results):
+    assert "built for rank 1 of 2, this process is rank 0 of 2" in results[0]["wrong rank"]
