@@ -86,6 +86,7 @@ def register_rowwise(
     points: Literal[1, 2],
     returns: Literal["point", "scalar"],
     options: Sequence[str] = (),
+    reduce: Callable[..., Tensor] | None = None,
 ) -> Callable[..., Tensor]:
     """Register ``hypkernels::name`` and its backward, and return the callable operator.
 
@@ -93,6 +94,9 @@ def register_rowwise(
     and the float ``options``. ``formula(*points, curv, *options)`` returns ``(rows, D)`` or, for a scalar,
     ``(rows, 1)``. ``gradient(grad, *points, curv, *options)`` returns a gradient for each point and the
     rows' contributions ``(rows, 1)`` to the gradient of ``curv``.
+
+    Where the value depends on one scalar of each row, ``reduce(*points)`` returns it, ``(rows, 1)``, and
+    ``formula`` takes it in place of the points: of all rows at once, not once for each chunk.
     """
     names = ("x", "y")[:points]
     tensors = ", ".join(f"Tensor {n}" for n in (*names, "curv"))
@@ -109,7 +113,12 @@ def register_rowwise(
         vectors, curv, opts = unpack(args)
         check_curv_value(curv)
         c = curv.double()
-        (out,) = map_rows(lambda *rows: (formula(*rows, c, *opts),), vectors, [output(vectors[0])])
+        columns, dtype = output(vectors[0])
+        if reduce:
+            (scalar,) = map_rows(lambda *rows: (reduce(*rows),), vectors, [(1, torch.float64)])
+            out = formula(scalar, c, *opts).to(dtype)
+        else:
+            (out,) = map_rows(lambda *rows: (formula(*rows, c, *opts),), vectors, [(columns, dtype)])
         return out if returns == "point" else out.squeeze(-1)
 
     def fake_forward(*args: Any) -> Tensor:

@@ -13,23 +13,18 @@ from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
 
 
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
-    return aperture_at(torch.sqrt(c) * norm(x), min_radius)
+    return half_aperture_by_norm(norm(x), c, min_radius)
+
+
+def half_aperture_by_norm(x_norm: Tensor, c: Tensor, min_radius: float) -> Tensor:
+    """``atan(inf) = pi/2`` for ``sqrt(c)|x| <= 2K``."""
+    return torch.atan(2 * min_radius / _beside(torch.sqrt(c) * x_norm, min_radius))
 
 
 def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float) -> tuple[Tensor, Tensor]:
     s = torch.sqrt(c) * norm(x)
-    slope = grad * aperture_slope(s, min_radius)
+    slope = -grad * ratio(2 * min_radius, _beside(s, min_radius))
     return c * ratio(slope, s * s) * x, slope / (2 * c)
-
-
-def aperture_at(s: Tensor, min_radius: float) -> Tensor:
-    """Half-aperture at a point with ``s = sqrt(c)|x|``; ``atan(inf) = pi/2`` for ``s <= 2K``."""
-    return torch.atan(2 * min_radius / _beside(s, min_radius))
-
-
-def aperture_slope(s: Tensor, min_radius: float) -> Tensor:
-    """``s`` times the derivative of :func:`aperture_at`: by ``x`` it is ``x/|x|^2`` times this."""
-    return -ratio(2 * min_radius, _beside(s, min_radius))
 
 
 def _beside(s: Tensor, min_radius: float) -> Tensor:

@@ -1,15 +1,17 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.cone import closed_form
+from hypkernels.pair_geometry import norm
 from hypkernels.rowwise import register_rowwise
 
 half_aperture = register_rowwise(
     "half_aperture",
-    closed_form.half_aperture,
+    closed_form.half_aperture_by_norm,
     closed_form.half_aperture_gradient,
     points=1,
     returns="scalar",
     options=("min_radius",),
+    reduce=norm,
 )
 oxy_angle = register_rowwise(
     "oxy_angle", closed_form.oxy_angle, closed_form.oxy_angle_gradient, points=2, returns="scalar"

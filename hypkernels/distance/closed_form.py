@@ -42,8 +42,7 @@ def elementwise_dist_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> 
     return -scale / A * u, scale / B * u, -grad * (excess + radial) / (c * k)
 
 
-def dist0(x: Tensor, c: Tensor) -> Tensor:
-    x_norm = norm(x)
+def dist0_by_norm(x_norm: Tensor, c: Tensor) -> Tensor:
     return asinhc(torch.sqrt(c) * x_norm) * x_norm
 
 

@@ -1,6 +1,7 @@
 """Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.distance import closed_form
+from hypkernels.pair_geometry import norm
 from hypkernels.rowwise import register_rowwise
 
 elementwise_inner = register_rowwise(
@@ -17,4 +18,11 @@ elementwise_dist = register_rowwise(
     points=2,
     returns="scalar",
 )
-dist0 = register_rowwise("dist0", closed_form.dist0, closed_form.dist0_gradient, points=1, returns="scalar")
+dist0 = register_rowwise(
+    "dist0",
+    closed_form.dist0_by_norm,
+    closed_form.dist0_gradient,
+    points=1,
+    returns="scalar",
+    reduce=norm,
+)
