@@ -74,13 +74,14 @@ class _Site(NamedTuple):
 def add_lora(
     model: nn.Module, r: int = 16, alpha: float = 1.0, targets: Sequence[str] = DEFAULT_TARGETS
 ) -> nn.Module:
-    """Freeze an open_clip (or HySAC) model and attach low-rank adapters to both towers, in place.
+    """Freeze an open_clip (or HySAC) model and attach low-rank adapters to its transformers, in place.
 
     The outputs do not change until training: ``A`` is random and ``B`` zero. Everything but the adapters
-    and the learnable scalars is frozen. Adapters of a narrow (bf16, fp16) model are float32.
+    and the learnable scalars is frozen, also a tower of another kind (ResNet, timm, Hugging Face), which
+    gets no adapters. Adapters of a narrow (bf16, fp16) model are float32.
 
     Args:
-        model: a model with open_clip transformer towers.
+        model: a model with at least one of open_clip's own transformer towers.
         r: rank of each update, at least 1.
         alpha: numerator of the scaling ``alpha / r``. HySAC was trained with ``r=16, alpha=1``.
         targets: any of ``q``, ``k``, ``v``, ``out_proj`` (attention), ``c_fc``, ``c_proj`` (MLP) and

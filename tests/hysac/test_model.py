@@ -497,11 +497,13 @@ def test_geometry_is_float32_under_autocast(kind):
     with torch.autocast("cpu", torch.bfloat16):
         features = model.encode_image(images(3))
         x = model.encode_image(images(3), normalize=True)
+        y = model.encode_text(tokens(4), normalize=True)
         logits, _ = model.get_logits(images(3), tokens(4))
         output = model(images(3, 2), tokens(3, 2))
     assert features.dtype == torch.bfloat16
     assert x.dtype == logits.dtype == torch.float32
     assert_close(x, lifted(features, 0.3, 0.4), 1e-6)
+    assert_close(logits, -31 * distances(x, y, 0.4), 1e-5)
     assert all(t.dtype == torch.float32 for t in output.values())
     output["image_features"].sum().backward()
     assert model.curv.grad.dtype == torch.float32
