@@ -1,6 +1,8 @@
 """Hyperbolic Safety-Aware CLIP on open_clip: model, adapters, loss, data, training, evaluation and safety."""
 
 from hysac.convert import from_reference, load_reference_checkpoint
+from hysac.embeddings import Embeddings, encode_dataset
+from hysac.evaluation import evaluate, retrieval_table, safety_metrics
 from hysac.factory import (
     create_model,
     create_model_and_transforms,
@@ -9,14 +11,23 @@ from hysac.factory import (
     transforms,
 )
 from hysac.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
+from hysac.loss import HySACLoss
 from hysac.model import HySAC
 from hysac.pretrained import save_pretrained
+from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
 
 __all__ = [
+    "Bounds",
+    "Embeddings",
     "HySAC",
+    "HySACLoss",
+    "Traversal",
     "add_lora",
     "create_model",
     "create_model_and_transforms",
+    "encode_dataset",
+    "evaluate",
+    "fit_bounds",
     "from_pretrained",
     "from_reference",
     "get_tokenizer",
@@ -25,6 +36,10 @@ __all__ = [
     "lora_parameters",
     "lora_state_dict",
     "merge_lora",
+    "retrieval_table",
+    "safety_metrics",
     "save_pretrained",
     "transforms",
+    "traverse",
+    "unsafe_score",
 ]
