@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import hypkernels as hk
 from hysac.loss import CONTRASTIVE_PAIRINGS, ENTAILMENT_CONES, HySACLoss
 
 CLASSES = ("safe_text", "unsafe_text", "safe_image", "unsafe_image")
@@ -143,12 +144,22 @@ def test_half_precision_features_are_computed_in_float32(dtype):
     assert torch.isfinite(image.grad).all()
 
 
-def test_autocast_changes_nothing():
+def test_autocast_is_off_around_the_geometry(monkeypatch):
     image, text = quadruplets(dtype=torch.float32)
+    states = []
+    for function in ("contrastive_loss", "entailment_loss"):
+        original = getattr(hk, function)
+
+        def recorded(*args, original=original, **options):
+            states.append(torch.is_autocast_enabled("cpu"))
+            return original(*args, **options)
+
+        monkeypatch.setattr(hk, function, recorded)
     plain = HySACLoss()(image, text, 5.0, output_dict=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = HySACLoss()(image, text, 5.0, output_dict=True)
     assert all(torch.equal(plain[name], inside[name]) for name in plain)
+    assert states == 14 * [False]
 
 
 def test_forms_of_the_scale_and_a_bias_that_cancels():

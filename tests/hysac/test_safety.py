@@ -188,6 +188,14 @@ class TestTraversal:
             self.rule(1.0, margin=0.2).redirect(x, "text", 1.0)
 
     @pytest.mark.filterwarnings("error")
+    def test_warns_about_the_class_that_queries(self):
+        far = ClassBounds(0.5, 0.6, 0.7, max=0.9)
+        rule = Traversal(Bounds({"S": BOUND, "V": BOUND, "U": BOUND, "G": far}), margin=0.2)
+        rule.redirect(at_distances([0.8], 1.0), "text", 1.0)
+        with pytest.warns(UserWarning, match="moves nothing"):
+            rule.redirect(at_distances([0.8], 1.0), "image", 1.0)
+
+    @pytest.mark.filterwarnings("error")
     def test_does_not_warn_where_it_works_or_cannot_tell(self):
         x = at_distances([0.58], 0.1)
         assert not torch.equal(self.rule(mode="paper").redirect(x, "image", 0.1), x)
