@@ -56,7 +56,7 @@ def check_matrices(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     check_pair(x_name, x, y_name, y)
     if x.dim() < 2 or x.shape[:-2] != y.shape[:-2]:
         raise ValueError(
-            f"{x_name} and {y_name} must have shapes (..., M, D) and (..., N, D) with equal leading dimensions, "
+            f"{x_name} and {y_name} must have shapes (..., M, D) and (..., N, D), leading dimensions equal, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
 
@@ -67,7 +67,7 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def scalar_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
-    """A positive scalar argument (curvature, scale) of a function of ``points``, as a 0-d tensor.
+    """A positive scalar argument (curvature) of a function of ``points``, as a 0-d tensor.
 
     Gradients flow through it. It may stay on the CPU while the points are on a GPU, not the reverse.
     """
@@ -75,54 +75,66 @@ def scalar_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
         return torch.tensor(check_positive(name, value), dtype=torch.float64)
     if value.numel() != 1:
         raise ValueError(f"{name} must be a float or a one-element tensor, got shape {tuple(value.shape)}")
+    return _check_beside(name, value, points).reshape(())
+
+
+def scale_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
+    """A scale of at least 0: one for all ``points``, as a 0-d tensor, or one for each, ``(M,)``."""
+    if not isinstance(value, Tensor):
+        return torch.tensor(check_not_negative(name, value), dtype=torch.float64)
+    if value.numel() != 1 and value.shape != points.shape[:1]:
+        raise ValueError(
+            f"{name} must be a float, a one-element tensor or one of shape ({points.shape[0]},), "
+            f"got shape {tuple(value.shape)}"
+        )
+    _check_beside(name, value, points)
+    return value.reshape(()) if value.numel() == 1 else value
+
+
+def _check_beside(name: str, value: Tensor, points: Tensor) -> Tensor:
     if value.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
     if value.device.type != "cpu" and value.device != points.device:
         raise ValueError(f"{name} must be on the CPU or on the points' {points.device}, got {value.device}")
-    return value.reshape(())
+    return value
 
 
-def scale_tensor(name: str, value: float | Tensor, rows: int) -> Tensor:
-    """A scale that is not negative, one for all rows, ``()``, or one for each, ``(rows,)``."""
-    if isinstance(value, Tensor):
-        if value.dtype not in SUPPORTED_DTYPES:
-            raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
-        if value.numel() != 1 and value.shape != (rows,):
-            raise ValueError(
-                f"{name} must have one element or shape ({rows},), one for each row, got {tuple(value.shape)}"
-            )
-        return value.reshape(()) if value.numel() == 1 else value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or a tensor, got {type(value).__name__}")
-    return torch.tensor(check_not_negative(name, float(value)), dtype=torch.float64)
-
-
-def target_tensor(name: str, targets: Tensor, rows: int, device: torch.device) -> Tensor:
-    """One index for each row, as int64."""
+def target_tensor(name: str, targets: Tensor, points: Tensor) -> Tensor:
+    """One index for each of ``points``, as int64."""
     if not isinstance(targets, Tensor):
         raise TypeError(f"{name} must be a tensor of one index for each row, got {type(targets).__name__}")
     if targets.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} must be int64 or int32, got {targets.dtype}")
-    if targets.shape != (rows,):
+    if targets.shape != points.shape[:1]:
         raise ValueError(
-            f"{name} must have shape ({rows},), one index for each row, got {tuple(targets.shape)}"
+            f"{name} must have shape ({points.shape[0]},), one index for each row, got {tuple(targets.shape)}"
         )
-    if targets.device != device:
-        raise ValueError(f"{name} must be on {device} as the points are, got {targets.device}")
+    if targets.device != points.device:
+        raise ValueError(f"{name} must be on {points.device} as the points are, got {targets.device}")
     return targets.long()
 
 
+def check_finite(name: str, value: float) -> float:
+    """A finite Python number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
 def check_not_negative(name: str, value: float) -> float:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
-    return value
+    """A finite Python number of at least 0, as a float."""
+    if check_finite(name, value) < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+    return float(value)
 
 
 def check_positive(name: str, value: float) -> float:
     """A positive and finite Python number, as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return float(value)
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hypkernels.checks import broadcast_pair, check_points, check_positive, scalar_tensor
+from hypkernels.checks import broadcast_pair, check_matrices, check_points, check_positive, scalar_tensor
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
 from hypkernels.maps import op as maps
+from hypkernels.pairwise import op as pairwise
 
 
 def exp_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -200,3 +201,68 @@ def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     """
     x, y = broadcast_pair("x", x, "y", y)
     return cone.oxy_angle(x, y, scalar_tensor("curv", curv, x))
+
+
+def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Lorentz inner product of every pair, ``x_i.y_j - x_time_i y_time_j``.
+
+    Args:
+        x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
+        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        ``(..., M, N)``, at most ``-1/c``; float64 for float64 points, float32 otherwise. No temporary is
+        of that size.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    check_matrices("x", x, "y", y)
+    return pairwise.pairwise_inner(x, y, scalar_tensor("curv", curv, x))
+
+
+def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Geodesic distance of every pair, ``acosh(-c <x_i, y_j>_L) / sqrt(c)``.
+
+    With ``k = sqrt(c)``, the error of ``k d`` is at most ``4e-15 k^2 |x||y| / sinh(k d)`` before the last
+    rounding. That is nothing for most pairs, but pairs closer than about ``1e-7 |x|`` are not resolved and
+    come out anywhere below that, a point and itself included. Their gradients are bounded.
+    :func:`elementwise_dist` resolves any two points.
+
+    Args:
+        x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
+        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Lengths ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of that size.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    check_matrices("x", x, "y", y)
+    return pairwise.pairwise_dist(x, y, scalar_tensor("curv", curv, x))
+
+
+def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Exterior angle at ``x_i`` in the triangle origin - ``x_i`` - ``y_j`` of every pair.
+
+    The conventions are those of :func:`oxy_angle`. Pairs closer than about ``1e-7 |x|`` cannot be told
+    apart by a matrix product and count as coincident: 0. With ``k = sqrt(c)``, angles closer to 0 or pi
+    than about ``1e-7 k|y| / sinh(k d)`` are not resolved. :func:`oxy_angle` resolves any two points.
+
+    Args:
+        x: the apexes, space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
+        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Radians in [0, pi], ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of
+        that size.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    check_matrices("x", x, "y", y)
+    return pairwise.pairwise_oxy_angle(x, y, scalar_tensor("curv", curv, x))
