@@ -10,16 +10,32 @@ from hypkernels.lorentz import (
     log_map,
     log_map0,
     oxy_angle,
+    pairwise_dist,
+    pairwise_inner,
+    pairwise_oxy_angle,
+)
+from hypkernels.losses import (
+    EntailmentConeLoss,
+    LorentzContrastiveLoss,
+    contrastive_loss,
+    entailment_loss,
 )
 
 __all__ = [
+    "EntailmentConeLoss",
+    "LorentzContrastiveLoss",
+    "contrastive_loss",
     "dist0",
     "elementwise_dist",
     "elementwise_inner",
+    "entailment_loss",
     "exp_map",
     "exp_map0",
     "half_aperture",
     "log_map",
     "log_map0",
     "oxy_angle",
+    "pairwise_dist",
+    "pairwise_inner",
+    "pairwise_oxy_angle",
 ]

@@ -1,0 +1,259 @@
+"""The losses of hyperbolic representation learning, as functions and as modules.
+
+Points are space components, as in :mod:`hypkernels.lorentz`. Every geometric quantity is computed in
+float32 or better whatever the points' dtype and whatever autocast says, so both losses take the
+half-precision outputs of a model directly. Results are float64 for float64 points, else float32, and
+differentiable once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hypkernels.checks import (
+    broadcast_pair,
+    check_choice,
+    check_finite,
+    check_matrices,
+    check_not_negative,
+    check_positive,
+    scalar_tensor,
+    scale_tensor,
+    target_tensor,
+)
+from hypkernels.contrastive import op as contrastive
+from hypkernels.contrastive.similarity import SIMILARITIES
+from hypkernels.entailment import op as entailment
+
+REDUCTIONS = ("mean", "sum", "none")
+PRECISIONS = (None, "ieee", "tf32", "tf32x3")
+
+
+def contrastive_loss(
+    x: Tensor,
+    y: Tensor,
+    curv: float | Tensor = 1.0,
+    logit_scale: float | Tensor = 1.0,
+    *,
+    similarity: str = "dist",
+    targets: Tensor | None = None,
+    reduction: str = "mean",
+    symmetric: bool = True,
+    precision: str | None = None,
+) -> Tensor:
+    """Contrastive (InfoNCE) loss with hyperbolic logits ``l_ij = -s_i gap(x_i, y_j)``.
+
+    With ``t_i`` the target of row ``i`` and CE the cross entropy, the loss of row ``i`` is
+
+        0.5 * [CE(l_i*, t_i) + CE(l_*{t_i}, i)]
+
+    the first over all ``y``, the second, in the column of the row's target, over all ``x``;
+    ``symmetric=False`` keeps the first alone. With the defaults this is the contrastive loss of MERU,
+    ``0.5 * [CE(-s d(x_i, y_j), i) + CE(-s d(y_i, x_j), i)]``.
+
+    Args:
+        x: ``(M, D)`` space components, float64, float32, bfloat16 or float16.
+        y: ``(N, D)``, same dtype and device; ``N`` may differ from ``M``.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        logit_scale: ``s >= 0``, a float or a tensor of one element; or a tensor ``(M,)``, one scale for each
+            row of logits. A row's scale goes with its logits into the columns' cross entropies too.
+        similarity: which gap. ``"dist"``, the geodesic distance; ``"sqdist"``, its square; ``"inner"``, minus
+            the Lorentz inner product; ``"angle"``, the exterior angle of :func:`hypkernels.oxy_angle` at the
+            item that chooses: at ``x_i`` in the rows' cross entropy, at ``y_j`` in the columns'.
+        targets: ``(M,)`` int64 or int32, for each row of ``x`` the index of its positive in ``y``. By default
+            row ``i`` belongs to ``y_i``. Several rows may share a target; in its column each counts the
+            others as negatives.
+        reduction: ``"mean"`` or ``"sum"`` over the rows, 0 if there are none; ``"none"``, ``(M,)``.
+        symmetric: whether the columns' cross entropies take part.
+        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or ``"tf32"``;
+            ``None`` leaves it to ``torch.set_float32_matmul_precision``. On a CPU all are the float32
+            product, and for float64 points all are the float64 product.
+
+    Returns:
+        A scalar, or ``(M,)``; float64 for float64 points, else float32.
+
+    The positives are computed exactly and kept apart from the negatives, so the loss and its gradients
+    keep their digits however small they are. Negatives come from a product of matrices: of one that nearly
+    coincides with its row, closer than about ``2e-3 |x|`` in float32, the distance is uncertain by as much
+    and the gradient is bounded. Norms up to ``1e9 / sqrt(c)`` are supported in float32. A distance of 0
+    has gradient 0. Memory is that of about a dozen matrices ``(M, N)``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Values
+            on a GPU are not read back: there a bad curvature, scale or target is not reported in this way.
+    """
+    check_matrices("x", x, "y", y)
+    if x.dim() != 2:
+        raise ValueError(
+            f"x and y must have shapes (M, D) and (N, D), got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    check_choice("similarity", similarity, SIMILARITIES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("precision", precision, PRECISIONS)
+    if targets is not None:
+        targets = target_tensor("targets", targets, x)
+    elif x.shape[0] > y.shape[0]:
+        raise ValueError(
+            "targets must be given where x has more rows than y, "
+            f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    else:
+        targets = torch.arange(x.shape[0], device=x.device)
+    losses, *_ = contrastive.contrastive_loss(
+        x,
+        y,
+        scalar_tensor("curv", curv, x),
+        scale_tensor("logit_scale", logit_scale, x),
+        targets,
+        similarity,
+        bool(symmetric),
+        precision,
+    )
+    return _reduce(losses, reduction)
+
+
+def entailment_loss(
+    apex: Tensor,
+    point: Tensor,
+    curv: float | Tensor = 1.0,
+    *,
+    aperture_scale: float = 1.0,
+    min_radius: float = 0.1,
+    margin: float = 0.0,
+    leak: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """How far each ``point`` lies outside the entailment cone of its ``apex``, in radians.
+
+        max(0, angle - aperture_scale * half_aperture(apex) + margin) + leak * angle
+
+    with ``angle = oxy_angle(apex, point)``. With the defaults this is the entailment loss of MERU;
+    HyCoCLIP and HySAC scale the aperture; UNCHA adds a tenth of the angle (``leak=0.1``), so that points
+    inside a cone keep moving to its axis.
+
+    Args:
+        apex: the general items, ``(..., D)`` space components, float64, float32, bfloat16 or float16.
+        point: the specific items, same dtype, device and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        aperture_scale: factor of the half-aperture, not negative. 0 leaves the plain angle.
+        min_radius: ``K > 0`` of the half-aperture ``asin(2K / (sqrt(c)|apex|))``, which is pi/2 inside
+            ``sqrt(c)|apex| = 2K``.
+        margin: radians by which a point has to lie inside the cone to cost nothing; negative allows as much
+            outside.
+        leak: weight of the plain angle, not negative.
+        reduction: ``"mean"`` or ``"sum"`` over all pairs, 0 if there are none; or ``"none"``, the broadcast
+            shape.
+
+    Returns:
+        float64 for float64 points, else float32. A point that coincides with its apex, and any point under an
+        apex at the origin, is inside the cone: loss and gradient are 0 for ``margin = leak = 0``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name.
+    """
+    apex, point = broadcast_pair("apex", apex, "point", point)
+    check_choice("reduction", reduction, REDUCTIONS)
+    losses = entailment.entailment_loss(
+        apex,
+        point,
+        scalar_tensor("curv", curv, apex),
+        check_not_negative("aperture_scale", aperture_scale),
+        check_positive("min_radius", min_radius),
+        check_finite("margin", margin),
+        check_not_negative("leak", leak),
+    )
+    return _reduce(losses, reduction)
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    total = losses.sum(dtype=torch.float64)
+    return (total / max(losses.numel(), 1) if reduction == "mean" else total).to(losses.dtype)
+
+
+class LorentzContrastiveLoss(nn.Module):
+    """:func:`contrastive_loss` with its options fixed; ``forward(x, y, curv, logit_scale, targets)``."""
+
+    def __init__(
+        self,
+        *,
+        similarity: str = "dist",
+        reduction: str = "mean",
+        symmetric: bool = True,
+        precision: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("similarity", similarity, SIMILARITIES)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("precision", precision, PRECISIONS)
+        self.similarity = similarity
+        self.reduction = reduction
+        self.symmetric = symmetric
+        self.precision = precision
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        curv: float | Tensor = 1.0,
+        logit_scale: float | Tensor = 1.0,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        return contrastive_loss(
+            x,
+            y,
+            curv,
+            logit_scale,
+            similarity=self.similarity,
+            targets=targets,
+            reduction=self.reduction,
+            symmetric=self.symmetric,
+            precision=self.precision,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"similarity={self.similarity!r}, reduction={self.reduction!r}, "
+            f"symmetric={self.symmetric}, precision={self.precision!r}"
+        )
+
+
+class EntailmentConeLoss(nn.Module):
+    """:func:`entailment_loss` with its options fixed; ``forward(apex, point, curv)``."""
+
+    def __init__(
+        self,
+        *,
+        aperture_scale: float = 1.0,
+        min_radius: float = 0.1,
+        margin: float = 0.0,
+        leak: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.aperture_scale = check_not_negative("aperture_scale", aperture_scale)
+        self.min_radius = check_positive("min_radius", min_radius)
+        self.margin = check_finite("margin", margin)
+        self.leak = check_not_negative("leak", leak)
+        self.reduction = reduction
+
+    def forward(self, apex: Tensor, point: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+        return entailment_loss(
+            apex,
+            point,
+            curv,
+            aperture_scale=self.aperture_scale,
+            min_radius=self.min_radius,
+            margin=self.margin,
+            leak=self.leak,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"aperture_scale={self.aperture_scale}, min_radius={self.min_radius}, margin={self.margin}, "
+            f"leak={self.leak}, reduction={self.reduction!r}"
+        )
