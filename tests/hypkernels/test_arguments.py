@@ -1,0 +1,91 @@
+"""Bad arguments are refused by name, before any work."""
+
+import pytest
+import torch
+from lorentz_oracle import DEFINITIONS, ONE_POINT
+
+import hypkernels as hk
+
+NAMES = tuple(DEFINITIONS)
+PAIRS = [name for name in NAMES if name not in ONE_POINT]
+
+
+def call(name, x=None, y=None, curv=1.0):
+    x = torch.ones(2, 3) if x is None else x
+    y = torch.ones(2, 3) if y is None else y
+    return getattr(hk, name)(*((x,) if name in ONE_POINT else (x, y)), curv)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([[1.0, 2.0]], TypeError, r"x must be a tensor of space components \(\.\.\., D\), got list"),
+        (torch.ones(2, 3, dtype=torch.int64), TypeError, "x must be float64.*got torch.int64"),
+        (torch.ones(2, 3, dtype=torch.complex64), TypeError, "x must be float64.*got torch.complex64"),
+        (torch.tensor(1.0), ValueError, r"x must have shape \(\.\.\., D\) with D >= 1, got \(\)"),
+        (torch.ones(2, 0), ValueError, r"x must have shape \(\.\.\., D\) with D >= 1, got \(2, 0\)"),
+    ],
+)
+def test_points(name, x, error, message):
+    with pytest.raises(error, match=message):
+        call(name, x=x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("curv", "error", "message"),
+    [
+        (0.0, ValueError, "curv must be positive and finite, got 0.0"),
+        (-1.0, ValueError, "curv must be positive and finite, got -1.0"),
+        (float("inf"), ValueError, "curv must be positive and finite, got inf"),
+        (float("nan"), ValueError, "curv must be positive and finite, got nan"),
+        (torch.tensor(-1.0), ValueError, "curv must be positive and finite, got -1.0"),
+        (torch.tensor(float("nan")), ValueError, "curv must be positive and finite, got nan"),
+        (torch.ones(2), ValueError, r"curv must be a float or a one-element tensor, got shape \(2,\)"),
+        (torch.tensor(1), TypeError, "curv must be a floating tensor, got torch.int64"),
+        ("1", TypeError, "curv must be a float or a one-element tensor, got str"),
+        (True, TypeError, "curv must be a float or a one-element tensor, got bool"),
+        (None, TypeError, "curv must be a float or a one-element tensor, got NoneType"),
+    ],
+)
+def test_curvature(name, curv, error, message):
+    with pytest.raises(error, match=message):
+        call(name, curv=curv)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name):
+    second = "v" if name == "exp_map" else "y"
+    with pytest.raises(TypeError, match=f"{second} must be a tensor"):
+        call(name, y=[1.0])
+    with pytest.raises(
+        TypeError, match=f"x and {second} must have the same dtype, got torch.float32 and torch.float64"
+    ):
+        call(name, y=torch.ones(2, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=rf"x and {second} must have the same width.*\(2, 3\) and \(2, 4\)"):
+        call(name, y=torch.ones(2, 4))
+    with pytest.raises(ValueError, match=rf"x and {second} must have broadcastable.*\(2, 3\) and \(5, 3\)"):
+        call(name, y=torch.ones(5, 3))
+    with pytest.raises(ValueError, match=f"x and {second} must be on the same device, got cpu and meta"):
+        call(name, y=torch.ones(2, 3, device="meta"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_curvature_on_another_device_than_the_cpu_points(name):
+    with pytest.raises(ValueError, match="curv must be on the CPU or on the points' cpu, got meta"):
+        call(name, curv=torch.ones((), device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("min_radius", "error", "message"),
+    [
+        (0.0, ValueError, "min_radius must be positive and finite, got 0.0"),
+        (-0.1, ValueError, "min_radius must be positive and finite, got -0.1"),
+        (float("nan"), ValueError, "min_radius must be positive and finite, got nan"),
+        ("0.1", TypeError, "min_radius must be a float"),
+    ],
+)
+def test_min_radius(min_radius, error, message):
+    with pytest.raises(error, match=message):
+        hk.half_aperture(torch.ones(2, 3), 1.0, min_radius)
