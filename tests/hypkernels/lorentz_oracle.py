@@ -1,7 +1,7 @@
 """The definitions of the Lorentz model in 240-digit arithmetic: the truth for the tests of the row-wise ops.
 
-Every op is a function of the inner products of its points, so its gradients are combinations of the points (and
-of the upstream gradient) with partial derivatives as coefficients. Those are central differences of the
+Every op is a function of the inner products of its points, so its gradients are combinations of the points
+(and of the upstream gradient) with partial derivatives as coefficients. Those are central differences of the
 definition itself, exact to more than 50 digits: nothing here is shared with the formulas under test.
 """
 

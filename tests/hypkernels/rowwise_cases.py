@@ -106,8 +106,8 @@ class Tolerance:
     value: float = math.inf
 
 
-# A float64 result rounded once: half a unit, and for a gradient at most that of each component. A component of
-# a map that nearly vanishes shows the float64 error of its neighbours.
+# A float64 result rounded once: half a unit, and for a gradient at most that of each component. A component
+# of a map that nearly vanishes shows the float64 error of its neighbours.
 FLOAT32 = Tolerance(0.501, 2.0**-24, 1e-10)
 FLOAT32_MAP = Tolerance(4, 2.0**-24, 1e-10, value=2.0**-24)
 

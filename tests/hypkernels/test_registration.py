@@ -3,10 +3,14 @@
 import pytest
 import torch
 from lorentz_oracle import DEFINITIONS, MAPS, ONE_POINT
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels import rowwise
+from hypkernels.cone import closed_form as cone
+from hypkernels.distance import closed_form as distance
+from hypkernels.maps import closed_form as maps
 
 NAMES = tuple(DEFINITIONS)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -242,6 +246,28 @@ def test_nan_stays_in_its_row(name):
     out, expected = call(name, dirty), call(name, clean)
     assert out[1].isnan().all()
     assert torch.equal(out[::2], expected[::2])
+
+
+FORMULAS = [
+    (distance.elementwise_inner, distance.elementwise_inner_gradient),
+    (distance.elementwise_dist, distance.elementwise_dist_gradient),
+    (cone.oxy_angle, cone.oxy_angle_gradient),
+    (maps.exp_map, maps.exp_map_gradient),
+    (maps.log_map, maps.log_map_gradient),
+]
+
+
+@pytest.mark.parametrize(("formula", "gradient"), FORMULAS)
+def test_rows_on_a_gpu_never_wait_for_the_host(formula, gradient):
+    """Fake GPU tensors have no values: reading one back, or mixing devices wrongly, raises."""
+    with FakeTensorMode():
+        x, y = (torch.empty(3000, 2048, dtype=torch.float64, device="cuda") for _ in range(2))
+        curv = torch.tensor(1.0, dtype=torch.float64)
+        value = formula(x, y, curv)
+        result = (value.shape[-1], torch.float32)
+        (out,) = rowwise.map_rows(lambda *rows: (formula(*rows, curv),), [x, y], [result])
+        assert out.device == x.device
+        assert all(g.device == x.device for g in gradient(value, x, y, curv))
 
 
 @pytest.mark.parametrize("name", NAMES)
