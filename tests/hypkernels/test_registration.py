@@ -248,6 +248,23 @@ def test_nan_stays_in_its_row(name):
     assert torch.equal(out[::2], expected[::2])
 
 
+@pytest.mark.parametrize("name", ["elementwise_dist", "oxy_angle", "dist0", "half_aperture", "log_map0"])
+def test_the_whole_range_of_float32(name):
+    """Squares of float32 numbers, largest and subnormal, are far inside the range of float64."""
+    sizes = torch.tensor([3e38, 1e20, 1.0, 1e-20, 1e-45])
+    x = sizes.repeat_interleave(5)[:, None] * torch.tensor([[1.0, -1.0, 1.0]])
+    y = sizes.repeat(5)[:, None] * torch.tensor([[1.0, 1.0, 0.0]])
+    args = [x] if name in ONE_POINT else [x, y]
+    value, *gradients, curv_gradient = with_gradients(
+        name, args, upstream=torch.ones(()).expand(call(name, args).shape)
+    )
+    assert all(t.isfinite().all() for t in (value, curv_gradient))
+    assert not any(g.isnan().any() for g in gradients)
+    if name == "oxy_angle":  # at a point r from the origin it turns by 1/r: in range down to the subnormals
+        gradients = [g[:20] for g in gradients]
+    assert all(g.isfinite().all() for g in gradients)
+
+
 FORMULAS = [
     (distance.elementwise_inner, distance.elementwise_inner_gradient),
     (distance.elementwise_dist, distance.elementwise_dist_gradient),
