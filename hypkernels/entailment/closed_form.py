@@ -33,7 +33,8 @@ def entailment_loss_gradient(
     leak: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     pair = pair_geometry(apex, point, c)
-    outside = pair_angle(pair) - aperture_scale * half_aperture(apex, c, min_radius) + margin > 0
+    residual = pair_angle(pair) - aperture_scale * half_aperture(apex, c, min_radius) + margin
+    outside = (residual > 0).double()
     by_apex, by_point, by_curv = pair_angle_gradient(grad * (outside + leak), pair)
     aperture_by_apex, aperture_by_curv = half_aperture_gradient(
         -aperture_scale * grad * outside, apex, c, min_radius
