@@ -130,6 +130,18 @@ def test_gates_in_training(scenario, scale):
     assert_meets_the_gates(x, y, scale)
 
 
+def test_logits_in_the_thousands_with_many_even_rivals():
+    """Each is rounded by 6e-5, which averages out over a row as long as the row's sum is not rounded too."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = ((1e4 * unit(200, 2048, generator)).float() for _ in range(2))
+    loss, *gradients = with_gradients(hk.contrastive_loss, x, y, 1.0, 100.0)
+    true_loss, *true_gradients = with_gradients(oracle, x.double(), y.double(), 1.0, 100.0)
+    assert abs(loss - true_loss) <= 2e-6
+    errors = [relative_error(g, true) for g, true in zip(gradients, true_gradients, strict=True)]
+    assert max(errors[:2]) <= 3e-5
+    assert max(errors[2:]) <= 1e-6
+
+
 @pytest.mark.parametrize("argument", range(4))
 @pytest.mark.parametrize("scenario", ["init", "trained-far", "tight"])
 def test_the_gates_catch_a_wrong_gradient(scenario, argument):
@@ -142,7 +154,7 @@ def test_the_gates_catch_a_wrong_gradient(scenario, argument):
 @pytest.mark.parametrize("curv", [0.1, 3.0])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_float32_of_every_similarity(similarity, curv):
-    """Rounding is relative to the logits; those of the inner product have a part that cancels in ``dL/dc``."""
+    """Rounding is relative to the logits; a part of the inner product's cancels in ``dL/dc``."""
     x, y = (p / curv**0.5 for p in embeddings("trained", 256, 128))
     scale = {"dist": 14 * curv**0.5, "sqdist": 10 * curv, "inner": 10 * curv, "angle": 14}[similarity]
     curv = torch.tensor(curv).item()  # exact in float32
