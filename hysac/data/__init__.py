@@ -1,0 +1,22 @@
+"""Quadruplet data: manifests of image files, and a procedurally drawn set that needs no files."""
+
+from hysac.data.dataset import QuadrupletDataset, open_dataset
+from hysac.data.images import load_image
+from hysac.data.items import Quadruplets, collate
+from hysac.data.manifest import Manifest, Quadruplet, load_manifest, save_manifest, verify_images
+from hysac.data.toy import ToyQuadruplets, write_toy
+
+__all__ = [
+    "Manifest",
+    "Quadruplet",
+    "QuadrupletDataset",
+    "Quadruplets",
+    "ToyQuadruplets",
+    "collate",
+    "load_image",
+    "load_manifest",
+    "open_dataset",
+    "save_manifest",
+    "verify_images",
+    "write_toy",
+]

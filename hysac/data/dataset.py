@@ -1,0 +1,114 @@
+"""Quadruplets from files, and the one entry point to all data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from hysac.data.formats import READERS
+from hysac.data.images import load_image
+from hysac.data.items import Preprocess, Quadruplets, Tokenizer
+from hysac.data.manifest import Manifest, OnError, load_manifest, verify_images
+from hysac.data.toy import ToyQuadruplets
+
+
+class QuadrupletDataset(Quadruplets):
+    """The quadruplets of a manifest; see :class:`Quadruplets` for the items.
+
+    Args:
+        manifest: what :func:`load_manifest` returned.
+        preprocess: from a PIL image to ``(3, H, W)``; not used, and may be None, for text-only data.
+        tokenizer: from a list of ``n`` captions to ``(n, L)`` int64.
+        on_error: ``"raise"`` or ``"skip"`` for missing and broken images, found by :func:`verify_images` when
+            the data set is made, so that its length never changes afterwards.
+        verify: False trusts the images: nothing is read now, a broken one raises when its turn comes.
+        progress: show the progress of the verification.
+
+    Attributes:
+        manifest: the quadruplets left after the verification.
+
+    Raises:
+        ValueError: images are missing or broken (here or on access), named by row and path; or
+            ``on_error="skip"`` without ``verify``.
+        TypeError: ``tokenizer``, or ``preprocess`` where there are images, is not callable.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        preprocess: Preprocess | None,
+        tokenizer: Tokenizer,
+        on_error: OnError = "raise",
+        *,
+        verify: bool = True,
+        progress: bool = True,
+    ) -> None:
+        if verify:
+            manifest = verify_images(manifest, on_error=on_error, progress=progress)
+        elif on_error != "raise":
+            raise ValueError(
+                'on_error="skip" needs verify=True: what is skipped must be known before the first item'
+            )
+        self.manifest = manifest
+        super().__init__(manifest.records, preprocess, tokenizer, manifest.has_images)
+
+    def images(self, index: int) -> tuple[Image.Image, Image.Image]:
+        record = self.records[index]
+        if not record.images:
+            raise ValueError("text-only data has no images")
+        try:
+            safe, unsafe = map(load_image, record.images)
+        except ValueError as error:
+            raise ValueError(f"row with id {record.id!r}: {error}") from error
+        return safe, unsafe
+
+
+def open_dataset(
+    spec: str | os.PathLike[str],
+    split: str,
+    preprocess: Preprocess | None,
+    tokenizer: Tokenizer,
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_root: str | os.PathLike[str] | None = None,
+    on_error: OnError = "raise",
+    verify: bool = True,
+    progress: bool = True,
+) -> Quadruplets:
+    """Open a data set by its name or path.
+
+    Args:
+        spec: ``"toy"`` for :class:`ToyQuadruplets`; a manifest file, which is taken whole whatever ``split``
+            is; or a folder with a manifest named after the split, such as ``train.jsonl``.
+        split: ``"train"`` or ``"val"`` for the toy data, a manifest's name without suffix for a folder.
+        preprocess, tokenizer: see :class:`QuadrupletDataset`.
+        columns, image_root: see :func:`load_manifest`; not for the toy data.
+        on_error: ``"raise"`` or ``"skip"``, both for unusable rows and for broken images.
+        verify, progress: see :class:`QuadrupletDataset`.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as :func:`load_manifest`, :class:`QuadrupletDataset` and
+            :class:`ToyQuadruplets`; and a folder with no manifest, or more than one, for the split.
+    """
+    if spec == "toy":
+        if columns is not None or image_root is not None:
+            raise ValueError('columns and image_root are for manifests, not for the data set "toy"')
+        return ToyQuadruplets(split, preprocess=preprocess, tokenizer=tokenizer)
+    path = Path(spec)
+    if path.is_dir():
+        path = _manifest_of(path, split)
+    manifest = load_manifest(path, columns=columns, image_root=image_root, on_error=on_error)
+    return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, verify=verify, progress=progress)
+
+
+def _manifest_of(folder: Path, split: str) -> Path:
+    names = [f"{split}{suffix}" for suffix in READERS]
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise FileNotFoundError(f"{folder} has no manifest of split {split!r}: none of {', '.join(names)}")
+    raise ValueError(f"{folder} has several manifests of split {split!r}: {', '.join(p.name for p in found)}")

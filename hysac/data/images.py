@@ -1,0 +1,39 @@
+"""Reading image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def load_image(path: Path) -> Image.Image:
+    """Decode an image file completely and convert it to 8-bit RGB.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and YCbCr images are converted; of 16-bit grey images
+    the full range is mapped to 0..255; an alpha channel is dropped, not composited, as open_clip does; of an
+    animation the first frame counts.
+
+    Raises:
+        ValueError: the file is missing, truncated, no image, too large (Pillow's decompression bomb limit)
+            or of a mode without a defined range (32-bit integers, floats); the message names the path.
+    """
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(ImageOps.exif_transpose(image), image.format)
+    except FileNotFoundError:
+        raise ValueError(f"image {path} does not exist") from None
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error
+        raise ValueError(f"image {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    # Some versions of Pillow open a 16-bit PNG in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode!r} has no defined range; save the image with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about the lost transparency
+    return image.convert("RGB")

@@ -1,0 +1,153 @@
+"""Image files of every mode against what NumPy says their pixels are."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from hysac.data import load_image
+
+PHOTO = skimage.data.chelsea()[60:156, 100:220]  # (96, 120, 3) uint8: a cat's face
+GREY = PHOTO[..., 1]
+
+
+def pixels(path):
+    image = load_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_an_rgb_png_comes_back_unchanged(tmp_path):
+    assert np.array_equal(pixels(save(Image.fromarray(PHOTO), tmp_path / "a.png")), PHOTO)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_a_jpeg_photograph_is_close_to_its_original(tmp_path, name):
+    photo = getattr(skimage.data, name)()
+    loaded = pixels(save(Image.fromarray(photo), tmp_path / "a.jpg", quality=92))
+    assert loaded.shape == photo.shape
+    assert np.abs(loaded.astype(int) - photo).mean() < 4
+
+
+def test_grey_is_repeated_in_the_three_channels(tmp_path):
+    assert np.array_equal(pixels(save(Image.fromarray(GREY), tmp_path / "a.png")), np.stack([GREY] * 3, -1))
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path):
+    bits = GREY > 128
+    loaded = pixels(save(Image.fromarray(bits), tmp_path / "a.png"))
+    assert np.array_equal(loaded, np.stack([255 * bits] * 3, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_keeps_its_range(tmp_path, suffix):
+    deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    loaded = pixels(save(Image.fromarray(deep), tmp_path / f"a.{suffix}"))
+    assert np.abs(loaded.astype(float) - (deep / 65535 * 255)[..., None]).max() <= 0.5 + 1e-9
+    assert loaded.min() == 0
+    assert loaded.max() == 255
+
+
+def test_alpha_is_dropped_and_not_composited(tmp_path):
+    alpha = np.linspace(0, 255, GREY.size).astype(np.uint8).reshape(GREY.shape)
+    rgba = Image.fromarray(np.dstack([PHOTO, alpha]))
+    assert np.array_equal(pixels(save(rgba, tmp_path / "a.png")), PHOTO)
+    la = Image.fromarray(np.dstack([GREY, alpha]))
+    assert la.mode == "LA"
+    assert np.array_equal(pixels(save(la, tmp_path / "b.png")), np.stack([GREY] * 3, -1))
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(255, -1, -1))])
+def test_a_palette_is_looked_up_without_a_warning(tmp_path, transparency):
+    indexed = Image.fromarray(PHOTO).quantize(256)
+    palette = np.asarray(indexed.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    options = {} if transparency is None else {"transparency": transparency}
+    path = save(indexed, tmp_path / "a.png", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = pixels(path)
+    assert np.array_equal(loaded, palette[np.asarray(indexed)])
+
+
+def test_cmyk_is_converted(tmp_path):
+    inks = 255 - np.dstack([PHOTO, np.full(GREY.shape, 255, np.uint8)])  # no black ink: C = 255 - R
+    cmyk = Image.frombytes("CMYK", GREY.shape[::-1], inks.tobytes())
+    tiff = pixels(save(cmyk, tmp_path / "a.tif"))
+    assert np.abs(tiff.astype(int) - PHOTO).max() <= 1
+    jpeg = pixels(save(cmyk, tmp_path / "a.jpg", quality=95))
+    assert np.abs(jpeg.astype(int) - PHOTO).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, np.rot90),
+    ],
+)
+def test_the_exif_orientation_is_applied(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(Image.fromarray(PHOTO), tmp_path / "a.png", exif=exif)
+    assert np.array_equal(pixels(path), upright(PHOTO))
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.array_equal(pixels(path), np.asarray(frames[0]))
+
+
+def encoded(suffix):
+    buffer = io.BytesIO()
+    Image.fromarray(PHOTO).save(buffer, format=suffix)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "webp", "bmp", "tiff"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.9])
+def test_a_truncated_file_is_refused_by_name(tmp_path, suffix, kept):
+    path = tmp_path / f"broken.{suffix}"
+    whole = encoded(suffix)
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=rf"image .*broken\.{suffix} cannot be read"):
+        load_image(path)
+
+
+def test_what_is_not_an_image_is_refused_by_name(tmp_path):
+    page = tmp_path / "page.jpg"
+    page.write_text("<html>404 Not Found</html>")
+    with pytest.raises(ValueError, match=r"page\.jpg cannot be read: UnidentifiedImageError"):
+        load_image(page)
+    with pytest.raises(ValueError, match=r"none\.png does not exist"):
+        load_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="cannot be read: IsADirectoryError"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_mode_without_a_range_is_refused(tmp_path, dtype):
+    path = save(Image.fromarray(GREY.astype(dtype)), tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="no defined range"):
+        load_image(path)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    path = save(Image.fromarray(PHOTO), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size // 3)
+    with pytest.raises(ValueError, match="DecompressionBombError"):
+        load_image(path)
