@@ -91,14 +91,15 @@ class Pen:
     y: float
     radius: float
 
-    def _at(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    def at(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """The points on the oversampled canvas."""
         return [
             ((self.x + x * self.radius) * OVERSAMPLING, (self.y + y * self.radius) * OVERSAMPLING)
             for x, y in points
         ]
 
     def polygon(self, *points: tuple[float, float], fill: Colour) -> None:
-        self.draw.polygon(self._at(points), fill=fill)
+        self.draw.polygon(self.at(points), fill=fill)
         self.line(*points, points[0], points[1], fill=INK, width=0.8)
 
     def box(self, left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
@@ -107,19 +108,19 @@ class Pen:
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, fill: Colour, outline: Colour | None = INK
     ) -> None:
-        corners = self._at([(x - rx, y - ry), (x + rx, y + ry)])
+        corners = self.at([(x - rx, y - ry), (x + rx, y + ry)])
         self.draw.ellipse(corners, fill=fill, outline=outline, width=3 if outline else 0)
 
     def disc(self, x: float, y: float, radius: float, fill: Colour, outline: Colour | None = INK) -> None:
         self.ellipse(x, y, radius, radius, fill, outline)
 
     def sector(self, x: float, y: float, radius: float, start: float, end: float, fill: Colour) -> None:
-        corners = self._at([(x - radius, y - radius), (x + radius, y + radius)])
+        corners = self.at([(x - radius, y - radius), (x + radius, y + radius)])
         self.draw.pieslice(corners, start, end, fill=fill)
 
     def line(self, *points: tuple[float, float], fill: Colour, width: float) -> None:
         """``width`` is in pixels of the finished image."""
-        self.draw.line(self._at(points), fill=fill, width=round(width * OVERSAMPLING), joint="curve")
+        self.draw.line(self.at(points), fill=fill, width=round(width * OVERSAMPLING), joint="curve")
 
 
 Drawing = Callable[[Pen, Colour], None]
@@ -193,7 +194,7 @@ def _sun(pen: Pen) -> None:
 def _moon(pen: Pen) -> None:
     inner = [(0.35 + 0.62 * np.cos(a), 0.62 * np.sin(a)) for a in np.linspace(1.8, 2 * np.pi - 1.8, 15)]
     outer = [(0.85 * np.cos(a), 0.85 * np.sin(a)) for a in np.linspace(2 * np.pi - 0.8, 0.8, 25)]
-    pen.draw.polygon(pen._at(inner + outer), fill=(255, 246, 200))
+    pen.draw.polygon(pen.at(inner + outer), fill=(255, 246, 200))
 
 
 def _cloud(pen: Pen) -> None:
@@ -212,7 +213,7 @@ def _kite(pen: Pen) -> None:
 def _rainbow(pen: Pen) -> None:
     bands = ((226, 66, 66), (250, 176, 52), (92, 190, 92), (74, 128, 226))
     for radius, colour in zip((1.0, 0.8, 0.6, 0.4), bands, strict=True):
-        corners = pen._at([(-radius, 0.5 - radius), (radius, 0.5 + radius)])
+        corners = pen.at([(-radius, 0.5 - radius), (radius, 0.5 + radius)])
         pen.draw.arc(corners, 180, 360, fill=colour, width=round(0.21 * pen.radius * OVERSAMPLING))
 
 
@@ -222,7 +223,7 @@ def _fire(pen: Pen) -> None:
         (-0.45, -0.35), (-0.25, -0.1), fill=(240, 76, 28),
     )  # fmt: skip
     pen.draw.polygon(
-        pen._at([(0.05, -0.3), (0.45, 0.3), (0.3, 0.75), (0, 0.85), (-0.3, 0.75), (-0.4, 0.3)]), fill=GOLD
+        pen.at([(0.05, -0.3), (0.45, 0.3), (0.3, 0.75), (0, 0.85), (-0.3, 0.75), (-0.4, 0.3)]), fill=GOLD
     )
 
 
