@@ -1,0 +1,567 @@
+"""Training: open_clip's towers in mixed precision, geometry and losses in float32, one process or many."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hysac.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    checkpoint_paths,
+    keep_last,
+    random_state,
+    set_random_state,
+)
+from hysac.config import TrainConfig, augmentation, columns
+from hysac.data import QuadrupletDataset, Quadruplets, collate, open_dataset
+from hysac.factory import create_model, get_tokenizer, transforms
+from hysac.files import remove_leftovers, replacing
+from hysac.gradient_cache import MicroBatch, backward
+from hysac.lora import add_lora
+from hysac.loss import HySACLoss
+from hysac.model import SCALARS, HySAC
+from hysac.optim import learning_rate, make_optimizer, set_learning_rate
+from hysac.pretrained import save_pretrained
+from hysac.processes import Processes, StopRequest, join_processes
+from hysac.run_log import RunLog
+from hysac.sampler import SeededItems, StepSampler
+from hysac.selection import Selection, Validation, validate
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.json"
+Status = Literal["finished", "stopped early", "interrupted"]
+_AUTOCAST = {"amp": torch.float16, "amp_bf16": torch.bfloat16, "amp_bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        run_dir: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` and, with TensorBoard, its
+            event files.
+        model_dir: the kept model, for :func:`hysac.from_pretrained`: the best one by the selection metric,
+            or without validation data the last one. None if the run stopped before there was one.
+        step: optimizer steps done.
+        status: how it ended. An ``interrupted`` run continues with ``resume="latest"``.
+        signal: the signal that interrupted it.
+        selection: the best validation.
+        metrics: of the last validation of this call, by name; empty without one.
+    """
+
+    run_dir: Path
+    model_dir: Path | None
+    step: int
+    status: Status
+    signal: int | None
+    selection: Selection
+    metrics: dict[str, float]
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a HySAC model.
+
+    Under ``torchrun`` the processes share each step's batch: the gradients are those of one process with all
+    of it. SIGTERM and Ctrl-C save a checkpoint after the step in progress and return; a second one acts at
+    once. On a CPU a resumed run ends with the same bits as an uninterrupted one.
+
+    Raises:
+        ValueError: settings that do not fit each other, the data or the checkpoint.
+        FileNotFoundError: data or a checkpoint that is not there.
+        FloatingPointError: the loss is not finite any more.
+        OSError: a checkpoint cannot be written; the ones before it are intact.
+    """
+    with (
+        join_processes(config.device) as processes,
+        StopRequest(processes) as stop,
+        torch.autograd.set_detect_anomaly(config.detect_anomaly),
+    ):
+        return _Run(config, processes).run(stop)
+
+
+def build_model(config: TrainConfig, device: torch.device | str = "cpu") -> HySAC:
+    """The model that ``config`` describes, before training; its random weights depend on ``config.seed``.
+
+    Raises:
+        ValueError: the architecture, its weights or the adapters' targets are unknown.
+    """
+    _seed(config.seed)
+    try:
+        model = create_model(
+            config.model,
+            config.pretrained,
+            precision=config.precision or default_precision(torch.device(device)),
+            device=device,
+            curv_init=config.curv_init,
+            learn_curv=config.learn_curv,
+            scale_init=config.scale_init,
+            force_image_size=config.force_image_size,
+            force_quick_gelu=config.force_quick_gelu,
+            output_dict=True,
+        )
+    except RuntimeError as error:  # open_clip's, for tags and files it does not know
+        raise ValueError(f"cannot make model {config.model!r}: {error}") from error
+    if config.lora_r is not None:
+        add_lora(model, config.lora_r, config.lora_alpha, config.lora_targets)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model.train()
+
+
+def model_of_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[HySAC, TrainConfig, Path]:
+    """The model of a training checkpoint, in ``eval`` mode, the settings it was trained with and its run.
+
+    Args:
+        path: a checkpoint, or the directory of a run for its newest one.
+        device: where the model lives.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        CheckpointError: the checkpoint is damaged.
+    """
+    if path.is_dir():
+        paths = checkpoint_paths(path / CHECKPOINTS)
+        if not paths:
+            raise FileNotFoundError(f"{path} has no checkpoints")
+        path = paths[-1]
+    checkpoint = Checkpoint.load(path)
+    config = TrainConfig.from_dict({"train_data": "", **checkpoint.settings})
+    model = build_model(config, device)
+    checkpoint.load_model(model)
+    return model.eval(), config, path.resolve().parent.parent
+
+
+def default_precision(device: torch.device) -> str:
+    """``amp_bf16`` on a GPU, ``fp32`` elsewhere."""
+    return "amp_bf16" if device.type == "cuda" else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Makes the autocast context of a precision, one that does nothing where it has none."""
+    if precision not in _AUTOCAST:
+        return nullcontext
+    return partial(torch.autocast, device.type, dtype=_AUTOCAST[precision])
+
+
+def default_workers() -> int:
+    """This process's share of the CPUs it may use, at most 8."""
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here))
+
+
+class _Window:
+    """Sums of the loss terms since the last record, kept on the device."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.steps, self._sums, self._began = 0, torch.zeros(()), time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def add(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+        self._names = [*terms, "grad_norm"]
+        values = torch.stack([*terms.values(), norm.float()])
+        self._sums = self._sums + values if self.steps else values
+        self.steps += 1
+
+    def means(self, processes: Processes) -> dict[str, float]:
+        """The means over the steps and processes, and the total ``"loss"``; waits for the device."""
+        values = processes.mean(self._sums / self.steps).tolist()
+        means = dict(zip(self._names, values, strict=True))
+        return {"loss": sum(values[:-1]), **means}
+
+
+class _Run:
+    """A run in progress: :meth:`run` is the loop, the other methods its parts."""
+
+    def __init__(self, config: TrainConfig, processes: Processes) -> None:
+        self.processes, self.device = processes, processes.device
+        self.config = config = replace(config, precision=config.precision or default_precision(self.device))
+        self.directory: Path = processes.main_decides(lambda: _choose_directory(config))
+        checkpoint = _checkpoint_to_continue(config, self.directory)
+        self.model = build_model(config, self.device)
+        self.train_set, self.val_set = self._open_data()
+        self.sampler = StepSampler(
+            len(self.train_set),
+            batch_size=config.batch_size,
+            accum_freq=config.accum_freq,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            seed=config.seed,
+        )
+        self.total_steps = config.epochs * self.sampler.steps_per_epoch
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
+        self.warmup = self.total_steps // 10 if config.warmup is None else config.warmup
+        self.optimizer = make_optimizer(
+            self.model,
+            lr=config.lr,
+            weight_decay=config.wd,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+        )
+        self.scaler = GradScaler(self.device.type, enabled=config.precision == "amp")
+        self.autocast = autocast(config.precision or "", self.device)
+        self.step, self.selection = 0, Selection()
+        self.metrics: dict[str, float] = {}
+        self.settings = {
+            **config.settings(),
+            "number of processes": processes.world_size,
+            "number of training quadruplets": self.sampler.size,
+        }
+        _seed(config.seed + processes.rank)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.trained = self._parallel()
+        self.loss = self._make_loss(processes.rank, processes.world_size)
+
+    # The loop
+
+    def run(self, stop: StopRequest) -> TrainResult:
+        if self.processes.is_main:
+            self._write_config()
+            self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
+        stopping = False
+        window = _Window()
+        for micro_batches in self._steps():
+            lr = self._train_step(micro_batches, window)
+            stopping = stop.poll()
+            saving = self._epoch_ended() or stopping or self._every(self.config.save_every_n_steps)
+            if saving or self._every(self.config.log_every_n_steps):
+                self._record(window, lr)
+            if self._validation_is_due():
+                self._validate()
+            if saving:
+                self._save()
+                window.restart()
+            if stopping or self._patience_is_over():
+                break
+        return self._finish(stop.signal if stopping else None)
+
+    def _steps(self) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of each step that is left, on the device."""
+        if self._patience_is_over():  # of a run that stopped early and is resumed
+            return
+        self.sampler.start, self.sampler.stop = self.step, self.total_steps
+        loader = DataLoader(
+            SeededItems(self.train_set, self.config.seed),
+            batch_sampler=self.sampler,
+            num_workers=self._workers(),
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_main,
+            generator=torch.Generator(),  # or making the iterator would draw from the global one
+        )
+        batches = iter(loader)
+        with tqdm(
+            desc="train", total=self.total_steps, initial=self.step, unit="step", disable=self._silent()
+        ) as self.bar:
+            while self.step < self.total_steps:
+                yield [self._to_device(next(batches)) for _ in range(self.config.accum_freq)]
+                self.bar.update()
+
+    def _train_step(self, micro_batches: list[MicroBatch], window: _Window) -> float:
+        lr = learning_rate(
+            self.step,
+            peak=self.config.lr,
+            warmup=self.warmup,
+            total=self.total_steps,
+            schedule=self.config.lr_scheduler,
+        )
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = backward(self.trained, self.loss, micro_batches, autocast=self.autocast, scaler=self.scaler)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.model.clamp_parameters_()
+        self.step += 1
+        window.add(terms, norm)
+        return lr
+
+    def _clip(self) -> Tensor:
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        limit = self.config.grad_clip_norm
+        if limit is None:
+            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+    def _record(self, window: _Window, lr: float) -> None:
+        """Write the means since the last record: here, and in saving, the loop waits for the device."""
+        means = window.means(self.processes)
+        self._check_finite(means)
+        speed = window.steps * self.sampler.step_size / window.seconds
+        window.restart()
+        if not self.processes.is_main:
+            return
+        record = {
+            "epoch": self._epoch(),
+            "lr": lr,
+            **{name: value for name, value in means.items() if math.isfinite(value)},
+            **_scalars(self.model),
+            "samples_per_second": speed,
+        }
+        self.log.write("train", self.step, record)
+        summary = f"loss {means['loss']:.4f}, curvature {record['curvature']:.4f}"
+        self.bar.set_postfix_str(summary)
+        if self.bar.disable:
+            log.info("step %d/%d: %s, %.0f quadruplets/s", self.step, self.total_steps, summary, round(speed))
+
+    def _check_finite(self, means: dict[str, float]) -> None:
+        # In float16 the gradient may overflow now and then: the scaler skips the step.
+        norm_is_fine = self.scaler.is_enabled() or math.isfinite(means["grad_norm"])
+        if not (norm_is_fine and math.isfinite(means["loss"])):
+            raise FloatingPointError(
+                f"before step {self.step} the loss became {means['loss']:g} and the norm of its gradient "
+                f"{means['grad_norm']:g}; lower lr, or set warmup or grad_clip_norm"
+            )
+
+    # Validation, and what it decides
+
+    def _validation_is_due(self) -> bool:
+        epochs, rest = divmod(self.step, self.sampler.steps_per_epoch)
+        due = rest == 0 and epochs % self.config.val_frequency == 0
+        return self.val_set is not None and (due or self.step == self.total_steps)
+
+    def _validate(self) -> None:
+        assert self.val_set is not None
+        validation = validate(
+            self.model,
+            self.val_set,
+            self._make_loss(),
+            self.processes,
+            batch_size=self.config.batch_size,
+            loss_batch_size=self.sampler.step_size,
+            workers=self._workers(),
+            autocast=self.autocast,
+            progress=not self._silent(),
+        )
+        self.metrics = validation.metrics
+        self.selection, value = self.selection.update(self.metrics, self.config.select_metric, self.step)
+        if not self.processes.is_main:
+            return
+        self.log.write("val", self.step, {"epoch": self._epoch(), "selection": value, **self.metrics})
+        log.info(
+            "step %d/%d: validation loss %.4f, selection metric %.4f (best %.4f, after step %d)",
+            *(self.step, self.total_steps, self.metrics["loss"]),
+            *(value, self.selection.best, self.selection.best_step),
+        )
+        if self.selection.improved:
+            self._save_model(validation)
+
+    def _patience_is_over(self) -> bool:
+        return self.config.patience is not None and self.selection.stale >= self.config.patience
+
+    # Files
+
+    def _save(self) -> None:
+        random_states = self.processes.gather(random_state(self.device))
+        if not self.processes.is_main:
+            return
+        directory = self.directory / CHECKPOINTS
+        Checkpoint(
+            step=self.step,
+            settings=self.settings,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            random_states=random_states,
+            selection=self.selection.to_dict(),
+        ).save(checkpoint_path(directory, self.step))
+        keep_last(directory, self.config.keep_last)
+
+    def _save_model(self, validation: Validation | None = None) -> None:
+        """Write the model directory anew, then put it in the place of the old one."""
+        final, new, old = (self.directory / f"{MODEL}{suffix}" for suffix in ("", ".new", ".old"))
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_pretrained(self.model, new, bounds=None if validation is None else validation.bounds)
+        if final.exists():
+            final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        checkpoint.check_settings(self.settings)
+        checkpoint.load_model(self.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.scaler)
+        self.step, self.selection = checkpoint.step, Selection(**checkpoint.selection)
+        set_random_state(checkpoint.random_states[self.processes.rank], self.device)
+        if self.processes.is_main:
+            log.info("continuing after step %d", self.step)
+
+    def _write_config(self) -> None:
+        remove_leftovers(self.directory / CHECKPOINTS)
+        with replacing(self.directory / CONFIG) as file:
+            file.write((json.dumps(self.config.to_dict(), indent=2) + "\n").encode())
+
+    def _finish(self, number: int | None) -> TrainResult:
+        status: Status = "finished"
+        if self.step < self.total_steps:
+            status = "stopped early" if self._patience_is_over() else "interrupted"
+        model_dir = self.directory / MODEL
+        if self.processes.is_main:
+            if self.val_set is None and status == "finished":
+                self._save_model()
+            self.log.close()
+        has_model: bool = self.processes.main_decides(model_dir.is_dir)
+        return TrainResult(
+            run_dir=self.directory,
+            model_dir=model_dir if has_model else None,
+            step=self.step,
+            status=status,
+            signal=number if status == "interrupted" else None,
+            selection=self.selection,
+            metrics=self.metrics,
+        )
+
+    # Small parts
+
+    def _open_data(self) -> tuple[Quadruplets, Quadruplets | None]:
+        train_transform, val_transform = transforms(self.model, aug_cfg=augmentation(self.config))
+        train_set = self._open_set(self.config.train_data, "train", train_transform)
+        if self.config.val_data is None:
+            return train_set, None
+        return train_set, self._open_set(self.config.val_data, "val", val_transform)
+
+    def _open_set(self, spec: str, split: str, transform: Callable[[Any], Tensor]) -> Quadruplets:
+        """The data set of ``--train-data`` or ``--val-data``; its images are verified by one process."""
+        config = self.config
+        tokenizer = get_tokenizer(config.model)
+
+        def opened() -> Quadruplets:
+            return open_dataset(
+                spec,
+                split,
+                transform,
+                tokenizer,
+                columns=columns(config),
+                image_root=config.image_root,
+                on_error=config.on_bad_image,
+                verify=config.verify_images,
+                progress=not self._silent(),
+            )
+
+        def manifest() -> Any:
+            dataset = opened()
+            if not dataset.has_images:
+                raise ValueError(f"{spec} is text-only: the losses relate texts to images")
+            return getattr(dataset, "manifest", None)
+
+        verified = self.processes.main_decides(manifest)
+        if verified is None:  # drawn, not read
+            return opened()
+        return QuadrupletDataset(verified, transform, tokenizer, verify=False)
+
+    def _make_loss(self, rank: int = 0, world_size: int = 1) -> HySACLoss:
+        config = self.config
+        return HySACLoss(
+            config.local_loss,
+            config.gather_with_grad,
+            rank=rank,
+            world_size=world_size,
+            entail_weight=config.entail_weight,
+            aperture_scale=config.aperture_scale,
+            min_radius=config.min_radius,
+        )
+
+    def _parallel(self) -> nn.Module:
+        if self.processes.world_size == 1:
+            return self.model
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+    def _to_device(self, batch: dict[str, Any]) -> MicroBatch:
+        image, text = (batch[name].to(self.device, non_blocking=True) for name in ("image", "text"))
+        return image, text
+
+    def _workers(self) -> int:
+        return default_workers() if self.config.workers is None else self.config.workers
+
+    def _silent(self) -> bool:
+        return not (self.processes.is_main and sys.stderr.isatty())
+
+    def _epoch(self) -> float:
+        return self.step / self.sampler.steps_per_epoch
+
+    def _epoch_ended(self) -> bool:
+        return self.step % self.sampler.steps_per_epoch == 0 or self.step == self.total_steps
+
+    def _every(self, steps: int | None) -> bool:
+        return steps is not None and self.step % steps == 0
+
+
+def _choose_directory(config: TrainConfig) -> Path:
+    """The run's directory; refuses one that holds another run, or a later part of this one."""
+    resumed = Path(config.resume) if config.resume not in (None, "latest") else None
+    if config.name is not None:
+        directory = Path(config.logs) / config.name
+    elif resumed is not None:
+        directory = resumed.resolve().parent.parent
+    else:
+        model = config.model.replace("/", "-").replace(":", "-")
+        directory = Path(config.logs) / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    paths = checkpoint_paths(directory / CHECKPOINTS)
+    if paths and config.resume != "latest" and (resumed is None or paths[-1].resolve() != resumed.resolve()):
+        raise ValueError(
+            f"{directory} holds a run already, with {paths[-1].name}: choose another name, or resume 'latest'"
+        )
+    return directory
+
+
+def _checkpoint_to_continue(config: TrainConfig, directory: Path) -> Checkpoint | None:
+    if config.resume is None:
+        return None
+    if config.resume != "latest":
+        return Checkpoint.load(Path(config.resume))
+    paths = checkpoint_paths(directory / CHECKPOINTS)
+    return Checkpoint.load(paths[-1]) if paths else None
+
+
+@torch.no_grad()
+def _scalars(model: HySAC) -> dict[str, float]:
+    """The learnable scalars as what they stand for, not as logarithms; one wait for the device."""
+    values = torch.stack([getattr(model, name) for name in SCALARS]).exp().tolist()
+    return dict(zip(("curvature", *SCALARS[1:]), values, strict=True))
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C and schedulers signal every process; a loader that died would take the last step with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,232 @@
+"""Interrupted runs: killed, signalled, stopped by a full disk; each continues to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hysac.train
+from hysac import create_model, save_pretrained
+from hysac.checkpoint import Checkpoint, CheckpointError, checkpoint_paths
+from hysac.config import TrainConfig
+from hysac.data import write_toy
+from hysac.run_log import read_log
+from hysac.train import train
+
+STEPS_PER_EPOCH, EPOCHS = 9, 3
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Patch dropout draws random numbers in the model, augmentation does in the loader."""
+    directory = tmp_path_factory.mktemp("resume")
+    manifests = write_toy(directory / "toy", train_size=36, val_size=6, progress=False)
+    torch.manual_seed(0)
+    save_pretrained(create_model("hysac-toy", force_patch_dropout=0.5), directory / "start")
+    return TrainConfig(
+        train_data=str(manifests["train"]),
+        val_data=str(manifests["val"]),
+        model=f"local-dir:{directory / 'start'}",
+        batch_size=2,
+        accum_freq=2,
+        epochs=EPOCHS,
+        lr=1e-3,
+        workers=0,
+        device="cpu",
+        log_every_n_steps=2,
+        save_every_n_steps=3,
+        keep_last=20,
+        logs=str(directory),
+        name="whole",
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The number of threads decides the order of some sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(config):
+    """The run that nothing interrupts."""
+    return train(config)
+
+
+def flags(config):
+    default = TrainConfig(train_data="", model="").to_dict()
+    for name, value in config.to_dict().items():
+        if value != default[name]:
+            yield from (f"--{name.replace('_', '-')}", str(value))
+
+
+def start(config, **options):
+    # The model directory's warning and the log go to a file: an unread pipe would block.
+    log = open(f"{config.logs}/{config.name}.log", "a")  # noqa: SIM115
+    return subprocess.Popen(
+        [sys.executable, "-m", "hysac.cli", "train", *flags(config)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=log,
+        stderr=log,
+        **options,
+    )
+
+
+def wait_for_step(process, directory, step):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if any(record["step"] >= step for record in read_log(directory / "metrics.jsonl")):
+                return
+        except OSError:
+            pass
+        time.sleep(0.005)
+    pytest.fail(f"the run ended or stood still before step {step}")
+
+
+def newest(run_dir):
+    return Checkpoint.load(checkpoint_paths(run_dir / "checkpoints")[-1])
+
+
+def assert_same_course(run_dir, wanted_dir):
+    """Weights, optimizer, random numbers and log, to the last bit; only speeds differ."""
+    got, wanted = newest(run_dir), newest(wanted_dir)
+    assert got.step == wanted.step == STEPS_PER_EPOCH * EPOCHS
+    for name, tensor in wanted.model.items():
+        assert torch.equal(got.model[name], tensor), name
+    for number, state in wanted.optimizer["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(got.optimizer["state"][number][name], tensor)
+    assert torch.equal(got.random_states[0]["torch"], wanted.random_states[0]["torch"])
+    assert got.selection == wanted.selection
+    logs = [read_log(path / "metrics.jsonl") for path in (run_dir, wanted_dir)]
+    for log in logs:
+        for record in log:
+            record.pop("samples_per_second", None)
+    assert logs[0] == logs[1]
+    models = [(path / "model" / "open_clip_model.safetensors").read_bytes() for path in (run_dir, wanted_dir)]
+    assert models[0] == models[1]
+
+
+def test_killed_in_the_middle_of_an_epoch(config, whole, tmp_path):
+    config = replace(config, name="killed", logs=str(tmp_path), workers=1)
+    process = start(config)
+    wait_for_step(process, tmp_path / "killed", 14)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    step = newest(tmp_path / "killed").step
+    assert 9 <= step < STEPS_PER_EPOCH * EPOCHS
+    result = train(replace(config, resume="latest"))
+    assert result.status == "finished"
+    assert_same_course(result.run_dir, whole.run_dir)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signalled(config, whole, tmp_path, number, code):
+    """To the whole process group, as a terminal and a scheduler do: the loaders must not die of it."""
+    config = replace(config, name="signalled", logs=str(tmp_path), workers=1, save_every_n_steps=None)
+    process = start(config, start_new_session=True)
+    wait_for_step(process, tmp_path / "signalled", 10)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == code
+    told = (tmp_path / "signalled.log").read_text()
+    assert "Traceback" not in told
+    assert "--name signalled --resume latest" in told
+    step = newest(tmp_path / "signalled").step
+    assert f"interrupted after {step} steps" in told
+    result = train(replace(config, resume="latest", workers=0))
+    assert result.status == "finished"
+    wanted = newest(whole.run_dir)
+    for name, tensor in newest(result.run_dir).model.items():
+        assert torch.equal(tensor, wanted.model[name]), name
+
+
+def test_from_an_earlier_checkpoint_into_another_run(config, whole, tmp_path):
+    first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+    result = train(replace(config, name="branch", logs=str(tmp_path), resume=str(first)))
+    wanted = newest(whole.run_dir)
+    for name, tensor in newest(result.run_dir).model.items():
+        assert torch.equal(tensor, wanted.model[name]), name
+
+
+def test_a_finished_run_is_left_alone(config, whole):
+    before = newest(whole.run_dir)
+    result = train(replace(config, resume="latest"))
+    assert (result.status, result.step, result.metrics) == ("finished", before.step, {})
+    assert result.selection == whole.selection
+
+
+def test_latest_without_a_checkpoint_starts(config, tmp_path):
+    result = train(replace(config, name="fresh", logs=str(tmp_path), resume="latest", max_steps=1))
+    assert result.step == 1
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, monkeypatch):
+    config = replace(config, name="full", logs=str(tmp_path))
+    real = hysac.train.Checkpoint.save
+
+    def save(self, path):
+        if self.step == 12:
+            monkeypatch.setattr("os.fsync", full)
+        real(self, path)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hysac.train.Checkpoint, "save", save)
+    with pytest.raises(OSError, match=r"No space left on device.*step-00000012\.pt"):
+        train(config)
+    monkeypatch.undo()
+    names = [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()]
+    assert max(names) == "step-00000009.pt"
+    result = train(replace(config, resume="latest"))
+    assert_same_course(result.run_dir, whole.run_dir)
+
+
+class TestRefusals:
+    def test_another_architecture(self, config, whole):
+        with pytest.raises(CheckpointError, match=r"model was 'local-dir:.*' and is now 'hysac-toy'"):
+            train(replace(config, model="hysac-toy", resume="latest"))
+
+    def test_other_weights_under_the_same_name(self, config, whole, tmp_path):
+        """The settings agree, the tensors do not."""
+        first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+        stored = Checkpoint.load(first)
+        path = tmp_path / "run" / "checkpoints" / first.name
+        replace(stored, model={**stored.model, "visual.proj": torch.zeros(3, 5)}).save(path)
+        with pytest.raises(
+            CheckpointError, match=r"visual\.proj has shape \(3, 5\), the model's has \(96, 96\)"
+        ):
+            train(replace(config, resume=str(path), name=None))
+
+    def test_other_settings(self, config, whole):
+        with pytest.raises(
+            CheckpointError, match=r"batch_size was 2 and is now 4; lr was 0\.001 and is now 0\.01"
+        ):
+            train(replace(config, batch_size=4, lr=1e-2, resume="latest"))
+
+    def test_other_data(self, config, whole, tmp_path):
+        manifests = write_toy(tmp_path, train_size=32, val_size=6, progress=False)
+        with pytest.raises(CheckpointError, match="training quadruplets was 36 and is now 32"):
+            train(replace(config, train_data=str(manifests["train"]), resume="latest"))
+
+    def test_an_earlier_checkpoint_of_the_same_run(self, config, whole):
+        first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+        with pytest.raises(ValueError, match="holds a run already, with step-00000027"):
+            train(replace(config, resume=str(first)))
+
+    def test_a_truncated_checkpoint(self, config, whole, tmp_path):
+        first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+        path = tmp_path / "run" / "checkpoints" / first.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(first.read_bytes()[:-1000])
+        with pytest.raises(CheckpointError, match="damaged, incomplete"):
+            train(replace(config, resume=str(path), name="other"))
