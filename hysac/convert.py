@@ -90,7 +90,8 @@ def load_reference_checkpoint(
         bounds: the JSON file of safety bounds that comes with the checkpoint.
 
     Raises:
-        ValueError: names that are not those of a CLIP model, unpaired adapters, or malformed bounds.
+        ValueError: a damaged file, or one with more than tensors; names that are not those of a CLIP model,
+            unpaired adapters, or malformed bounds.
     """
     return ReferenceCheckpoint(
         *convert_state_dict(_read(Path(path)), lora_alpha=lora_alpha),
@@ -210,9 +211,17 @@ def infer_model_cfg(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file raises half a dozen types
+        raise ValueError(
+            f"{path} is no file of weights alone: damaged, incomplete, or with objects besides tensors, which "
+            "are not unpickled"
+        ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

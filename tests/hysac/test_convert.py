@@ -331,8 +331,9 @@ class Payload:
 
 def test_no_code_is_unpickled(tmp_path, capsys):
     torch.save({"model": Payload()}, tmp_path / "model.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="not unpickled") as raised:
         from_reference(tmp_path / "model.pth")
+    assert isinstance(raised.value.__cause__, pickle.UnpicklingError)
     assert capsys.readouterr().out == ""
 
 
