@@ -219,8 +219,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise
     except Exception as error:  # a damaged file raises half a dozen types
         raise ValueError(
-            f"{path} is no file of weights alone: damaged, incomplete, or with objects besides tensors, which "
-            "are not unpickled"
+            f"{path} is no file of weights alone: damaged, incomplete, or with objects besides tensors, "
+            "which are not unpickled"
         ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

@@ -95,7 +95,7 @@ def test_retrieved_images(embeddings, traversal, dataset):
     for axes, row in zip(captions, rows, strict=True):
         assert texts(axes)[0].replace("\n", " ") == dataset.records[row].unsafe_caption
     shown = [(axes.images[0].get_array(), axes) for axes in figure.axes if axes.images]
-    # All on one ray: as it is, U at 0.85 is nearer to G at 1.0 than to V at 0.6; redirected to 0.6 it meets V.
+    # All on one ray: U at 0.85 as it is has G at 1.0 nearer than V at 0.6; redirected to 0.6 it meets V.
     wanted = [(row, first) for side in (True, False) for row in rows for first in (side, not side)]
     for (pixels, axes), (row, unsafe) in zip(shown, wanted, strict=True):
         assert np.array_equal(pixels, np.asarray(dataset.images(row)[unsafe]))
