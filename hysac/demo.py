@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,9 @@ def summary(report: EvaluationReport) -> str:
 def _write_data(directory: Path, seed: int) -> dict[str, Path]:
     """The toy data as files: training, validation and test manifests."""
     log.info("writing %d toy quadruplets to %s", TRAIN_SIZE + HELD_OUT_SIZE, directory)
-    paths = write_toy(directory, train_size=TRAIN_SIZE, val_size=HELD_OUT_SIZE, seed=seed, progress=False)
+    paths = write_toy(
+        directory, train_size=TRAIN_SIZE, val_size=HELD_OUT_SIZE, seed=seed, progress=_watched()
+    )
     held_out = load_manifest(paths["val"]).records
     paths["test"] = directory / "test.jsonl"
     half = HELD_OUT_SIZE // 2
@@ -136,7 +139,12 @@ def _encode(model: HySAC, model_dir: Path, manifest: Path) -> tuple[Quadruplets,
         manifest, "test", transforms(model)[1], get_tokenizer(f"local-dir:{model_dir}"), verify=False
     )
     loader = DataLoader(dataset, 64, collate_fn=collate)
-    return dataset, encode_dataset(model, loader, progress=False)
+    return dataset, encode_dataset(model, loader, progress=_watched())
+
+
+def _watched() -> bool:
+    """Whether somebody sees progress bars."""
+    return sys.stderr.isatty()
 
 
 def _clear(directory: Path) -> None:
