@@ -93,7 +93,12 @@ def demo(directory: Path, *, seed: int = 0) -> str:
     pictures = plots.save_plots(directory / "plots", dataset, test, traversal)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))
     places = "\n".join(f"  {path}" for path in pictures)
-    return f"{report.format_tables()}\n\n{summary(report)}\n\nPictures:\n{places}"
+    return f"{printed(report)}\n\nPictures:\n{places}"
+
+
+def printed(report: EvaluationReport) -> str:
+    """The tables, and what they say."""
+    return f"{report.format_tables()}\n\n{summary(report)}"
 
 
 def summary(report: EvaluationReport) -> str:
@@ -107,8 +112,8 @@ def summary(report: EvaluationReport) -> str:
     return "\n".join(
         (
             "What this shows (T safe text, I safe image, T* unsafe text, I* unsafe image):",
-            f"  Mean distance to the origin: T {mean['S']}, I {mean['V']}, T* {mean['U']}, I* {mean['G']}; "
-            f"d(T) < d(I) < d(T*) < d(I*) in {in_order} of the quadruplets.",
+            f"  Mean distance to the origin: T {mean['S']}, I {mean['V']}, T* {mean['U']}, I* {mean['G']}.",
+            f"  d(T) < d(I) < d(T*) < d(I*) in {in_order} of the quadruplets.",
             f"  The right one of {report.quadruplets} is found first: T->I {recall['T->I']}, "
             f"I->T {recall['I->T']}, T*->I* {recall['T*->I*']}, I*->T* {recall['I*->T*']}; "
             f"chance is {100 / report.quadruplets:.1f} %.",

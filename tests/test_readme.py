@@ -1,9 +1,13 @@
 """The README's examples run, and its commands exist."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from hysac.demo import printed
+from hysac.report import EvaluationReport
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,8 +37,24 @@ def test_pictures_exist():
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 
+def test_demo_tables_are_recorded_ones():
+    (record,) = (json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*/demo.json"))
+    whole = printed(EvaluationReport(**record["report"])).split("\n\n")
+    (block,) = re.findall(r"<!-- demo:begin -->\n```\n(.*?)\n```\n<!-- demo:end -->", README, flags=re.DOTALL)
+    shown = block.split("\n\n")
+    assert len(shown) >= 4
+    assert all(paragraph in whole for paragraph in shown)
+
+
 def test_every_public_name_is_in_the_table():
     import hypkernels
 
     missing = [name for name in hypkernels.__all__ if f"`{name}" not in README]
     assert not missing
+
+
+def test_differences_name_tests_that_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/differences.md").read_text()))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert not [name for name in sorted(named) if f"def {name}(" not in tests]
