@@ -1,0 +1,100 @@
+"""The host side of :mod:`hypkernels.tritonlib.rows`: batches as rows, tile sizes, launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+# A tile holds about as many elements as four warps have registers for, with the temporaries of a formula.
+TILE_ELEMENTS = 2048
+MAX_TILE_ROWS = 16
+
+
+class TileShape(NamedTuple):
+    rows: int
+    block_d: int
+    num_warps: int
+
+
+def tile_shape(width: int) -> TileShape:
+    block_d = triton.next_power_of_2(width)
+    rows = min(max(TILE_ELEMENTS // block_d, 1), MAX_TILE_ROWS)
+    return TileShape(rows, block_d, min(max(block_d // 512, 4), 16))
+
+
+def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An output on the device of ``like``: every element is for the kernel to write."""
+    return torch.empty(shape, dtype=dtype, device=like.device)
+
+
+def on_device(scalar: Tensor, points: Tensor) -> Tensor:
+    """A 0-d tensor as a kernel reads it: beside the points. Neither direction waits for the device."""
+    if scalar.device == points.device:
+        return scalar
+    return torch.full((), scalar.item(), dtype=torch.float64, device=points.device)
+
+
+def launch_rows(
+    kernel: Any, inputs: Sequence[Tensor], others: Sequence[Tensor | float], **constants: Any
+) -> None:
+    """Run a ``rows.row_kernel`` over a batch of rows.
+
+    ``inputs`` are ``(*batch, columns)`` of one batch shape; each becomes three arguments: the pointer and the
+    strides of the outer and inner rows. ``others`` follow as they are: dense outputs of that batch, scalars.
+    Then come ``inner_size``, ``tiles`` and the constants ``D`` (the widest input's), ``ROWS``, ``BLOCK_D``.
+    """
+    if not inputs[0].shape[:-1].numel():
+        return
+    outer_size, inner_size, views = as_outer_and_inner(inputs)
+    width = max(view.shape[-1] for view in views)
+    shape = tile_shape(width)
+    tiles = triton.cdiv(inner_size, shape.rows)
+    arguments = [argument for view in views for argument in (view, view.stride(0), view.stride(1))]
+    with torch.cuda.device_of(inputs[0]):
+        kernel[(outer_size * tiles,)](
+            *arguments,
+            *others,
+            inner_size,
+            tiles,
+            D=width,
+            ROWS=shape.rows,
+            BLOCK_D=shape.block_d,
+            num_warps=shape.num_warps,
+            **constants,
+        )
+
+
+def as_outer_and_inner(tensors: Sequence[Tensor]) -> tuple[int, int, list[Tensor]]:
+    """``(*batch, columns)`` tensors as ``(outer, inner, columns)``, and the two sizes.
+
+    Views wherever two row dimensions suffice for all tensors, which broadcast pairs, slices and permutations
+    of two do; the last dimension must be dense. Otherwise dense copies.
+    """
+    tensors = [t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in tensors]
+    dims = _merged_dims(tensors)
+    if len(dims) > 2:
+        tensors = [t.contiguous() for t in tensors]
+        dims = _merged_dims(tensors)
+    (outer, outer_strides), (inner, inner_strides) = [(1, [0] * len(tensors))] * (2 - len(dims)) + dims
+    views = [
+        t.as_strided((outer, inner, t.shape[-1]), (outer_stride, inner_stride, 1))
+        for t, outer_stride, inner_stride in zip(tensors, outer_strides, inner_strides, strict=True)
+    ]
+    return outer, inner, views
+
+
+def _merged_dims(tensors: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
+    """The batch as the fewest dimensions all tensors share, each its size and the tensors' strides."""
+    merged: list[tuple[int, list[int]]] = []
+    for dim, size in enumerate(tensors[0].shape[:-1]):
+        strides = [t.stride(dim) for t in tensors]
+        if size == 1:
+            continue
+        if merged and all(above == size * below for above, below in zip(merged[-1][1], strides, strict=True)):
+            size *= merged.pop()[0]
+        merged.append((size, strides))
+    return merged
