@@ -1,0 +1,100 @@
+"""Triton kernels of the half-aperture and the exterior angle.
+
+Formulas of the scalars of a row, the same as in :mod:`hypkernels.cone.closed_form`; the kernels that apply
+them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
+from hypkernels.tritonlib.row_kernels import (
+    launch_backward,
+    launch_forward,
+    norm_backward,
+    norm_forward,
+    pair_backward,
+    pair_forward,
+)
+from hypkernels.tritonlib.scalar_math import atan2_positive
+
+
+@triton.jit
+def aperture(s, min_radius):
+    """The half-aperture at ``s = sqrt(c)|x|``: pi/2 for ``s <= 2K``."""
+    return atan2_positive(2.0 * min_radius, _beside(s, min_radius))
+
+
+@triton.jit
+def aperture_slope(s, min_radius):
+    """Its derivative by ``log s``, 0 for ``s <= 2K``."""
+    return -ratio(2.0 * min_radius, _beside(s, min_radius))
+
+
+@triton.jit
+def _beside(s, min_radius):
+    """``sqrt(s^2 - 4K^2)``, 0 for ``s <= 2K``: the leg beside the aperture, whose opposite is ``2K``."""
+    return tl.sqrt(tl.maximum(s - 2.0 * min_radius, 0.0)) * tl.sqrt(s + 2.0 * min_radius)
+
+
+@triton.jit
+def _half_aperture(x_norm, c, options):
+    return aperture(tl.sqrt(c) * x_norm, options[0])
+
+
+@triton.jit
+def _half_aperture_gradient(grad, x_norm, c, options):
+    s = tl.sqrt(c) * x_norm
+    slope = grad * aperture_slope(s, options[0])
+    return c * ratio(slope, s * s), slope / (2.0 * c)
+
+
+@triton.jit
+def angle(pair):
+    """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
+    direction = atan2_positive(tl.sqrt(pair.N2), tl.sqrt(pair.P2) * pair.W)
+    return tl.where(pair.z == 0.0, 0.0, direction)
+
+
+@triton.jit
+def angle_gradient(grad, pair):
+    """0 where the angle has a kink, ``n = 0`` or ``x = 0``."""
+    c, z, P2, N2, A, B = pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
+    PN = tl.sqrt(P2) * tl.sqrt(N2)
+    turn_x = pair.alpha * P2 * pair.W + A * N2
+    turn_y = pair.alpha * z + pair.alpha_minus_1
+    lateral = N2 * (1.0 + z)
+    scale = grad * ratio(c, z * (z + 2.0) * PN)
+    by_curv = scale * (N2 * P2) * turn_x / (2.0 * c * c * A * B)
+    return PairGradient(
+        scale * lateral / A, -scale * turn_x, -scale / B * lateral, scale / B * P2 * turn_y, by_curv
+    )
+
+
+@triton.jit
+def _oxy_angle(pair, options):
+    return angle(pair)
+
+
+@triton.jit
+def _oxy_angle_gradient(grad, pair, options):
+    return angle_gradient(grad, pair)
+
+
+def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
+    return launch_forward(norm_forward, _half_aperture, (x,), curv, min_radius)
+
+
+def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: float) -> tuple[Tensor, ...]:
+    return launch_backward(norm_backward, _half_aperture_gradient, grad, (x,), curv, min_radius)
+
+
+def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    return launch_forward(pair_forward, _oxy_angle, (x, y), curv)
+
+
+def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return launch_backward(pair_backward, _oxy_angle_gradient, grad, (x, y), curv)

@@ -1,0 +1,192 @@
+"""Kernels that apply a formula to rows, and their launchers: for pairs of points, and for norms of points.
+
+A formula is a ``@triton.jit`` function of the float64 scalars of each row, passed as a compile-time constant:
+
+- of a pair, ``value(pair, options)`` and ``gradient(grad, pair, options)``, which returns a
+  :class:`~hypkernels.tritonlib.pair_geometry.PairGradient`;
+- of a norm, ``value(x_norm, c, options)`` and ``gradient(grad, x_norm, c, options)``, which returns the
+  gradient by ``x`` as a multiple of ``x``, and each row's share of the gradient by ``c``.
+
+Forward and backward are one launch each, in which every point is read once and every gradient written once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hypkernels.rowwise import result_dtype
+from hypkernels.tritonlib.launch import allocate, launch_rows, on_device
+from hypkernels.tritonlib.pair_geometry import pair_geometry
+from hypkernels.tritonlib.rows import load_rows, load_scalars, row_sum, row_tile, store_rows, store_scalars
+
+OPTIONS = ("O0", "O1", "O2", "O3")
+
+# Like ``rows.row_kernel``: one binary serves all batches, and all options of a formula.
+_formula_kernel = triton.jit(do_not_specialize=[*OPTIONS, "inner_size", "tiles"])
+
+
+@_formula_kernel
+def pair_forward(
+    X,
+    x_outer,
+    x_inner,
+    Y,
+    y_outer,
+    y_inner,
+    OUT,
+    CURV,
+    O0,
+    O1,
+    O2,
+    O3,
+    inner_size,
+    tiles,
+    VALUE: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
+    x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_curv(CURV))
+    store_scalars(OUT, VALUE(pair, float64_options(O0, O1, O2, O3)), tile)
+
+
+@_formula_kernel
+def pair_backward(
+    X,
+    x_outer,
+    x_inner,
+    Y,
+    y_outer,
+    y_inner,
+    GRAD,
+    grad_outer,
+    grad_inner,
+    GRAD_X,
+    GRAD_Y,
+    GRAD_CURV,
+    CURV,
+    O0,
+    O1,
+    O2,
+    O3,
+    inner_size,
+    tiles,
+    GRADIENT: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
+    x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_curv(CURV))
+    grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
+    gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
+    store_rows(GRAD_X, gradient.x_by_x[:, None] * x + gradient.x_by_n[:, None] * pair.n, tile, D)
+    store_rows(GRAD_Y, gradient.y_by_x[:, None] * x + gradient.y_by_n[:, None] * pair.n, tile, D)
+    store_scalars(GRAD_CURV, gradient.curv, tile)
+
+
+@_formula_kernel
+def norm_forward(
+    X,
+    x_outer,
+    x_inner,
+    OUT,
+    CURV,
+    O0,
+    O1,
+    O2,
+    O3,
+    inner_size,
+    tiles,
+    VALUE: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
+    x = load_rows(X, x_outer, x_inner, tile)
+    value = VALUE(tl.sqrt(row_sum(x * x)), load_curv(CURV), float64_options(O0, O1, O2, O3))
+    store_scalars(OUT, value, tile)
+
+
+@_formula_kernel
+def norm_backward(
+    X,
+    x_outer,
+    x_inner,
+    GRAD,
+    grad_outer,
+    grad_inner,
+    GRAD_X,
+    GRAD_CURV,
+    CURV,
+    O0,
+    O1,
+    O2,
+    O3,
+    inner_size,
+    tiles,
+    GRADIENT: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
+    x = load_rows(X, x_outer, x_inner, tile)
+    grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
+    options = float64_options(O0, O1, O2, O3)
+    scale, by_curv = GRADIENT(grad, tl.sqrt(row_sum(x * x)), load_curv(CURV), options)
+    store_rows(GRAD_X, scale[:, None] * x, tile, D)
+    store_scalars(GRAD_CURV, by_curv, tile)
+
+
+@triton.jit
+def load_curv(CURV):
+    return tl.load(CURV).to(tl.float64)
+
+
+@triton.jit
+def float64_options(O0, O1, O2, O3):
+    return float64_of(O0), float64_of(O1), float64_of(O2), float64_of(O3)
+
+
+@triton.jit
+def float64_of(bits):
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+def option_bits(options: Sequence[float]) -> tuple[int, ...]:
+    """The options' float64 bit patterns, padded to four: Triton would pass a float argument as float32."""
+    return struct.unpack("4q", struct.pack("4d", *options, *[0.0] * (len(OPTIONS) - len(options))))
+
+
+def launch_forward(
+    kernel: Any, value: Any, points: Sequence[Tensor], curv: Tensor, *options: float
+) -> Tensor:
+    """``value`` of each row of ``points``, each ``(*batch, D)``: ``(*batch)``, in the dtype of results."""
+    x = points[0]
+    out = allocate(x, x.shape[:-1], result_dtype(x.dtype))
+    launch_rows(kernel, points, [out, on_device(curv, x), *option_bits(options)], VALUE=value)
+    return out
+
+
+def launch_backward(
+    kernel: Any, gradient: Any, grad: Tensor, points: Sequence[Tensor], curv: Tensor, *options: float
+) -> tuple[Tensor, ...]:
+    """The gradients of the sum of ``grad * value`` by each of ``points`` and, float64 and 0-d, by ``curv``."""
+    x = points[0]
+    grads = [allocate(p, p.shape, p.dtype) for p in points]
+    by_curv = allocate(x, x.shape[:-1], torch.float64)
+    others = [*grads, by_curv, on_device(curv, x), *option_bits(options)]
+    launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient)
+    return (*grads, by_curv.sum())
