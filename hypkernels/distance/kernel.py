@@ -1,7 +1,7 @@
 """Triton kernels of the row-wise inner product and distances.
 
-Formulas of the scalars of a row, the same as in :mod:`hypkernels.distance.closed_form`; the kernels that apply
-them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
+Formulas of the scalars of a row, the same as in :mod:`hypkernels.distance.closed_form`; the kernels that
+apply them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hypkernels.rowwise import result_dtype
-from hypkernels.tritonlib.launch import allocate, launch_rows, on_device
+from hypkernels.tritonlib.launch import allocate, launch_rows
 from hypkernels.tritonlib.pair_geometry import pair_geometry
 from hypkernels.tritonlib.rows import load_rows, load_scalars, row_sum, row_tile, store_rows, store_scalars
 
@@ -176,17 +176,17 @@ def launch_forward(
     """``value`` of each row of ``points``, each ``(*batch, D)``: ``(*batch)``, in the dtype of results."""
     x = points[0]
     out = allocate(x, x.shape[:-1], result_dtype(x.dtype))
-    launch_rows(kernel, points, [out, on_device(curv, x), *option_bits(options)], VALUE=value)
+    launch_rows(kernel, points, [out, curv, *option_bits(options)], VALUE=value)
     return out
 
 
 def launch_backward(
     kernel: Any, gradient: Any, grad: Tensor, points: Sequence[Tensor], curv: Tensor, *options: float
 ) -> tuple[Tensor, ...]:
-    """The gradients of the sum of ``grad * value`` by each of ``points`` and, float64 and 0-d, by ``curv``."""
+    """The gradients of the sum of ``grad * value`` by each of ``points`` and, float64, by ``curv``."""
     x = points[0]
     grads = [allocate(p, p.shape, p.dtype) for p in points]
     by_curv = allocate(x, x.shape[:-1], torch.float64)
-    others = [*grads, by_curv, on_device(curv, x), *option_bits(options)]
+    others = [*grads, by_curv, curv, *option_bits(options)]
     launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient)
     return (*grads, by_curv.sum())
