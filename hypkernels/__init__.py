@@ -1,5 +1,6 @@
 """Exact, fused Lorentz-model hyperbolic geometry for PyTorch."""
 
+from hypkernels.backend import use_backend
 from hypkernels.lorentz import (
     dist0,
     elementwise_dist,
@@ -38,4 +39,5 @@ __all__ = [
     "pairwise_dist",
     "pairwise_inner",
     "pairwise_oxy_angle",
+    "use_backend",
 ]

@@ -7,6 +7,7 @@ whole tensors through memory.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hypkernels import backend
 from hypkernels.checks import check_curv_value
 
 Formula = Callable[..., Tensor]
@@ -24,6 +26,9 @@ Gradient = Callable[..., tuple[Tensor, ...]]
 # GPU a chunk only bounds memory: 4 Mi values are 32 MiB, and a formula holds at most eight such temporaries.
 CPU_CHUNK_ELEMENTS = 1 << 16
 GPU_CHUNK_ELEMENTS = 1 << 22
+
+# Kernels hold a row in registers.
+MAX_KERNEL_WIDTH = 8192
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -83,42 +88,73 @@ def register_rowwise(
     formula: Formula,
     gradient: Gradient,
     *,
+    definition: Formula,
+    kernels: str,
     points: Literal[1, 2],
     returns: Literal["point", "scalar"],
+    scalars: Sequence[str] = ("curv",),
     options: Sequence[str] = (),
     reduce: Callable[..., Tensor] | None = None,
 ) -> Callable[..., Tensor]:
-    """Register ``hypkernels::name`` and its backward, and return the callable operator.
+    """Register ``hypkernels::name`` and its backward, and return the function that calls the operator.
 
-    The operator's arguments are ``points`` tensors of equal shape ``(*batch, D)``, the 0-d tensor ``curv``
-    and the float ``options``. ``formula(*points, curv, *options)`` returns ``(rows, D)`` or, for a scalar,
-    ``(rows, 1)``. ``gradient(grad, *points, curv, *options)`` returns a gradient for each point and the
-    rows' contributions ``(rows, 1)`` to the gradient of ``curv``.
+    Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the 0-d tensors ``scalars`` and the
+    float ``options``. There are three implementations, of which :mod:`hypkernels.backend` picks one:
 
-    Where the value depends on one scalar of each row, ``reduce(*points)`` returns it, ``(rows, 1)``, and
-    ``formula`` takes it in place of the points: of all rows at once, not once for each chunk.
+    - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
+      ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
+      contributions ``(rows, 1)`` to the gradient of each scalar. Where the value depends on one number of
+      each row, ``reduce(*points)`` returns it, ``(rows, 1)``, and ``formula`` takes it in place of the
+      points: of all rows at once, not once for each chunk.
+    - the functions ``name`` and ``name_backward`` of the module called ``kernels``, imported when first
+      needed. They take whole batches, and return what the operator and its backward return.
+    - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
     """
-    names = ("x", "y")[:points]
-    tensors = ", ".join(f"Tensor {n}" for n in (*names, "curv"))
-    arguments = ", ".join([tensors, *(f"float {option}" for option in options)])
+    point_names = ("x", "y")[:points]
+    tensors = points + len(scalars)
+    arguments = ", ".join(
+        [
+            *(f"Tensor {argument}" for argument in (*point_names, *scalars)),
+            *(f"float {option}" for option in options),
+            "str backend",
+        ]
+    )
     op_name = f"hypkernels::{name}"
-
-    def unpack(args: tuple[Any, ...]) -> tuple[tuple[Tensor, ...], Tensor, tuple[float, ...]]:
-        return args[:points], args[points], args[points + 1 :]
 
     def output(x: Tensor) -> tuple[int, torch.dtype]:
         return (x.shape[-1], x.dtype) if returns == "point" else (1, result_dtype(x.dtype))
 
+    def call(*args: Any) -> Tensor:
+        setting = backend.setting()
+        return by_definition(*args) if setting == "reference" else forward_op(*args, setting)
+
+    def by_definition(*args: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            check_curv_value(args[tensors - 1])
+        wide = (tensor.double() for tensor in args[:tensors])
+        return definition(*wide, *args[tensors:]).to(output(args[0])[1])
+
+    def kernel(suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
+        """The kernels' function, if they are to run."""
+        refusal = f"rows are wider than {MAX_KERNEL_WIDTH}" if x.shape[-1] > MAX_KERNEL_WIDTH else None
+        choice = backend.choose(name, x, requested=requested, refusal=refusal)
+        if choice.implementation != "triton":
+            return None
+        return getattr(importlib.import_module(kernels), name + suffix)
+
     def run_forward(*args: Any) -> Tensor:
-        vectors, curv, opts = unpack(args)
-        check_curv_value(curv)
-        c = curv.double()
+        *args, requested = args
+        vectors, values, opts = args[:points], args[points:tensors], args[tensors:]
+        check_curv_value(values[-1])
+        if launcher := kernel("", vectors[0], requested):
+            return launcher(*vectors, *(beside(v, vectors[0]) for v in values), *opts)
+        wide = [value.double() for value in values]
         columns, dtype = output(vectors[0])
         if reduce:
             (scalar,) = map_rows(lambda *rows: (reduce(*rows),), vectors, [(1, torch.float64)])
-            out = formula(scalar, c, *opts).to(dtype)
+            out = formula(scalar, *wide, *opts).to(dtype)
         else:
-            (out,) = map_rows(lambda *rows: (formula(*rows, c, *opts),), vectors, [(columns, dtype)])
+            (out,) = map_rows(lambda *rows: (formula(*rows, *wide, *opts),), vectors, [(columns, dtype)])
         return out if returns == "point" else out.squeeze(-1)
 
     def fake_forward(*args: Any) -> Tensor:
@@ -127,19 +163,22 @@ def register_rowwise(
         return x.new_empty(shape, dtype=output(x)[1])
 
     def run_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        vectors, curv, opts = unpack(args)
-        c = curv.double()
+        *args, requested = args
+        vectors, values, opts = args[:points], args[points:tensors], args[tensors:]
+        if launcher := kernel("_backward", vectors[0], requested):
+            return launcher(grad, *vectors, *(beside(v, vectors[0]) for v in values), *opts)
+        wide = [value.double() for value in values]
         upstream = grad if returns == "point" else grad.unsqueeze(-1)
-        *grads, curv_rows = map_rows(
-            lambda g, *rows: gradient(g, *rows, c, *opts),
+        grads = map_rows(
+            lambda g, *rows: gradient(g, *rows, *wide, *opts),
             (upstream, *vectors),
-            [*((v.shape[-1], v.dtype) for v in vectors), (1, torch.float64)],
+            [*((v.shape[-1], v.dtype) for v in vectors), *((1, torch.float64) for _ in values)],
         )
-        return (*grads, curv_rows.sum())
+        return (*grads[:points], *(rows.sum() for rows in grads[points:]))
 
     def fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        vectors, _, _ = unpack(args)
-        return (*(v.new_empty(v.shape) for v in vectors), grad.new_empty((), dtype=torch.float64))
+        by_scalars = (grad.new_empty((), dtype=torch.float64) for _ in scalars)
+        return (*(v.new_empty(v.shape) for v in args[:points]), *by_scalars)
 
     forward_op = torch.library.custom_op(
         op_name, run_forward, mutates_args=(), schema=f"({arguments}) -> Tensor"
@@ -148,26 +187,34 @@ def register_rowwise(
         f"{op_name}_backward",
         run_backward,
         mutates_args=(),
-        schema=f"(Tensor grad, {arguments}) -> ({', '.join(['Tensor'] * (points + 1))})",
+        schema=f"(Tensor grad, {arguments}) -> ({', '.join(['Tensor'] * tensors)})",
     )
     forward_op.register_fake(fake_forward)
     backward_op.register_fake(fake_backward)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        vectors, curv, opts = unpack(inputs)
-        ctx.save_for_backward(*vectors, curv)
-        ctx.options = opts
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.settings = inputs[tensors:]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        *saved, curv = ctx.saved_tensors
-        *grads, curv_grad = backward_op(grad, *saved, curv, *ctx.options)
-        # Only a curvature that learns is worth moving: its gradient may have to cross to another device.
-        curv_grad = curv_grad.to(curv.device, curv.dtype) if ctx.needs_input_grad[points] else None
-        return (*grads, curv_grad, *(None for _ in ctx.options))
+        saved = ctx.saved_tensors
+        grads = list(backward_op(grad, *saved, *ctx.settings))
+        for index in range(points, tensors):
+            # Only a scalar that learns is worth moving: its gradient may have to cross to another device.
+            learns = ctx.needs_input_grad[index]
+            grads[index] = grads[index].to(saved[index].device, saved[index].dtype) if learns else None
+        return (*grads, *(None for _ in ctx.settings))
 
     forward_op.register_autograd(backward, setup_context=setup_context)
     backward_op.register_autograd(partial(refuse_double_backward, name))
-    return forward_op
+    return call
+
+
+def beside(scalar: Tensor, points: Tensor) -> Tensor:
+    """A 0-d tensor on the points' device, where kernels read it. Nothing waits for that device."""
+    if scalar.device == points.device:
+        return scalar
+    return torch.full((), scalar.item(), dtype=torch.float64, device=points.device)
 
 
 def refuse_double_backward(name: str, ctx: Any, *grads: Tensor) -> None:

@@ -1,8 +1,10 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
-from hypkernels.cone import closed_form
+from hypkernels.cone import closed_form, reference
 from hypkernels.pair_geometry import norm
 from hypkernels.rowwise import register_rowwise
+
+KERNELS = "hypkernels.cone.kernel"
 
 half_aperture = register_rowwise(
     "half_aperture",
@@ -12,7 +14,15 @@ half_aperture = register_rowwise(
     returns="scalar",
     options=("min_radius",),
     reduce=norm,
+    definition=reference.half_aperture,
+    kernels=KERNELS,
 )
 oxy_angle = register_rowwise(
-    "oxy_angle", closed_form.oxy_angle, closed_form.oxy_angle_gradient, points=2, returns="scalar"
+    "oxy_angle",
+    closed_form.oxy_angle,
+    closed_form.oxy_angle_gradient,
+    points=2,
+    returns="scalar",
+    definition=reference.oxy_angle,
+    kernels=KERNELS,
 )

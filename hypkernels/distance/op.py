@@ -1,8 +1,10 @@
 """Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
 
-from hypkernels.distance import closed_form
+from hypkernels.distance import closed_form, reference
 from hypkernels.pair_geometry import norm
 from hypkernels.rowwise import register_rowwise
+
+KERNELS = "hypkernels.distance.kernel"
 
 elementwise_inner = register_rowwise(
     "elementwise_inner",
@@ -10,6 +12,8 @@ elementwise_inner = register_rowwise(
     closed_form.elementwise_inner_gradient,
     points=2,
     returns="scalar",
+    definition=reference.elementwise_inner,
+    kernels=KERNELS,
 )
 elementwise_dist = register_rowwise(
     "elementwise_dist",
@@ -17,6 +21,8 @@ elementwise_dist = register_rowwise(
     closed_form.elementwise_dist_gradient,
     points=2,
     returns="scalar",
+    definition=reference.elementwise_dist,
+    kernels=KERNELS,
 )
 dist0 = register_rowwise(
     "dist0",
@@ -25,4 +31,6 @@ dist0 = register_rowwise(
     points=1,
     returns="scalar",
     reduce=norm,
+    definition=reference.dist0,
+    kernels=KERNELS,
 )

@@ -1,7 +1,9 @@
 """Registration of the entailment loss of each row as a ``torch.ops.hypkernels`` operator."""
 
-from hypkernels.entailment import closed_form
+from hypkernels.entailment import closed_form, reference
 from hypkernels.rowwise import register_rowwise
+
+KERNELS = "hypkernels.entailment.kernel"
 
 entailment_loss = register_rowwise(
     "entailment_loss",
@@ -10,4 +12,6 @@ entailment_loss = register_rowwise(
     points=2,
     returns="scalar",
     options=("aperture_scale", "min_radius", "margin", "leak"),
+    definition=reference.entailment_loss,
+    kernels=KERNELS,
 )

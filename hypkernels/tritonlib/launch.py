@@ -31,13 +31,6 @@ def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device)
 
 
-def on_device(scalar: Tensor, points: Tensor) -> Tensor:
-    """A 0-d tensor as a kernel reads it: beside the points. Neither direction waits for the device."""
-    if scalar.device == points.device:
-        return scalar
-    return torch.full((), scalar.item(), dtype=torch.float64, device=points.device)
-
-
 def launch_rows(
     kernel: Any, inputs: Sequence[Tensor], others: Sequence[Tensor | float], **constants: Any
 ) -> None:

@@ -1,7 +1,7 @@
 """Rows of a batch as Triton tiles: one program loads, computes and stores ``ROWS`` rows of ``D`` columns.
 
-A batch is seen as ``(outer, inner, D)``. Each tensor read has its own two row strides, 0 where it is broadcast;
-tensors written are dense. :mod:`hypkernels.tritonlib.launch` is the host side.
+A batch is seen as ``(outer, inner, D)``. Each tensor read has two row strides of its own, 0 where it is
+broadcast; tensors written are dense. :mod:`hypkernels.tritonlib.launch` is the host side.
 
 Tiles are float64, ``(ROWS, BLOCK_D)``, zero outside the batch and beyond the last column; scalars of the rows
 are float64, ``(ROWS,)``. Narrow inputs convert exactly; results are rounded once.
@@ -78,13 +78,13 @@ def row_sum(tile_values):
 
 
 @triton.jit
-def rounded(value, DTYPE: tl.constexpr):
-    """float64 to ``DTYPE``, half-precision by way of float32: as PyTorch converts, to nearest, ties to even."""
-    if DTYPE == tl.float64:
+def rounded(value, dtype: tl.constexpr):
+    """float64 to ``dtype``, as PyTorch converts: to nearest, half precision by way of float32."""
+    if dtype == tl.float64:
         return value
     single = value.to(tl.float32)
-    if DTYPE == tl.bfloat16 and _INTERPRETED:
+    if dtype == tl.bfloat16 and _INTERPRETED:
         bits = single.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
         single = tl.where(single == single, bits.to(tl.float32, bitcast=True), single)
-    return single.to(DTYPE)
+    return single.to(dtype)

@@ -224,7 +224,7 @@ OPERATOR = torch.ops.hypkernels.entailment_loss.default
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     apex, point = (p.requires_grad_() for p in sets((3, 4), (3, 4), dtype=dtype))
-    opcheck(OPERATOR, (apex, point, torch.tensor(0.7, requires_grad=True), 1.2, 0.1, 0.1, 0.2))
+    opcheck(OPERATOR, (apex, point, torch.tensor(0.7, requires_grad=True), 1.2, 0.1, 0.1, 0.2, "torch"))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

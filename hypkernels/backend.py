@@ -1,0 +1,123 @@
+"""Which implementation runs an op: one decision, from the tensors and the setting in force.
+
+- ``"triton"``: fused kernels, on a GPU.
+- ``"torch"``: closed forms in PyTorch, on any device.
+- ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
+  points, but free of every derivation. To compare with, not to train with.
+- ``"auto"``: Triton for points on a GPU, PyTorch elsewhere.
+
+The environment variable ``HYPKERNELS_BACKEND`` sets the default, :func:`use_backend` overrides it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hypkernels.checks import check_choice
+
+SETTINGS = ("auto", "triton", "torch", "reference")
+_VARIABLE = "HYPKERNELS_BACKEND"
+_OLDEST_CAPABILITY = (8, 0)
+
+_logger = logging.getLogger("hypkernels")
+_default = os.environ.get(_VARIABLE, "auto")
+check_choice(_VARIABLE, _default, SETTINGS)
+
+# A plain thread-local, because torch.compile guards on one: a graph compiled under one setting is not run
+# under another. Context variables are not traceable in every supported PyTorch.
+_in_force = threading.local()
+
+
+class Choice(NamedTuple):
+    implementation: str
+    reason: str
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run the ops called within, and their backward passes whenever they come, with one implementation.
+
+    Args:
+        name: ``"auto"``, ``"triton"``, ``"torch"`` or ``"reference"``, see :mod:`hypkernels.backend`.
+            It holds in the current thread.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: by an op called within that cannot run with this implementation, with the reason.
+
+    Example:
+        >>> with hypkernels.use_backend("reference"):
+        ...     expected = hypkernels.exp_map0(x)
+    """
+    check_choice("name", name, SETTINGS)
+    before = setting()
+    _in_force.name = name
+    try:
+        yield
+    finally:
+        _in_force.name = before
+
+
+def setting() -> str:
+    """The setting in force in this thread."""
+    return getattr(_in_force, "name", _default)
+
+
+def choose(op: str, *tensors: Tensor, requested: str | None = None, refusal: str | None = None) -> Choice:
+    """The implementation for one call of ``op`` on ``tensors``; the first one's device decides.
+
+    Args:
+        op: name of the op, for messages.
+        tensors: its tensor arguments, points first.
+        requested: the setting; default the one in force. An op saves the setting of its forward pass for its
+            backward pass, which runs in another thread.
+        refusal: why the op's kernels cannot take these arguments, if they cannot.
+
+    Raises:
+        RuntimeError: ``"triton"`` was asked for and cannot run.
+    """
+    requested = setting() if requested is None else requested
+    if requested in ("torch", "reference"):
+        return Choice(requested, "as requested")
+    device = tensors[0].device
+    if requested == "auto" and device.type != "cuda":
+        return Choice("torch", f"{device.type} tensors")
+    refusal = _platform_refusal(device) or refusal
+    if refusal is None:
+        return Choice("triton", "as requested" if requested == "triton" else f"{device.type} tensors")
+    if requested == "triton":
+        raise RuntimeError(f"hypkernels.{op} cannot run with backend 'triton': {refusal}")
+    _log_once(f"hypkernels.{op} runs with backend 'torch' and not 'triton': {refusal}")
+    return Choice("torch", refusal)
+
+
+@cache
+def _platform_refusal(device: torch.device) -> str | None:
+    """Why no kernel can run on ``device``, or None."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _OLDEST_CAPABILITY:
+            return (
+                f"the GPU's compute capability is {'.'.join(map(str, capability))}, "
+                f"and kernels need {'.'.join(map(str, _OLDEST_CAPABILITY))}"
+            )
+    elif os.environ.get("TRITON_INTERPRET") != "1":
+        return f"{device.type} tensors; Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
+    return None
+
+
+@cache
+def _log_once(message: str) -> None:
+    _logger.warning(message)
