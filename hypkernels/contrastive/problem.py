@@ -1,0 +1,226 @@
+"""What every implementation of the contrastive loss shares: its inputs and results, and all that is row-wise.
+
+With ``l_ij`` the logits and ``t_i`` the target of row ``i``, the loss of row ``i`` is
+``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The positives come from exact row-wise
+formulas and stay out of the sum: a loss far below the rounding of the logits keeps its digits, as do its
+gradients. An implementation supplies what there is one of per pair: the log-sum-exp over the negatives, and
+their part of the gradients. Whatever there is one of per row or column is float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
+from hypkernels.pair_geometry import ratio
+from hypkernels.pairwise.geometry import PointScalars, point_scalars
+from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
+
+# Rows from which the centre of the points is estimated.
+_CENTRE_SAMPLE = 512
+
+
+class Centre(NamedTuple):
+    """Where the points are: a typical direction ``(D,)`` and a typical rapidity, float64.
+
+    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
+    """
+
+    direction: Tensor
+    rapidity: Tensor
+
+
+class Embedding(NamedTuple):
+    """One set of points with the float64 scalars ``(M, 1)`` that all its pairings use.
+
+    ``offset`` is ``|x/|x| - o|^2 / 2``, with ``o`` the direction of the centre, so that
+    ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - o)``. ``rapidity`` is ``asinh(k|x|)`` less
+    that of the centre.
+    """
+
+    points: Tensor
+    scalars: PointScalars
+    offset: Tensor
+    rapidity: Tensor
+    centre: Centre
+
+
+class Learns(NamedTuple):
+    """Which gradients are asked for."""
+
+    x: bool = True
+    y: bool = True
+    curv: bool = True
+    scale: bool = True
+
+
+class Problem(NamedTuple):
+    """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row."""
+
+    x: Embedding
+    y: Embedding
+    c: Tensor
+    scale: Tensor
+    targets: Tensor
+    precision: str | None
+    learns: Learns = Learns()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits, float64 for float64 points and float32 for all others."""
+        return result_dtype(self.x.points.dtype)
+
+    def logits_per_unit(self, gap: Gap) -> Tensor:
+        """Minus the logit of one unit of ``gap.of_pairs``, for each row.
+
+        Rounded to the logits' dtype also where it is used in float64: positives and negatives have to agree
+        on the scale.
+        """
+        return (self.scale * self.c**-gap.of_pairs.curv_power).to(self.dtype)
+
+    def rows_and_targets(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Chunks of rows: where they are, their float64 points and those of their targets."""
+        rows, width = self.x.points.shape
+        step = max(1, chunk_elements(self.x.points.device) // width)
+        for start in range(0, rows, step):
+            chunk = slice(start, start + step)
+            yield chunk, self.x.points[chunk].double(), self.y.points[self.targets[chunk]].double()
+
+
+class Statistics(NamedTuple):
+    """What the backward pass needs besides the inputs, float64.
+
+    ``positives``: for each matrix of logits, the gap of each row to its target, in units of ``gap.of_pairs``.
+    ``row_negatives``, ``column_negatives``: log-sum-exp over everything that is no positive; columns are
+    empty if unused.
+    """
+
+    positives: Tensor
+    row_negatives: Tensor
+    column_negatives: Tensor
+
+
+class Gradients(NamedTuple):
+    """By the points in the logits' dtype, ``None`` if not asked for; by each row's scale and the curvature."""
+
+    x: Tensor | None
+    y: Tensor | None
+    curv: Tensor
+    scale: Tensor
+
+
+def embeddings(points: Sequence[Tensor], c: Tensor) -> list[Embedding]:
+    """Prepare point sets that share ``D``, dtype and device, with one centre for all of them."""
+    centre = _centre(points, c)
+    return [_embedding(one, c, centre) for one in points]
+
+
+def _centre(points: Sequence[Tensor], c: Tensor) -> Centre:
+    """Means over a few rows of each set; a row that is no finite point does not count."""
+    directions, rapidities = [], []
+    for one in points:
+        sample = one[:: max(1, len(one) // _CENTRE_SAMPLE)].double()
+        norm = torch.linalg.vector_norm(sample, dim=1, keepdim=True)
+        directions.append(torch.nanmean(ratio(sample, norm), 0))
+        rapidities.append(torch.nanmedian(torch.asinh(torch.sqrt(c) * norm)))
+    direction = torch.nanmean(torch.stack(directions), 0).nan_to_num(0)
+    rapidity = torch.nanmean(torch.stack(rapidities)).nan_to_num(0, posinf=0)
+    return Centre(direction.to(result_dtype(points[0].dtype)).double(), rapidity)
+
+
+def _embedding(points: Tensor, c: Tensor, centre: Centre) -> Embedding:
+    scalars = point_scalars(points, c, torch.float64)
+    (along,) = map_rows(lambda rows: (rows @ centre.direction.unsqueeze(1),), [points], [(1, torch.float64)])
+    cosine = ratio(along * torch.sqrt(c), scalars.P)
+    offset = (1 + centre.direction.dot(centre.direction)) / 2 - cosine
+    return Embedding(points, scalars, offset, torch.asinh(scalars.P) - centre.rapidity, centre)
+
+
+def positive_gaps(p: Problem, gap: Gap) -> Tensor:
+    """The gap of each row to its target, in units of ``gap.of_pairs``."""
+    gaps = p.scale.new_empty(p.scale.shape)
+    for rows, x, y in p.rows_and_targets():
+        gaps[rows] = gap.of_rows(x, y, p.c).squeeze(1)
+    return gaps * p.c**gap.of_pairs.curv_power
+
+
+def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> None:
+    """Add the positives' exact gradients, given the gradient of the loss by their gaps."""
+    for rows, x, y in p.rows_and_targets():
+        by_x, by_y, by_curv = gap.of_rows_gradient(by_gap[rows].unsqueeze(1), x, y, p.c)
+        if total.x is not None:
+            total.x[rows] += by_x
+        if total.y is not None:
+            add_at(total.y, p.targets[rows], by_y.to(total.y.dtype))
+        total.curv.add_(by_curv.sum())
+
+
+def losses(p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> Tensor:
+    """Loss of each row, float64."""
+    total = torch.zeros_like(p.scale)
+    for matrix, gaps in zip(logit_matrices(similarity, symmetric), saved.positives, strict=True):
+        positives = -p.logits_per_unit(matrix.gap).double() * gaps
+        if matrix.rows:
+            total -= F.logsigmoid(positives - saved.row_negatives)
+        if matrix.columns:
+            rivals, _ = _column_sums(positives, saved.column_negatives, p.targets)
+            total -= F.logsigmoid(positives - rivals)
+    return total / (1 + symmetric)
+
+
+class SoftmaxGradient(NamedTuple):
+    """Gradient of the loss by one matrix of logits.
+
+    By the negative ``l_ij`` it is ``row_weights_i exp(l_ij - row_totals_i)`` plus
+    ``column_weights_j exp(l_ij - column_totals_j)``, by each row's positive it is ``pull``. A direction in
+    which no softmax is taken is ``None``.
+    """
+
+    rows: tuple[Tensor, Tensor] | None
+    columns: tuple[Tensor, Tensor] | None
+    pull: Tensor
+
+
+def softmax_gradient(
+    weights: Tensor, gaps: Tensor, p: Problem, matrix: Logits, saved: Statistics
+) -> SoftmaxGradient:
+    """``weights`` is the gradient by the loss of each row and direction, ``gaps`` the positives'."""
+    positives = -p.logits_per_unit(matrix.gap).double() * gaps
+    rows = columns = None
+    pull = torch.zeros_like(positives)
+    if matrix.rows:
+        rows = (weights, torch.logaddexp(saved.row_negatives, positives))
+        pull -= weights * torch.sigmoid(saved.row_negatives - positives)
+    if matrix.columns:
+        rivals, totals = _column_sums(positives, saved.column_negatives, p.targets)
+        column_weights = add_at(torch.zeros_like(totals), p.targets, weights)
+        columns = (column_weights, totals)
+        pull -= weights * torch.sigmoid(rivals - positives)
+        pull += (column_weights[p.targets] - weights) * torch.sigmoid(positives - rivals)
+    return SoftmaxGradient(rows, columns, pull)
+
+
+def _column_sums(positives: Tensor, negatives: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of each positive's column without itself, ``(M,)``, and of whole columns, ``(N,)``.
+
+    Several rows may share a target: they are each other's rivals.
+    """
+    top = torch.full_like(negatives, -math.inf).scatter_reduce(0, targets, positives, "amax")
+    mass = torch.exp(positives - top[targets])
+    column_mass = add_at(torch.zeros_like(negatives), targets, mass)
+    others = (column_mass[targets] - mass).clamp_(min=0)
+    rivals = torch.logaddexp(negatives[targets], top[targets] + torch.log(others))
+    return rivals, torch.logaddexp(negatives, top + torch.log(column_mass))
+
+
+def add_at(total: Tensor, index: Tensor, terms: Tensor) -> Tensor:
+    """``total[index] += terms`` in place, in the same order on every run."""
+    if total.device.type == "cpu":
+        return total.index_add_(0, index, terms)
+    return total.index_put_((index,), terms, accumulate=True)
