@@ -19,6 +19,16 @@ _HALF_OF_DROPPED_BITS = tl.constexpr(1 << 44)
 _KEPT_BITS = tl.constexpr(-(1 << 45))
 
 
+class Split(NamedTuple):
+    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``."""
+
+    x_sq: tl.tensor
+    alpha: tl.tensor
+    alpha_minus_1: tl.tensor
+    n: tl.tensor
+    n_sq: tl.tensor
+
+
 class Pair(NamedTuple):
     """``y = alpha x + n`` with ``n`` across ``x``; the other names as in :mod:`hypkernels.pair_geometry`."""
 
@@ -57,7 +67,7 @@ def ratio(numerator, denominator):
 
 
 @triton.jit
-def pair_geometry(x, y, c):
+def split_along(x, y):
     x_sq = dot(x, x)
     coarse = _leading_bits(ratio(dot(x, y), x_sq))
     rest = y - coarse[:, None] * x
@@ -65,18 +75,22 @@ def pair_geometry(x, y, c):
     n = rest - fine[:, None] * x
     n_sq = dot(n, n)
     n_sq = tl.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
-    alpha, alpha_minus_1 = coarse + fine, (coarse - 1.0) + fine
+    return Split(x_sq, coarse + fine, (coarse - 1.0) + fine, n, n_sq)
 
+
+@triton.jit
+def pair_geometry(x, y, c):
+    x_sq, alpha, alpha_minus_1, n, n_sq = split_along(x, y)
     P2, N2 = c * x_sq, c * n_sq
     Q2 = alpha * alpha * P2 + N2
     A, B = tl.sqrt(1.0 + P2), tl.sqrt(1.0 + Q2)
+    AB, G = A * B, alpha * P2
     same_side = alpha > 0.0
-    W = tl.where(same_side, (alpha_minus_1 * (alpha + 1.0) - N2) / (alpha * A + B), alpha * A - B)
-    z = tl.where(
-        same_side,
-        (alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2) / (1.0 + A * B + alpha * P2),
-        (P2 + A * A * Q2) / (1.0 + A * B) - alpha * P2,
-    )
+    # One division each: a division costs as much as all the rest of its line.
+    W = tl.where(same_side, alpha_minus_1 * (alpha + 1.0) - N2, alpha * A - B)
+    W = W / tl.where(same_side, alpha * A + B, 1.0)
+    z = tl.where(same_side, alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2, P2 + A * A * Q2)
+    z = z / (1.0 + AB + tl.where(same_side, G, 0.0)) - tl.where(same_side, 0.0, G)
     return Pair(x, n, c, alpha, alpha_minus_1, P2, N2, A, B, W, z)
 
 

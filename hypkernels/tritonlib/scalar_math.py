@@ -58,9 +58,11 @@ def sinhc_slope(t):
 
 @triton.jit
 def asinh(s):
+    """Where ``a^2`` might overflow, ``log(1 + a) + log(2)``: 1 is nothing beside ``a``."""
     a = tl.abs(s)
-    near = log1p(a + a * a / (1.0 + tl.sqrt(1.0 + a * a)))
-    positive = tl.where(a < 1e8, near, tl.log(a) + _LOG_2)
+    far = a > 1e20
+    e = tl.where(far, a, a + a * a / (1.0 + tl.sqrt(1.0 + a * a)))
+    positive = log1p(e) + _LOG_2 * far.to(tl.float64)
     return tl.where(s < 0.0, -positive, positive)
 
 
