@@ -29,18 +29,8 @@ class Split(NamedTuple):
     n_sq: tl.tensor
 
 
-class Split(NamedTuple):
-    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``."""
-
-    x_sq: tl.tensor
-    alpha: tl.tensor
-    alpha_minus_1: tl.tensor
-    n: tl.tensor
-    n_sq: tl.tensor
-
-
 class Pair(NamedTuple):
-    """The scalars of each pair of rows, as in :mod:`hypkernels.pair_geometry`, with the tiles ``x`` and ``n``."""
+    """The scalars of each pair of rows, as in :mod:`hypkernels.pair_geometry`, with tiles ``x`` and ``n``."""
 
     x: tl.tensor
     n: tl.tensor
@@ -74,18 +64,6 @@ def dot(a, b):
 def ratio(numerator, denominator):
     """``numerator / denominator``, and 0 where the denominator is 0: the convention at degenerate points."""
     return tl.where(denominator == 0.0, 0.0, numerator / denominator)
-
-
-@triton.jit
-def split_along(x, y):
-    x_sq = dot(x, x)
-    coarse = _leading_bits(ratio(dot(x, y), x_sq))
-    rest = y - coarse[:, None] * x
-    fine = ratio(dot(rest, x), x_sq)
-    n = rest - fine[:, None] * x
-    n_sq = dot(n, n)
-    n_sq = tl.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
-    return Split(x_sq, coarse + fine, (coarse - 1.0) + fine, n, n_sq)
 
 
 @triton.jit
