@@ -14,6 +14,7 @@ from hypkernels.lorentz import (
     pairwise_dist,
     pairwise_inner,
     pairwise_oxy_angle,
+    scaled_exp_map0,
 )
 from hypkernels.losses import (
     EntailmentConeLoss,
@@ -39,5 +40,6 @@ __all__ = [
     "pairwise_dist",
     "pairwise_inner",
     "pairwise_oxy_angle",
+    "scaled_exp_map0",
     "use_backend",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
@@ -66,13 +66,27 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def scalar_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
-    """A positive scalar argument (curvature) of a function of ``points``, as a 0-d tensor.
+def check_positive(name: str, value: float) -> float:
+    """A positive and finite Python number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return float(value)
+
+
+def scalar_tensor(
+    name: str,
+    value: float | Tensor,
+    points: Tensor,
+    check: Callable[[str, float], float] = check_positive,
+) -> Tensor:
+    """A scalar argument (a positive one: the curvature) of a function of ``points``, as a 0-d tensor.
 
     Gradients flow through it. It may stay on the CPU while the points are on a GPU, not the reverse.
     """
     if not isinstance(value, Tensor):
-        return torch.tensor(check_positive(name, value), dtype=torch.float64)
+        return torch.tensor(check(name, value), dtype=torch.float64)
     if value.numel() != 1:
         raise ValueError(f"{name} must be a float or a one-element tensor, got shape {tuple(value.shape)}")
     return _check_beside(name, value, points).reshape(())
@@ -127,15 +141,6 @@ def check_not_negative(name: str, value: float) -> float:
     """A finite Python number of at least 0, as a float."""
     if check_finite(name, value) < 0:
         raise ValueError(f"{name} must not be negative, got {value}")
-    return float(value)
-
-
-def check_positive(name: str, value: float) -> float:
-    """A positive and finite Python number, as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
     return float(value)
 
 

@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hypkernels.checks import broadcast_pair, check_matrices, check_points, check_positive, scalar_tensor
+from hypkernels.checks import (
+    broadcast_pair,
+    check_finite,
+    check_matrices,
+    check_points,
+    check_positive,
+    scalar_tensor,
+)
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
 from hypkernels.maps import op as maps
@@ -38,6 +45,25 @@ def exp_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     """
     check_points("x", x)
     return maps.exp_map0(x, scalar_tensor("curv", curv, x))
+
+
+def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Lift of Euclidean features: :func:`exp_map0` of ``scale * x``, the product never rounded or stored.
+
+    Args:
+        x: features ``(..., D)``, float64, float32, bfloat16 or float16.
+        scale: any number, a float or a tensor of one element, which may learn.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+
+    Returns:
+        Space components ``(..., D)`` in the dtype of ``x``; ``dist0`` of them is ``|scale| |x|``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
+    """
+    check_points("x", x)
+    factor = scalar_tensor("scale", scale, x, check_finite)
+    return maps.scaled_exp_map0(x, factor, scalar_tensor("curv", curv, x))
 
 
 def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:

@@ -143,8 +143,8 @@ def register_rowwise(
         return getattr(importlib.import_module(kernels), name + suffix)
 
     def run_forward(*args: Any) -> Tensor:
-        *args, requested = args
-        vectors, values, opts = args[:points], args[points:tensors], args[tensors:]
+        *operands, requested = args
+        vectors, values, opts = operands[:points], operands[points:tensors], operands[tensors:]
         check_curv_value(values[-1])
         if launcher := kernel("", vectors[0], requested):
             return launcher(*vectors, *(beside(v, vectors[0]) for v in values), *opts)
@@ -163,8 +163,8 @@ def register_rowwise(
         return x.new_empty(shape, dtype=output(x)[1])
 
     def run_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        *args, requested = args
-        vectors, values, opts = args[:points], args[points:tensors], args[tensors:]
+        *operands, requested = args
+        vectors, values, opts = operands[:points], operands[points:tensors], operands[tensors:]
         if launcher := kernel("_backward", vectors[0], requested):
             return launcher(grad, *vectors, *(beside(v, vectors[0]) for v in values), *opts)
         wide = [value.double() for value in values]

@@ -25,6 +25,19 @@ def exp_map0_gradient(grad: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tenso
     return _radial_gradient(grad, v, v_norm, c, sinhc(t), sinhc_slope(t))
 
 
+def scaled_exp_map0(x: Tensor, scale: Tensor, c: Tensor) -> Tensor:
+    return exp_map0(scale * x, c)
+
+
+def scaled_exp_map0_gradient(
+    grad: Tensor, x: Tensor, scale: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By the scale: the exponential stretches along ``x`` by ``cosh``."""
+    v = scale * x
+    by_v, by_c = exp_map0_gradient(grad, v, c)
+    return scale * by_v, torch.cosh(torch.sqrt(c) * norm(v)) * dot(x, grad), by_c
+
+
 def log_map0(x: Tensor, c: Tensor) -> Tensor:
     return asinhc(torch.sqrt(c) * norm(x)) * x
 

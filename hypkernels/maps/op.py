@@ -14,6 +14,16 @@ exp_map0 = register_rowwise(
     definition=reference.exp_map0,
     kernels=KERNELS,
 )
+scaled_exp_map0 = register_rowwise(
+    "scaled_exp_map0",
+    closed_form.scaled_exp_map0,
+    closed_form.scaled_exp_map0_gradient,
+    points=1,
+    returns="point",
+    scalars=("scale", "curv"),
+    definition=reference.scaled_exp_map0,
+    kernels=KERNELS,
+)
 log_map0 = register_rowwise(
     "log_map0",
     closed_form.log_map0,

@@ -13,6 +13,10 @@ def exp_map0(v: Tensor, curv: Tensor | float) -> Tensor:
     return torch.sinh(t) / t * v
 
 
+def scaled_exp_map0(x: Tensor, scale: Tensor | float, curv: Tensor | float) -> Tensor:
+    return exp_map0(scale * x, curv)
+
+
 def log_map0(x: Tensor, curv: Tensor | float) -> Tensor:
     s = curv**0.5 * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.asinh(s) / s * x

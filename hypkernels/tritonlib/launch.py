@@ -32,7 +32,7 @@ def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def launch_rows(
-    kernel: Any, inputs: Sequence[Tensor], others: Sequence[Tensor | float], **constants: Any
+    kernel: Any, inputs: Sequence[Tensor], others: Sequence[Tensor | int | None], **constants: Any
 ) -> None:
     """Run a ``rows.row_kernel`` over a batch of rows.
 

@@ -54,6 +54,12 @@ def load_rows(X, outer_stride, inner_stride, tile):
 
 
 @triton.jit
+def load_scalar(SCALAR):
+    """A 0-d tensor, such as the curvature."""
+    return tl.load(SCALAR).to(tl.float64)
+
+
+@triton.jit
 def load_scalars(X, outer_stride, inner_stride, tile):
     """One value a row."""
     offsets = tile.outer * outer_stride + tile.inner * inner_stride
