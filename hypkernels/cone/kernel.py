@@ -6,10 +6,13 @@ them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
 from hypkernels.tritonlib.row_kernels import (
     launch_backward,
@@ -18,6 +21,7 @@ from hypkernels.tritonlib.row_kernels import (
     norm_forward,
     pair_backward,
     pair_forward,
+    row_variants,
 )
 from hypkernels.tritonlib.scalar_math import atan2_positive
 
@@ -98,3 +102,10 @@ def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
 
 def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
     return launch_backward(pair_backward, _oxy_angle_gradient, grad, (x, y), curv)
+
+
+def aot_variants() -> Iterator[Variant]:
+    yield from row_variants("cone.half_aperture_forward", norm_forward, _half_aperture)
+    yield from row_variants("cone.half_aperture_backward", norm_backward, _half_aperture_gradient)
+    yield from row_variants("cone.oxy_angle_forward", pair_forward, _oxy_angle)
+    yield from row_variants("cone.oxy_angle_backward", pair_backward, _oxy_angle_gradient)

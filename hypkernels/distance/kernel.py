@@ -6,10 +6,13 @@ apply them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import along_z, ratio
 from hypkernels.tritonlib.row_kernels import (
     launch_backward,
@@ -18,6 +21,7 @@ from hypkernels.tritonlib.row_kernels import (
     norm_forward,
     pair_backward,
     pair_forward,
+    row_variants,
 )
 from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope
 
@@ -83,3 +87,12 @@ def dist0(x: Tensor, curv: Tensor) -> Tensor:
 
 def dist0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
     return launch_backward(norm_backward, _dist0_gradient, grad, (x,), curv)
+
+
+def aot_variants() -> Iterator[Variant]:
+    yield from row_variants("distance.elementwise_inner_forward", pair_forward, _inner)
+    yield from row_variants("distance.elementwise_inner_backward", pair_backward, _inner_gradient)
+    yield from row_variants("distance.elementwise_dist_forward", pair_forward, _dist)
+    yield from row_variants("distance.elementwise_dist_backward", pair_backward, _dist_gradient)
+    yield from row_variants("distance.dist0_forward", norm_forward, _dist0)
+    yield from row_variants("distance.dist0_backward", norm_backward, _dist0_gradient)

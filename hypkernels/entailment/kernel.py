@@ -6,13 +6,22 @@ apply them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hypkernels.cone.kernel import angle, angle_gradient, aperture, aperture_slope
+from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
-from hypkernels.tritonlib.row_kernels import launch_backward, launch_forward, pair_backward, pair_forward
+from hypkernels.tritonlib.row_kernels import (
+    launch_backward,
+    launch_forward,
+    pair_backward,
+    pair_forward,
+    row_variants,
+)
 
 
 @triton.jit
@@ -68,3 +77,8 @@ def entailment_loss_backward(
 ) -> tuple[Tensor, ...]:
     options = (aperture_scale, min_radius, margin, leak)
     return launch_backward(pair_backward, _loss_gradient, grad, (apex, point), curv, *options)
+
+
+def aot_variants() -> Iterator[Variant]:
+    yield from row_variants("entailment.entailment_loss_forward", pair_forward, _loss)
+    yield from row_variants("entailment.entailment_loss_backward", pair_backward, _loss_gradient)

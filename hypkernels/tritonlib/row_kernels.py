@@ -13,8 +13,8 @@ Forward and backward are one launch each, in which every point is read once and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,11 +22,13 @@ import triton.language as tl
 from torch import Tensor
 
 from hypkernels.rowwise import result_dtype
-from hypkernels.tritonlib.launch import allocate, launch_rows
+from hypkernels.tritonlib.launch import allocate, launch_rows, tile_shape
+from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.pair_geometry import pair_geometry
 from hypkernels.tritonlib.rows import load_rows, load_scalars, row_sum, row_tile, store_rows, store_scalars
 
 OPTIONS = ("O0", "O1", "O2", "O3")
+POINT_STRIDES = ("x_outer", "x_inner", "y_outer", "y_inner")
 
 # Like ``rows.row_kernel``: one binary serves all batches, and all options of a formula.
 _formula_kernel = triton.jit(do_not_specialize=[*OPTIONS, "inner_size", "tiles"])
@@ -187,6 +189,56 @@ def launch_backward(
     x = points[0]
     grads = [allocate(p, p.shape, p.dtype) for p in points]
     by_curv = allocate(x, x.shape[:-1], torch.float64)
-    others = [*grads, by_curv, curv, *option_bits(options)]
+    others: list[Tensor | int] = [*grads, by_curv, curv, *option_bits(options)]
     launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient)
     return (*grads, by_curv.sum())
+
+
+class Configuration(NamedTuple):
+    """A type and width of points to compile for ahead of time."""
+
+    dtype: str
+    width: int
+    targets: tuple[str, ...]
+
+
+# Every target at one width; the other types and tile shapes where a change is most likely to show.
+CONFIGURATIONS = (
+    Configuration("fp32", 512, TARGETS),
+    Configuration("bf16", 1024, ("sm_90", "gfx942")),
+    Configuration("fp64", 1024, ("sm_90",)),
+    Configuration("fp32", 64, ("sm_90",)),
+    Configuration("bf16", 8192, ("sm_90",)),
+)
+
+
+def row_variants(op: str, kernel: Any, formula: Any) -> Iterator[Variant]:
+    """``kernel`` with ``formula`` for contiguous points, as ``op[dtype,D=width]``."""
+    for dtype, width, targets in CONFIGURATIONS:
+        tile = tile_shape(width)
+        wide = "*fp64" if dtype == "fp64" else "*fp32"
+        values = {
+            "VALUE": formula,
+            "GRADIENT": formula,
+            "D": width,
+            "ROWS": tile.rows,
+            "BLOCK_D": tile.block_d,
+        }
+        pointers = dict.fromkeys(("X", "Y", "GRAD_X", "GRAD_Y"), f"*{dtype}") | {
+            "OUT": wide,
+            "GRAD": wide,
+            "GRAD_CURV": "*fp64",
+            "CURV": "*fp64",
+        }
+        types = dict.fromkeys(values, "constexpr") | pointers | dict.fromkeys(OPTIONS, "i64")
+        signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+        yield Variant(
+            name=f"{op}[{dtype},D={width}]",
+            kernel=kernel,
+            signature=signature,
+            constexprs={name: value for name, value in values.items() if name in signature},
+            aligned=tuple(name for name in signature if name in pointers or name in POINT_STRIDES),
+            num_warps=tile.num_warps,
+            targets=targets,
+            units=tile.rows * width,
+        )
