@@ -9,9 +9,10 @@ import torch
 import triton
 from torch import Tensor
 
-# A tile holds about as many elements as four warps have registers for, with the temporaries of a formula.
-TILE_ELEMENTS = 2048
-MAX_TILE_ROWS = 16
+# What a thread keeps of a row in registers, in elements; and a tile of narrow rows, in elements and in rows.
+ELEMENTS_A_THREAD = 32
+NARROW_TILE = 256
+MAX_TILE_ROWS = 64
 
 
 class TileShape(NamedTuple):
@@ -21,9 +22,10 @@ class TileShape(NamedTuple):
 
 
 def tile_shape(width: int) -> TileShape:
+    """As few warps as hold a row: each of them repeats the scalar functions of the row, in float64."""
     block_d = triton.next_power_of_2(width)
-    rows = min(max(TILE_ELEMENTS // block_d, 1), MAX_TILE_ROWS)
-    return TileShape(rows, block_d, min(max(block_d // 512, 4), 16))
+    rows = min(max(NARROW_TILE // block_d, 1), MAX_TILE_ROWS)
+    return TileShape(rows, block_d, min(max(block_d // (32 * ELEMENTS_A_THREAD), 1), 16))
 
 
 def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -24,8 +24,15 @@ from torch import Tensor
 from hypkernels.rowwise import result_dtype
 from hypkernels.tritonlib.launch import allocate, launch_rows, tile_shape
 from hypkernels.tritonlib.manifest import TARGETS, Variant
-from hypkernels.tritonlib.pair_geometry import pair_geometry
-from hypkernels.tritonlib.rows import load_rows, load_scalars, row_sum, row_tile, store_rows, store_scalars
+from hypkernels.tritonlib.pair_geometry import dot, pair_geometry
+from hypkernels.tritonlib.rows import (
+    load_rows,
+    load_scalar,
+    load_scalars,
+    row_tile,
+    store_rows,
+    store_scalars,
+)
 
 OPTIONS = ("O0", "O1", "O2", "O3")
 POINT_STRIDES = ("x_outer", "x_inner", "y_outer", "y_inner")
@@ -57,7 +64,7 @@ def pair_forward(
 ):
     tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
     x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_curv(CURV))
+    pair = pair_geometry(x, y, load_scalar(CURV))
     store_scalars(OUT, VALUE(pair, float64_options(O0, O1, O2, O3)), tile)
 
 
@@ -89,7 +96,7 @@ def pair_backward(
 ):
     tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
     x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_curv(CURV))
+    pair = pair_geometry(x, y, load_scalar(CURV))
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
     store_rows(GRAD_X, gradient.x_by_x[:, None] * x + gradient.x_by_n[:, None] * pair.n, tile, D)
@@ -117,7 +124,7 @@ def norm_forward(
 ):
     tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
     x = load_rows(X, x_outer, x_inner, tile)
-    value = VALUE(tl.sqrt(row_sum(x * x)), load_curv(CURV), float64_options(O0, O1, O2, O3))
+    value = VALUE(tl.sqrt(dot(x, x)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
     store_scalars(OUT, value, tile)
 
 
@@ -147,14 +154,9 @@ def norm_backward(
     x = load_rows(X, x_outer, x_inner, tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     options = float64_options(O0, O1, O2, O3)
-    scale, by_curv = GRADIENT(grad, tl.sqrt(row_sum(x * x)), load_curv(CURV), options)
+    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x)), load_scalar(CURV), options)
     store_rows(GRAD_X, scale[:, None] * x, tile, D)
     store_scalars(GRAD_CURV, by_curv, tile)
-
-
-@triton.jit
-def load_curv(CURV):
-    return tl.load(CURV).to(tl.float64)
 
 
 @triton.jit

@@ -79,11 +79,6 @@ def store_scalars(OUT, value, tile):
 
 
 @triton.jit
-def row_sum(tile_values):
-    return tl.sum(tile_values, axis=1)
-
-
-@triton.jit
 def rounded(value, dtype: tl.constexpr):
     """float64 to ``dtype``, as PyTorch converts: to nearest, half precision by way of float32."""
     if dtype == tl.float64:
