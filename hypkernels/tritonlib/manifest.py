@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -34,6 +34,9 @@ class Variant:
         targets: a part of :data:`TARGETS`.
         expect_mma: whether the code must hold the target's matrix instruction.
         units: elements (or logits) one program handles; instructions are also counted per unit.
+        input_tiles: bytes of each contiguous, aligned tile that one program loads, and must load 128 bits at
+            a time where a thread's part is that wide. None: at least one such load. Empty: none needed.
+        options: launch options beyond the two above, such as ``maxnreg``.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Variant:
     targets: tuple[str, ...] = TARGETS
     expect_mma: bool = False
     units: int = 1
+    input_tiles: tuple[int, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def variants() -> dict[str, Variant]:
