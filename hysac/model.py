@@ -261,7 +261,7 @@ class HySAC(OpenClipModel):
 
     def _lift(self, features: Tensor, alpha: str) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return hk.exp_map0(self._scalar(alpha) * _at_least_float32(features), self.curvature)
+            return hk.scaled_exp_map0(_at_least_float32(features), self._scalar(alpha), self.curvature)
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
