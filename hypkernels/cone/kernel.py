@@ -19,9 +19,9 @@ from hypkernels.tritonlib.row_kernels import (
     launch_forward,
     norm_backward,
     norm_forward,
+    op_variants,
     pair_backward,
     pair_forward,
-    row_variants,
 )
 from hypkernels.tritonlib.scalar_math import atan2_positive
 
@@ -105,7 +105,5 @@ def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tupl
 
 
 def aot_variants() -> Iterator[Variant]:
-    yield from row_variants("cone.half_aperture_forward", norm_forward, _half_aperture)
-    yield from row_variants("cone.half_aperture_backward", norm_backward, _half_aperture_gradient)
-    yield from row_variants("cone.oxy_angle_forward", pair_forward, _oxy_angle)
-    yield from row_variants("cone.oxy_angle_backward", pair_backward, _oxy_angle_gradient)
+    yield from op_variants(__name__, "half_aperture", points=1, options=(0.1,))
+    yield from op_variants(__name__, "oxy_angle", points=2)

@@ -19,9 +19,9 @@ from hypkernels.tritonlib.row_kernels import (
     launch_forward,
     norm_backward,
     norm_forward,
+    op_variants,
     pair_backward,
     pair_forward,
-    row_variants,
 )
 from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope
 
@@ -90,9 +90,6 @@ def dist0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
 
 
 def aot_variants() -> Iterator[Variant]:
-    yield from row_variants("distance.elementwise_inner_forward", pair_forward, _inner)
-    yield from row_variants("distance.elementwise_inner_backward", pair_backward, _inner_gradient)
-    yield from row_variants("distance.elementwise_dist_forward", pair_forward, _dist)
-    yield from row_variants("distance.elementwise_dist_backward", pair_backward, _dist_gradient)
-    yield from row_variants("distance.dist0_forward", norm_forward, _dist0)
-    yield from row_variants("distance.dist0_backward", norm_backward, _dist0_gradient)
+    yield from op_variants(__name__, "elementwise_inner", points=2)
+    yield from op_variants(__name__, "elementwise_dist", points=2)
+    yield from op_variants(__name__, "dist0", points=1)

@@ -18,9 +18,9 @@ from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
 from hypkernels.tritonlib.row_kernels import (
     launch_backward,
     launch_forward,
+    op_variants,
     pair_backward,
     pair_forward,
-    row_variants,
 )
 
 
@@ -80,5 +80,4 @@ def entailment_loss_backward(
 
 
 def aot_variants() -> Iterator[Variant]:
-    yield from row_variants("entailment.entailment_loss_forward", pair_forward, _loss)
-    yield from row_variants("entailment.entailment_loss_backward", pair_backward, _loss_gradient)
+    yield from op_variants(__name__, "entailment_loss", points=2, options=(1.0, 0.1, 0.0, 0.0))

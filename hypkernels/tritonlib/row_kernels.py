@@ -22,9 +22,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hypkernels.rowwise import result_dtype
-from hypkernels.tritonlib.launch import allocate, launch_rows, tile_shape
+from hypkernels.tritonlib.launch import allocate, launch_rows
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.pair_geometry import dot, pair_geometry
+from hypkernels.tritonlib.recording import DTYPE_NAMES, row_variants
 from hypkernels.tritonlib.rows import (
     load_rows,
     load_scalar,
@@ -35,7 +36,6 @@ from hypkernels.tritonlib.rows import (
 )
 
 OPTIONS = ("O0", "O1", "O2", "O3")
-POINT_STRIDES = ("x_outer", "x_inner", "y_outer", "y_inner")
 
 # Like ``rows.row_kernel``: one binary serves all batches, and all options of a formula.
 _formula_kernel = triton.jit(do_not_specialize=[*OPTIONS, "inner_size", "tiles"])
@@ -214,33 +214,10 @@ CONFIGURATIONS = (
 )
 
 
-def row_variants(op: str, kernel: Any, formula: Any) -> Iterator[Variant]:
-    """``kernel`` with ``formula`` for contiguous points, as ``op[dtype,D=width]``."""
+def op_variants(kernels: str, name: str, *, points: int, options: Sequence[float] = ()) -> Iterator[Variant]:
+    """The launches of op ``name`` of the module ``kernels``, forward and backward, in all configurations."""
+    dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
     for dtype, width, targets in CONFIGURATIONS:
-        tile = tile_shape(width)
-        wide = "*fp64" if dtype == "fp64" else "*fp32"
-        values = {
-            "VALUE": formula,
-            "GRADIENT": formula,
-            "D": width,
-            "ROWS": tile.rows,
-            "BLOCK_D": tile.block_d,
-        }
-        pointers = dict.fromkeys(("X", "Y", "GRAD_X", "GRAD_Y"), f"*{dtype}") | {
-            "OUT": wide,
-            "GRAD": wide,
-            "GRAD_CURV": "*fp64",
-            "CURV": "*fp64",
-        }
-        types = dict.fromkeys(values, "constexpr") | pointers | dict.fromkeys(OPTIONS, "i64")
-        signature = {name: types.get(name, "i32") for name in kernel.arg_names}
-        yield Variant(
-            name=f"{op}[{dtype},D={width}]",
-            kernel=kernel,
-            signature=signature,
-            constexprs={name: value for name, value in values.items() if name in signature},
-            aligned=tuple(name for name in signature if name in pointers or name in POINT_STRIDES),
-            num_warps=tile.num_warps,
-            targets=targets,
-            units=tile.rows * width,
+        yield from row_variants(
+            kernels, name, points=points, options=options, dtype=dtypes[dtype], width=width, targets=targets
         )
