@@ -17,7 +17,6 @@ KERNEL_MODULES = (
     "hypkernels.distance.kernel",
     "hypkernels.cone.kernel",
     "hypkernels.entailment.kernel",
-    "hypkernels.contrastive.kernel",
 )
 
 

@@ -1,0 +1,66 @@
+"""What one block of threads may use on each target, and what compiled code for it looks like."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """
+    Attributes:
+        backend, architecture, warp_size: as Triton's compiler names the target.
+        shared_memory: bytes one block can have.
+        instruction_set: as the disassembler names it; None where the compiler leaves readable assembly.
+        opcode: one match for each line of machine code.
+        wide_load: opcodes that bring 128 bits a thread, or a whole tile, from global memory.
+        spill: opcodes that save or restore registers in memory.
+        matrix: opcodes of the matrix units meant for this target.
+    """
+
+    backend: str
+    architecture: int | str
+    warp_size: int
+    shared_memory: int
+    instruction_set: str | None
+    opcode: re.Pattern[str]
+    wide_load: re.Pattern[str]
+    spill: re.Pattern[str]
+    matrix: re.Pattern[str]
+
+
+_SASS = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_SASS_WIDE_LOAD = re.compile(r"(LDG|LDGSTS)\..*\b128\b|UTMALDG|UBLKCP")
+_SASS_SPILL = re.compile(r"LDL|STL")
+
+
+def _nvidia(capability: int, shared_memory: int, instruction_set: str, matrix: str) -> Target:
+    return Target(
+        "cuda",
+        capability,
+        32,
+        shared_memory,
+        instruction_set,
+        _SASS,
+        _SASS_WIDE_LOAD,
+        _SASS_SPILL,
+        re.compile(matrix),
+    )
+
+
+TARGETS = {
+    "sm_80": _nvidia(80, 163 << 10, "SM80", "HMMA"),
+    "sm_90": _nvidia(90, 227 << 10, "SM90a", "HGMMA"),
+    "sm_100": _nvidia(100, 227 << 10, "SM100a", "UTC[HQ]?MMA"),
+    "gfx942": Target(
+        "hip",
+        "gfx942",
+        64,
+        64 << 10,
+        None,
+        re.compile(r"^\t((?:s|v|ds|global|buffer|flat|scratch)_\w+)", re.MULTILINE),
+        re.compile("(global|buffer|flat)_load_(lds_)?dwordx4"),
+        re.compile("scratch_"),
+        re.compile("v_mfma"),
+    ),
+}
