@@ -18,7 +18,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-# The interpreter cuts float32 to bfloat16 instead of rounding.
+# The interpreter cuts float32 to bfloat16 instead of rounding, and flushes subnormals.
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 # Arguments of every row kernel after its tensors. They are not specialised: one binary serves all batches.
@@ -86,6 +86,7 @@ def rounded(value, dtype: tl.constexpr):
     single = value.to(tl.float32)
     if dtype == tl.bfloat16 and _INTERPRETED:
         bits = single.to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
-        single = tl.where(single == single, bits.to(tl.float32, bitcast=True), single)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        halves = tl.where(single == single, nearest, 0x7FC0)
+        return halves.to(tl.int16).to(tl.bfloat16, bitcast=True)
     return single.to(dtype)
