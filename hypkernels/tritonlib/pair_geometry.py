@@ -71,9 +71,9 @@ def split_along(x, y):
     """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`."""
     x_sq = dot(x, x)
     coarse = _leading_bits(ratio(dot(x, y), x_sq))
-    rest = y - coarse[:, None] * x
+    rest = tl.fma(-coarse[:, None], x, y)
     fine = ratio(dot(rest, x), x_sq)
-    n = rest - fine[:, None] * x
+    n = tl.fma(-fine[:, None], x, rest)
     n_sq = dot(n, n)
     n_sq = tl.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
     return Split(x_sq, coarse + fine, (coarse - 1.0) + fine, n, n_sq)

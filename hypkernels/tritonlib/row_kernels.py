@@ -99,8 +99,8 @@ def pair_backward(
     pair = pair_geometry(x, y, load_scalar(CURV))
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
-    store_rows(GRAD_X, gradient.x_by_x[:, None] * x + gradient.x_by_n[:, None] * pair.n, tile, D)
-    store_rows(GRAD_Y, gradient.y_by_x[:, None] * x + gradient.y_by_n[:, None] * pair.n, tile, D)
+    store_rows(GRAD_X, combine(gradient.x_by_x, x, gradient.x_by_n, pair.n), tile, D)
+    store_rows(GRAD_Y, combine(gradient.y_by_x, x, gradient.y_by_n, pair.n), tile, D)
     store_scalars(GRAD_CURV, gradient.curv, tile)
 
 
@@ -157,6 +157,12 @@ def norm_backward(
     scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x)), load_scalar(CURV), options)
     store_rows(GRAD_X, scale[:, None] * x, tile, D)
     store_scalars(GRAD_CURV, by_curv, tile)
+
+
+@triton.jit
+def combine(a, x, b, n):
+    """``a x + b n``, with scalars of the rows."""
+    return tl.fma(b[:, None], n, a[:, None] * x)
 
 
 @triton.jit
