@@ -1,0 +1,64 @@
+"""The kernels' tests in Triton's interpreter: a process of its own, since Triton decides at import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+KERNEL_TESTS = Path(__file__).parent / "kernels"
+
+
+def run_in_interpreter(directory, report, *options):
+    """The suite of ``directory`` with ``TRITON_INTERPRET=1``: exit status and output."""
+    command = [sys.executable, "-m", "pytest", str(directory), "-q", "--tb=short", f"--junitxml={report}"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "HYPKERNELS_BACKEND": "auto"}
+    return subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=900
+    )
+
+
+def counts(report):
+    (suite,) = ElementTree.parse(report).iter("testsuite")
+    return {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+
+
+def test_kernels_in_the_interpreter(tmp_path):
+    report = tmp_path / "report.xml"
+    done = run_in_interpreter(KERNEL_TESTS, report)
+    if done.returncode:
+        pytest.fail(
+            f"the kernels' tests failed in Triton's interpreter\n{done.stdout}{done.stderr}", pytrace=False
+        )
+    files = len(list(KERNEL_TESTS.glob("test_*_kernel.py")))
+    assert files > 0
+    assert counts(report)["tests"] - counts(report)["skipped"] > 10 * files
+
+
+def test_a_failing_kernel_test_is_seen(tmp_path):
+    """A kernel that writes the wrong value fails the run, with the test's name and the numbers."""
+    (tmp_path / "conftest.py").write_text((KERNEL_TESTS / "conftest.py").read_text())
+    (tmp_path / "kernel_lane.py").write_text((KERNEL_TESTS / "kernel_lane.py").read_text())
+    (tmp_path / "test_wrong_kernel.py").write_text(
+        """
+import torch, triton
+import triton.language as tl
+
+@triton.jit
+def twice(X, OUT):
+    tl.store(OUT, 3 * tl.load(X))
+
+def test_twice():
+    out = torch.zeros(1)
+    twice[(1,)](torch.ones(1), out)
+    assert out.item() == 2
+"""
+    )
+    report = tmp_path / "report.xml"
+    done = run_in_interpreter(tmp_path, report, "--rootdir", str(tmp_path), "-p", "no:cacheprovider")
+    assert done.returncode == 1
+    assert "test_twice" in done.stdout
+    assert "assert 3.0 == 2" in done.stdout
+    assert counts(report) == {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
