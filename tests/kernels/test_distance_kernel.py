@@ -13,7 +13,7 @@ import torch
 from row_kernel_cases import (
     DTYPES,
     LAYOUTS,
-    SHAPES,
+    SHAPES_AND_DTYPES,
     Case,
     assert_matches_formula,
     poisoned_memory,
@@ -54,8 +54,12 @@ CURV = torch.tensor(0.7)
 FLOAT64 = Tolerance(16, 1e-9, 1e-12)
 
 
-@pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("name", CASES)
+# The inner product shares all that can cancel with the distance: where the two differ is far out.
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [(name, regime) for name in ("elementwise_dist", "dist0") for regime in REGIMES]
+    + [("elementwise_inner", regime) for regime in REGIMES if regime.startswith(("far", "huge", "near"))],
+)
 def test_float32_is_rounded_once(name, regime):
     vectors = points(name, REGIMES[regime], torch.float32)
     assert_accurate(name, vectors, REGIMES[regime].curv, FLOAT32, op=CASES[name])
@@ -79,12 +83,11 @@ def test_a_wrong_gradient_is_caught(name, argument):
             assert_matches_formula(case, random_points((3,), 5, dtype, case.points), CURV, op=wrong)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "width"), SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), SHAPES_AND_DTYPES)
 @pytest.mark.parametrize("name", CASES)
-def test_shapes_and_dtypes(name, batch, width, dtype):
+def test_shapes_and_dtypes(name, shape, dtype):
     case = CASES[name]
-    assert_matches_formula(case, random_points(batch, width, dtype, case.points), CURV)
+    assert_matches_formula(case, random_points(*shape, dtype, case.points), CURV)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

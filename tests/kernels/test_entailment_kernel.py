@@ -17,7 +17,7 @@ import torch
 from row_kernel_cases import (
     DTYPES,
     LAYOUTS,
-    SHAPES,
+    SHAPES_AND_DTYPES,
     Case,
     assert_matches_formula,
     random_points,
@@ -72,10 +72,9 @@ def test_a_wrong_gradient_is_caught(argument):
             assert_matches_formula(CASE, random_points((3,), 5, dtype, 2), CURV, op=wrong)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "width"), SHAPES)
-def test_shapes_and_dtypes(batch, width, dtype):
-    assert_matches_formula(CASE, random_points(batch, width, dtype, 2), CURV)
+@pytest.mark.parametrize(("shape", "dtype"), SHAPES_AND_DTYPES)
+def test_shapes_and_dtypes(shape, dtype):
+    assert_matches_formula(CASE, random_points(*shape, dtype, 2), CURV)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

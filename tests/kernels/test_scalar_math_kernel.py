@@ -102,7 +102,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_function_is_accurate_over_its_whole_range(name):
     x, definition, ulp = CASES[name]
-    with mp.workdps(700):  # 1/3 of the slope at 1e-300 is left over from terms of 1e600
+    with mp.workdps(700 if name.endswith("slope") else 330):  # the terms of a slope cancel to 1e-600 of them
         expected = [definition(mp.mpf(v)) for v in x.tolist()]
     assert worst_ulp(apply(name, x), expected) <= ulp
 
