@@ -60,12 +60,15 @@ def use_backend(name: str) -> Iterator[None]:
         ...     expected = hypkernels.exp_map0(x)
     """
     check_choice("name", name, SETTINGS)
-    before = setting()
+    before = getattr(_in_force, "name", None)
     _in_force.name = name
     try:
         yield
     finally:
-        _in_force.name = before
+        if before is None:  # as it was: a guard also sees whether the attribute is there
+            del _in_force.name
+        else:
+            _in_force.name = before
 
 
 def setting() -> str:
