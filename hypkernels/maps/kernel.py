@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hypkernels.tritonlib import launch
 from hypkernels.tritonlib.manifest import Variant
-from hypkernels.tritonlib.pair_geometry import dot, pair_geometry, split_along
-from hypkernels.tritonlib.row_kernels import CONFIGURATIONS
+from hypkernels.tritonlib.pair_geometry import along_z, dot, pair_geometry, split_along
+from hypkernels.tritonlib.row_kernels import CONFIGURATIONS, combine
 from hypkernels.tritonlib.rows import (
     load_rows,
     load_scalar,
@@ -144,7 +144,7 @@ def _radial_backward(
     t = tl.sqrt(c) * tl.sqrt(v_sq)
     value = VALUE(t)
     alignment = SLOPE(t) * dot(v, grad)
-    by_v = value[:, None] * grad + (c * alignment)[:, None] * v
+    by_v = combine(value, grad, c * alignment, v)
     store_scalars(BY_CURV, 0.5 * alignment * v_sq, tile)
     if SCALE is not None:
         store_scalars(BY_SCALE, cosh(t) * x_grad, tile)
@@ -181,7 +181,7 @@ def _exp_map_forward(
     inward = (sinh(asinh(P) - tau) + detour) / P
     along = tl.where(alpha < 0.0, inward, cosh(tau) + alpha * S)
     across = tl.where(across_sq > 0.0, S, 0.0)
-    store_rows(OUT, along[:, None] * x + across[:, None] * n, tile, D)
+    store_rows(OUT, combine(along, x, across, n), tile, D)
 
 
 @row_kernel
@@ -218,11 +218,11 @@ def _exp_map_backward(
     tau = tl.sqrt(along_sq + across_sq)
     S = sinhc(tau)
     slope = 0.5 * (S * x_grad + sinhc_slope(tau) * v_grad)
-    p = (alpha / A2)[:, None] * x + n
+    p = tl.fma((alpha / A2)[:, None], x, n)
     by_p = 2.0 * c * slope
     store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c, tile)
-    store_rows(BY_V, S[:, None] * grad + by_p[:, None] * p, tile, D)
-    store_rows(BY_X, cosh(tau)[:, None] * grad - (by_p * alpha * P2 / A2)[:, None] * p, tile, D)
+    store_rows(BY_V, combine(S, grad, by_p, p), tile, D)
+    store_rows(BY_X, combine(cosh(tau), grad, -by_p * alpha * P2 / A2, p), tile, D)
 
 
 @row_kernel
@@ -246,7 +246,7 @@ def _log_map_forward(
     pair = pair_geometry(x, load_rows(Y, y_outer, y_inner, tile), load_scalar(CURV))
     f = asinhc(tl.sqrt(pair.z * (pair.z + 2.0)))
     across = tl.where(pair.N2 > 0.0, f, 0.0)
-    store_rows(OUT, (f * pair.A * pair.W)[:, None] * x + across[:, None] * pair.n, tile, D)
+    store_rows(OUT, combine(f * pair.A * pair.W, x, across, pair.n), tile, D)
 
 
 @row_kernel
@@ -275,16 +275,18 @@ def _log_map_backward(
     x = load_rows(X, x_outer, x_inner, tile)
     c = load_scalar(CURV)
     pair = pair_geometry(x, load_rows(Y, y_outer, y_inner, tile), c)
-    A, B, W, z, n = pair.A, pair.B, pair.W, pair.z, pair.n
+    n, z, A, B, W = pair.n, pair.z, pair.A, pair.B, pair.W
     sinh_d = tl.sqrt(z * (z + 2.0))
     f, slope = asinhc(sinh_d), (1.0 + z) * asinhc_slope(sinh_d)
     x_grad = dot(x, grad)
     by_z = slope * (A * W * x_grad + dot(n, grad)) - f * x_grad
     z_by_c = (W * W * pair.P2 + A * A * pair.N2) / (2.0 * c * A * B)
-    store_scalars(BY_CURV, by_z * z_by_c, tile)
-    u = W[:, None] * x + tl.where(pair.N2 > 0.0, A, 0.0)[:, None] * n
-    store_rows(BY_X, (-f * (1.0 + z))[:, None] * grad - (by_z * c / A)[:, None] * u, tile, D)
-    store_rows(BY_Y, f[:, None] * grad + (by_z * c / B)[:, None] * u, tile, D)
+    through_z = along_z(pair, by_z, by_z * z_by_c)
+    store_scalars(BY_CURV, through_z.curv, tile)
+    by_x = combine(through_z.x_by_x, x, through_z.x_by_n, n)
+    store_rows(BY_X, tl.fma((-f * (1.0 + z))[:, None], grad, by_x), tile, D)
+    by_y = combine(through_z.y_by_x, x, through_z.y_by_n, n)
+    store_rows(BY_Y, tl.fma(f[:, None], grad, by_y), tile, D)
 
 
 _RADIAL = {"exp_map0": (sinhc, sinhc_slope), "log_map0": (asinhc, asinhc_slope)}
