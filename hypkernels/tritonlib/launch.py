@@ -59,6 +59,7 @@ def launch_rows(
             ROWS=shape.rows,
             BLOCK_D=shape.block_d,
             num_warps=shape.num_warps,
+            enable_fp_fusion=True,  # no longer the default of Triton 3.10
             **constants,
         )
 
