@@ -96,11 +96,11 @@ def _type(param: Any, value: Any) -> str:
         return f"*{DTYPE_NAMES[value.dtype]}"
     if param.annotation_type:
         return param.annotation_type
-    if isinstance(value, int) and value == 1 and not param.do_not_specialize:
-        return "constexpr"
     if isinstance(value, bool):
         return "u1"
     if isinstance(value, int):
+        if value == 1 and not param.do_not_specialize:
+            return "constexpr"
         return "i32" if -(2**31) <= value < 2**31 else "i64"
     if isinstance(value, float):
         return "fp32"

@@ -1,4 +1,4 @@
-"""Tests of kernels, ``*_kernel.py``, need a process in which kernels run; the others one that compiles them."""
+"""Tests of kernels, ``*_kernel.py``, need a process that runs kernels; the others one that compiles them."""
 
 import pytest
 from kernel_lane import INTERPRETED, RUNNABLE
@@ -13,7 +13,7 @@ class _Skipped(pytest.Module):
     def collect(self):
         if self.path.stem.endswith("_kernel"):
             pytest.skip(
-                "kernels need a GPU or TRITON_INTERPRET=1; tests/test_kernel_lane.py runs these tests"
+                "kernels need a GPU or TRITON_INTERPRET=1: tests/test_kernel_lane.py runs these"
             )
         pytest.skip("the interpreter compiles nothing")
 

@@ -1,0 +1,254 @@
+"""Every kernel compiles for every target without a GPU: within limits, as recorded. The checks can fail."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from hypkernels.tritonlib import aot, manifest, recording
+from hypkernels.tritonlib.aot import Compiled, Resources
+from hypkernels.tritonlib.device_limits import TARGETS
+
+BLOCK = 1024
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return aot.compile_all(manifest.variants().values(), workers=aot.available_cores())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_stay_within_limits(compiled, target):
+    of_target = [c for c in compiled if c.target == target]
+    assert of_target
+    found = [problem for c in of_target for problem in aot.problems(c)]
+    assert not found, "\n".join(found)
+
+
+def test_kernels_are_as_recorded(compiled):
+    recorded = aot.load_table(aot.table_path())
+    if recorded is None:
+        pytest.skip(f"no record for Triton {triton.__version__}")
+    changes = list(aot.drift(compiled, recorded))
+    hint = "after a review of the differences: python -m hypkernels.tritonlib.aot --update"
+    assert not changes, "\n".join([*changes, hint])
+
+
+@pytest.mark.parametrize("module", manifest.KERNEL_MODULES)
+def test_every_op_is_listed(module):
+    family = module.split(".")[-2]
+    names = {name.partition("[")[0] for name in manifest.variants() if name.startswith(f"{family}.")}
+    assert names
+    functions = vars(importlib.import_module(module))
+    ops = [name for name in functions if f"{name}_backward" in functions]
+    assert {f"{family}.{op}_{way}" for op in ops for way in ("forward", "backward")} <= names
+
+
+@triton.jit
+def _scale(X, OUT, stride, FACTOR: tl.constexpr, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * stride + tl.arange(0, BLOCK)
+    tl.store(OUT + index, FACTOR * tl.load(X + index))
+
+
+@triton.jit
+def _scale_every_other(X, OUT, stride, FACTOR: tl.constexpr, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * stride + tl.arange(0, BLOCK)
+    tl.store(OUT + index, FACTOR * tl.load(X + 2 * index))
+
+
+@triton.jit
+def _normalise(X, OUT, stride, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * stride + tl.arange(0, BLOCK)
+    x = tl.load(X + index)
+    tl.store(OUT + index, x / tl.sum(x))
+
+
+@triton.jit
+def _product(X, OUT, stride, BLOCK: tl.constexpr):
+    index = tl.arange(0, BLOCK)[:, None] * stride + tl.arange(0, BLOCK)[None]
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for _ in range(stride):
+        total = tl.dot(tl.load(X + index), tl.load(X + BLOCK + index), total)
+        index += BLOCK
+    tl.store(OUT + index, total)
+
+
+def variant(kernel=_scale, dtype=torch.float32, constants=None, warps=4, stages=1, **properties):
+    """``kernel`` on a dense tensor, as a launch compiles it."""
+    x = torch.empty(1 << 16, dtype=dtype, device="meta")
+    constants = constants or {"FACTOR": 3.0, "BLOCK": BLOCK}
+    with recording.recorded_launches() as launches:
+        kernel[(64,)](x, x, BLOCK, **constants, num_warps=warps, num_stages=stages)
+    (launch,) = launches
+    defaults = {"units": BLOCK, "input_tiles": (BLOCK * dtype.itemsize,)}
+    return launch.variant("a kernel", **{**defaults, **properties})
+
+
+def product(block, stages):
+    constants = {"BLOCK": block}
+    return variant(
+        _product, torch.float16, constants, warps=8, stages=stages, input_tiles=None, expect_mma=True
+    )
+
+
+def problems(v, target):
+    (c,) = aot.compile_all([replace(v, targets=(target,))])
+    return list(aot.problems(c))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_good_kernel_has_no_problems(target):
+    (c,) = aot.compile_all([variant(targets=(target,))])
+    assert not list(aot.problems(c))
+    assert c.result.instructions > c.result.wide_loads
+    assert c.result.wide_loads == BLOCK * 4 // (16 * 4 * TARGETS[target].warp_size)
+    assert c.result.registers > 0
+    assert (c.result.shared, c.result.stack, c.result.spills, c.result.matrix) == (0, 0, 0, 0)
+    assert c.result.per_unit == round(c.result.instructions * 4 * TARGETS[target].warp_size / BLOCK, 2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_spilled_registers_are_reported(target):
+    """A thread keeps 512 numbers until the sum is known."""
+    block = 512 * TARGETS[target].warp_size
+    (problem,) = problems(variant(_normalise, constants={"BLOCK": block}, warps=1), target)
+    assert problem.startswith(f"a kernel {target}: ")
+    assert "instructions save or restore registers in memory" in problem
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("tiles", [(BLOCK * 4,), None])
+def test_narrow_loads_are_reported(target, tiles):
+    (problem,) = problems(variant(_scale_every_other, input_tiles=tiles), target)
+    wanted = 1 if tiles is None else BLOCK * 4 // (16 * 4 * TARGETS[target].warp_size)
+    assert problem == f"a kernel {target}: 0 128-bit loads, the inputs' tiles need {wanted}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_unaligned_inputs_need_to_be_declared_aligned(target):
+    """Without a launch's knowledge of alignment no load is wide: the check depends on ``aligned``."""
+    (problem,) = problems(replace(variant(), aligned=()), target)
+    assert "0 128-bit loads" in problem
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_too_much_shared_memory_is_reported(target):
+    """Two operands of 32 KiB for each stage but one."""
+    assert not problems(product(64, stages=2), target)
+    limit = TARGETS[target].shared_memory
+    (problem,) = problems(product(128, stages=limit // (64 << 10) + 2), target)
+    assert problem.endswith(f"bytes of shared memory, the limit is {limit}")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_missing_matrix_instructions_are_reported(target):
+    (problem,) = problems(variant(expect_mma=True), target)
+    assert problem.startswith(f"a kernel {target}: no matrix instruction")
+
+
+def test_a_kernel_that_does_not_compile_is_reported():
+    (problem,) = problems(variant(constants={"FACTOR": 3.0, "BLOCK": 1000}), "sm_90")
+    assert problem.startswith("a kernel sm_90: does not compile: ")
+    assert "power of 2" in problem
+
+
+RESOURCES = Resources(
+    registers=40, stack=0, shared=128, instructions=500, per_unit=12.5, spills=0, wide_loads=4, matrix=0
+)
+
+
+def test_drift_is_reported_by_kernel_target_and_number(tmp_path):
+    names = ("same", "changed", "new", "gone")
+    same, changed, new, gone = (Compiled(replace(variant(), name=n), "sm_90", RESOURCES) for n in names)
+    path = tmp_path / "table.json"
+    assert aot.load_table(path) is None
+    aot.save_table(path, [gone, same, changed])
+    recorded = aot.load_table(path)
+    assert not list(aot.drift([same, changed, gone], recorded))
+    changed = replace(changed, result=replace(RESOURCES, registers=48, per_unit=13.0))
+    assert list(aot.drift([new, same, changed], recorded)) == [
+        "changed sm_90: registers 40 -> 48, per_unit 12.5 -> 13.0",
+        "gone sm_90: in the record and no longer compiled",
+        "new sm_90: not in the record",
+    ]
+
+
+def test_the_record_has_a_line_for_each_kernel_and_target(tmp_path):
+    path = tmp_path / "table.json"
+    compiled = [Compiled(variant(), target, RESOURCES) for target in TARGETS]
+    failed = Compiled(replace(variant(), name="broken"), "sm_90", "does not compile")
+    aot.save_table(path, [*compiled, failed])
+    assert [line.split('"')[1] for line in path.read_text().splitlines()[1:-1]] == [
+        "a kernel gfx942",
+        "a kernel sm_100",
+        "a kernel sm_80",
+        "a kernel sm_90",
+    ]
+    assert not list(aot.drift([*compiled, failed], aot.load_table(path)))
+
+
+def test_report_is_a_markdown_table():
+    lines = aot.markdown([Compiled(variant(), "sm_90", RESOURCES)]).splitlines()
+    assert lines[2] == "| a kernel | sm_90 | 40 | 0 | 128 | 500 | 12.5 | 0 | 4 | 0 |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_variants_have_names_of_their_own(monkeypatch):
+    duplicates = types.ModuleType("duplicates")
+    duplicates.aot_variants = lambda: [variant(), variant()]
+    monkeypatch.setitem(sys.modules, "duplicates", duplicates)
+    monkeypatch.setattr(manifest, "KERNEL_MODULES", ("duplicates",))
+    with pytest.raises(ValueError, match="duplicates lists a second variant called 'a kernel'"):
+        manifest.variants()
+
+
+@triton.jit
+def _arguments(X, Y, one, aligned, odd, large, number, flag, nothing, FUNCTION: tl.constexpr):
+    pass
+
+
+def test_launches_are_recorded_as_triton_specialises_them():
+    x = torch.empty(64, dtype=torch.bfloat16, device="meta")
+    with recording.recorded_launches() as launches:
+        _arguments[(1,)](x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, FUNCTION=_scale, maxnreg=64)
+    (launch,) = launches
+    assert launch.signature == {
+        "X": "*bf16",
+        "Y": "*bf16",
+        "one": "constexpr",
+        "aligned": "i32",
+        "odd": "i32",
+        "large": "i64",
+        "number": "fp32",
+        "flag": "u1",
+        "nothing": "constexpr",
+        "FUNCTION": "constexpr",
+    }
+    assert launch.constexprs == {"one": 1, "nothing": None, "FUNCTION": _scale}
+    assert launch.aligned == ("X", "aligned", "large")
+    assert launch.variant("a kernel").options == {"maxnreg": 64}
+
+
+def test_what_runs_is_what_is_recorded():
+    """Triton itself binds the arguments of a launch: types, constants and alignment must be the same."""
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    binder = create_function_from_signature(_arguments.signature, _arguments.params, backend)
+    x = torch.empty(64, dtype=torch.bfloat16)
+    arguments = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None)
+    _, specialization, _ = binder(*arguments, FUNCTION=_scale)
+    with recording.recorded_launches() as launches:
+        _arguments[(1,)](*arguments, FUNCTION=_scale)
+    (launch,) = launches
+    assert [kind for kind, _ in specialization] == list(launch.signature.values())
+    aligned = [n for n, (_, kind) in zip(_arguments.arg_names, specialization, strict=True) if kind == "D"]
+    assert aligned == list(launch.aligned)
