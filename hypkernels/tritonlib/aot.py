@@ -248,8 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.update:
         save_table(table_path(), compiled)
     elif not options.only:
-        found += drift(compiled, load_table(table_path()) or {})
-    print("\n".join(found), file=sys.stderr)
+        recorded = load_table(table_path())
+        found += (
+            [f"no record for Triton {triton.__version__}"] if recorded is None else drift(compiled, recorded)
+        )
+    for line in found:
+        print(line, file=sys.stderr)
     return 1 if found else 0
 
 
