@@ -1,0 +1,133 @@
+"""Peak memory of one forward and backward pass, beyond its inputs and gradients.
+
+On a GPU the allocator keeps count. On a CPU a child process runs the pass while it samples its own resident
+set; it lives on for the next measurement, and is started again should the system end it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.case import Case, Inputs, Shape
+from benchmarks.providers.provider import Provider
+from benchmarks.sampling import Stopwatch, run_once
+
+PERIOD = 5e-4
+REPEATS = 3
+# Blocks above this many bytes go back to the system when they are freed, so that runs do not hide in the
+# memory that an earlier one has left behind.
+CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def peak_beyond_inputs(case: Case, shape: Shape, provider: Provider, device: torch.device) -> int:
+    """Bytes, outputs included, in this process."""
+    peak = _peak_of_gpu if device.type == "cuda" else _peak_of_resident_set
+    generator = torch.Generator(device).manual_seed(0)
+    watch = Stopwatch(device)
+    most = 0
+    for repeat in range(1 + (1 if device.type == "cuda" else REPEATS)):
+        inputs = case.prepare(case.draw(shape, generator), provider.dtype)
+        gc.collect()
+        used = peak(_once(case, provider, inputs, watch)) - case.gradient_bytes(inputs)
+        del inputs
+        most = max(most, used if repeat else 0)  # the first run compiles and fills caches
+    return most
+
+
+def _once(case: Case, provider: Provider, inputs: Inputs, watch: Stopwatch) -> Callable[[], object]:
+    return lambda: run_once(case, provider, inputs, watch)
+
+
+def _peak_of_gpu(run: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak_of_resident_set(run: Callable[[], object]) -> int:
+    done = threading.Event()
+    before = peak = _resident_bytes()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.is_set():
+            peak = max(peak, _resident_bytes())
+            time.sleep(PERIOD)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        run()
+    finally:
+        done.set()
+        sampler.join()
+    return peak - before
+
+
+class Child:
+    """A process that measures one request after the other."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def peak(self, case: str, shape: Shape, provider: str) -> int | None:
+        """Bytes, or None if the child failed or was ended."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.memory"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | CHILD_ENVIRONMENT,
+                cwd=Path(__file__).parents[1],
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps([case, dict(shape), provider]) + "\n")
+            self._process.stdin.flush()
+            reply = self._process.stdout.readline()
+        except BrokenPipeError:
+            return None
+        return json.loads(reply) if reply.strip() else None
+
+    def close(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+
+
+def _serve() -> None:
+    from benchmarks.cases import CASES
+    from benchmarks.providers import PROVIDERS
+
+    # Only answers may reach the pipe, whatever the measured code prints.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        case, shape, provider = json.loads(line)
+        peak = peak_beyond_inputs(CASES[case], shape, PROVIDERS[provider], torch.device("cpu"))
+        answers.write(json.dumps(peak) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,77 @@
+"""Eager PyTorch, written from the published formulas as model authors write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import formulas
+from benchmarks.case import CONTRASTIVE, HYCOCLIP, HYSAC, Inputs, Outputs, values
+from benchmarks.providers.provider import Program, Provider
+from benchmarks.training_step import formula_step
+
+
+def _program(function: Callable[..., Tensor], names: tuple[str, ...]) -> Program:
+    return lambda inputs: (function(*values(inputs, names)),)
+
+
+def _cone(inputs: Inputs) -> Outputs:
+    x, y, curv = inputs["x"], inputs["y"], inputs["curv"]
+    return formulas.half_aperture(x, curv), formulas.oxy_angle(x, y, curv)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "exp_map0": (formulas.exp_map0, ("x", "curv")),
+    "log_map0": (formulas.log_map0, ("x", "curv")),
+    "elementwise_dist": (formulas.elementwise_dist, ("x", "y", "curv")),
+    "pairwise_dist": (formulas.pairwise_dist, ("x", "y", "curv")),
+    "entailment_loss": (formulas.entailment_loss, ("x", "y", "curv")),
+    "contrastive_dist": (formulas.contrastive, CONTRASTIVE),
+    "contrastive_angle": (partial(formulas.contrastive, logits=formulas.angle_logits), CONTRASTIVE),
+    "hysac_block": (formulas.hysac_block, HYSAC),
+    "hycoclip_block": (formulas.hycoclip_block, HYCOCLIP),
+}
+
+_PROGRAMS: dict[str, Program] = {
+    "cone": _cone,
+    "step_toy": formula_step,
+    "step_vit_b_32": formula_step,
+} | {case: _program(function, names) for case, (function, names) in FUNCTIONS.items()}
+
+
+def _in_float32(program: Program) -> Program:
+    """Half-precision points are widened first, as MERU, HyCoCLIP and HySAC do."""
+
+    def run(inputs: Inputs) -> Outputs:
+        widened = {
+            name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        return program(widened)
+
+    return run
+
+
+PROVIDERS = (
+    Provider(
+        name="eager-fp32",
+        label="eager PyTorch, fp32",
+        note="the published formulas, all logits in memory",
+        programs=_PROGRAMS,
+    ),
+    Provider(
+        name="eager-bf16",
+        label="eager PyTorch, bf16",
+        note="the published formulas on bfloat16 points, widened to float32 first as the authors do",
+        programs={
+            case: _in_float32(_PROGRAMS[case])
+            for case in ("contrastive_dist", "hysac_block", "hycoclip_block")
+        },
+        dtype=torch.bfloat16,
+        tolerance=1e-2,
+        needs_cuda=True,
+    ),
+)

@@ -1,0 +1,142 @@
+"""A run of the benchmarks: which groups there are, what has been measured, where it is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+from benchmarks.case import Case, Shape
+from benchmarks.cases import CASES
+from benchmarks.measure import Measurement, measure
+from benchmarks.memory import Child
+from benchmarks.providers import PROVIDERS, Provider
+from benchmarks.results import FOLDER, Results, open_run
+from benchmarks.roofline import ceilings
+from benchmarks.sampling import Plan
+
+PLANS = {
+    "small": Plan(most=50, seconds=0.5, slowest=3.0),
+    "medium": Plan(most=100, seconds=3.0, slowest=20.0),
+    "large": Plan(most=100, seconds=1.0, slowest=0.6),
+}
+
+
+def groups(size: str) -> Iterator[tuple[Case, Shape]]:
+    """Every case that can run here, at every shape of ``size``."""
+    for case in CASES.values():
+        if case.obstacle() is None:
+            for shape in case.shapes[size]:
+                yield case, shape
+
+
+def obstacles(device: torch.device) -> dict[str, str]:
+    """The providers that cannot run on ``device``, and why."""
+    found = {provider.name: provider.obstacle(device) for provider in PROVIDERS.values()}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def candidates(case: Case, shape: Shape, device: torch.device) -> list[Provider]:
+    missing = obstacles(device)
+    return [
+        provider
+        for provider in PROVIDERS.values()
+        if provider.name not in missing and provider.supports(case.name, shape)
+    ]
+
+
+class Session:
+    """Measures each group once, at its first use, and writes it down.
+
+    Args:
+        size: a key of :data:`PLANS`.
+        device: where to run.
+        folder: for the results.
+        time_limit: seconds after which no group is begun.
+        memory: whether to take the peak memory on a CPU, which runs everything again in a child process.
+    """
+
+    def __init__(
+        self,
+        size: str,
+        device: torch.device,
+        folder: Path = FOLDER,
+        time_limit: float = float("inf"),
+        memory: bool = True,
+    ) -> None:
+        self._began = time.monotonic()
+        self._device = device
+        self._plan = PLANS[size]
+        self._time_limit = time_limit
+        self._child = Child() if memory and device.type == "cpu" else None
+        self._measured: dict[tuple[object, ...], Measurement] = {}
+        self.cut_short = False
+        self.results = self._open(size, folder)
+
+    def measurement(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement | None:
+        """Of a group; None when the time is up.
+
+        Providers that an interrupted run has measured come without their samples.
+        """
+        key = case.name, *shape.items()
+        if key not in self._measured:
+            found = self._earlier(case, shape, providers)
+            if found is None:
+                if time.monotonic() - self._began > self._time_limit:
+                    self.cut_short = True
+                    return None
+                found = self._measure(case, shape, providers)
+            self._measured[key] = found
+        return self._measured[key]
+
+    def close(self, complete: bool) -> None:
+        if self._child is not None:
+            self._child.close()
+        if complete and not self.cut_short:
+            self.results.finish()
+
+    def _open(self, size: str, folder: Path) -> Results:
+        header: dict[str, Any] = {
+            "size": size,
+            "device": machine.describe_device(self._device),
+            "software": machine.describe_software(),
+            "commit": machine.commit(),
+            "source": machine.source_digest(),
+            "providers": {
+                provider.name: {"label": provider.label, "note": provider.note, "ours": provider.ours}
+                for provider in PROVIDERS.values()
+            },
+            "unavailable": obstacles(self._device),
+            "ceilings": {},
+        }
+        results = open_run(header, folder)
+        if not results.header["ceilings"]:
+            results.header["ceilings"] = ceilings(self._device)
+        return results
+
+    def _earlier(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement | None:
+        records = {
+            provider.name: self.results.find(case.name, shape, provider.name) for provider in providers
+        }
+        if any(record is None for record in records.values()):
+            return None
+        return Measurement({name: record for name, record in records.items() if record is not None})
+
+    def _measure(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement:
+        found = measure(
+            case,
+            shape,
+            providers,
+            self._device,
+            self.results.header["ceilings"],
+            self._plan,
+            self._child,
+        )
+        self.results.add(list(found.records.values()))
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return found
