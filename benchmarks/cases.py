@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import formulas
@@ -15,14 +16,14 @@ from benchmarks.training_step import training_steps
 
 def _tangents(rows: int, width: int, generator: torch.Generator) -> Tensor:
     """Directions at random with lengths of 0.5 to 1.5, as a projection head gives them."""
-    options = {"generator": generator, "device": generator.device}
-    directions = torch.nn.functional.normalize(torch.randn(rows, width, **options), dim=-1)
-    return directions * (0.5 + torch.rand(rows, 1, **options))
+    device = generator.device
+    directions = F.normalize(torch.randn(rows, width, generator=generator, device=device), dim=-1)
+    return directions * (0.5 + torch.rand(rows, 1, generator=generator, device=device))
 
 
 def _matched(x: Tensor, generator: torch.Generator) -> Tensor:
     """Tangents related to ``x`` as a caption is to its image: near, and rather more general or specific."""
-    return 0.6 * x + 0.8 * _tangents(*x.shape, generator)
+    return 0.6 * x + 0.8 * _tangents(x.shape[0], x.shape[1], generator)
 
 
 def _scalar(value: float, spread: float, generator: torch.Generator) -> Tensor:
@@ -90,7 +91,8 @@ def _cone(inputs: Inputs) -> Outputs:
 
 def _contrastive(logits: formulas.Logits) -> Callable[[Inputs], Outputs]:
     def reference(inputs: Inputs) -> Outputs:
-        return (formulas.contrastive_by_strips(*values(inputs, CONTRASTIVE), logits=logits),)
+        x, y, curv, scale = values(inputs, CONTRASTIVE)
+        return (formulas.contrastive_by_strips(x, y, curv, scale, logits),)
 
     return reference
 
@@ -183,7 +185,7 @@ CASES: dict[str, Case] = {
             "Contrastive loss on distances",
             _shapes(
                 512,
-                small=(64, 128, 256, 512, 1024),
+                small=(96, 192, 384, 768, 1536),
                 medium=(256, 512, 1024, 2048, 4096),
                 large=(4096, 8192, 16384, 32768, 65536, 131072),
             ),

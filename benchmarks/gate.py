@@ -58,9 +58,9 @@ def verdict(provider: Provider, got: Answer, want: Answer) -> tuple[float, str |
     errors: dict[str, float] = {}
     for index, (output, reference) in enumerate(zip(got.outputs, want.outputs, strict=True)):
         errors[f"output {index}"] = _relative_error(output, reference)
-    for name, reference in want.gradients.items():
-        if reference is not None:
-            errors[f"gradient of {name}"] = _relative_error(got.gradients[name], reference)
+    for name, gradient in want.gradients.items():
+        if gradient is not None:
+            errors[f"gradient of {name}"] = _relative_error(got.gradients[name], gradient)
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] <= provider.tolerance:
         return errors[worst], None

@@ -28,7 +28,8 @@ def describe_device(device: torch.device) -> dict[str, object]:
             "memory_bytes": properties.total_memory,
             "driver": _driver(),
         }
-    name = f"{_cpu_name()}, {torch.get_num_threads()} cores"
+    cores = torch.get_num_threads()
+    name = f"{_cpu_name()}, {cores} core{'s' if cores > 1 else ''}"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "slug": _slug(name),

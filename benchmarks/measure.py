@@ -77,8 +77,8 @@ def _judge(case: Case, provider: Provider, drawn: Inputs, wanted: Answer) -> Rec
         got = answer(case, provider.programs[case.name], inputs, points_dtype=provider.dtype)
     except torch.OutOfMemoryError:
         return {"status": "out of memory"}
-    except Exception as error:  # whatever a provider raises belongs into the table
-        return {"status": "failed", "detail": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    except Exception as raised:  # whatever a provider raises belongs into the table
+        return {"status": "failed", "detail": f"{type(raised).__name__}: {raised}".splitlines()[0][:200]}
     error, wrong = verdict(provider, got, wanted)
     if wrong is not None:
         return {"status": "wrong", "error": error, "detail": wrong}
@@ -103,8 +103,7 @@ def _work(
 ) -> Record:
     """Operations and bytes that cannot be avoided, and the share of the roofline that the medians reach."""
     inputs = case.prepare(case.draw(shape, torch.Generator(device).manual_seed(2)), provider.dtype)
-    with torch.no_grad():
-        outputs = provider.programs[case.name](inputs)
+    outputs = provider.programs[case.name](inputs)
     moved = case.compulsory_bytes(inputs, outputs)
     operations = case.operations(shape, inputs)
     roofline = {

@@ -1,4 +1,4 @@
-"""Peak memory of one forward and backward pass, beyond its inputs and gradients.
+"""Peak memory of one forward and backward pass, beyond its inputs and gradients; outputs count.
 
 On a GPU the allocator keeps count. On a CPU a child process runs the pass while it samples its own resident
 set; it lives on for the next measurement, and is started again should the system end it.
@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.case import Case, Inputs, Shape
+from benchmarks.case import Case, Shape
+from benchmarks.gate import upstream
 from benchmarks.providers.provider import Provider
 from benchmarks.sampling import Stopwatch, run_once
 
@@ -26,26 +28,23 @@ PERIOD = 5e-4
 REPEATS = 3
 # Blocks above this many bytes go back to the system when they are freed, so that runs do not hide in the
 # memory that an earlier one has left behind.
-CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "8192", "MALLOC_TRIM_THRESHOLD_": "8192"}
 
 
 def peak_beyond_inputs(case: Case, shape: Shape, provider: Provider, device: torch.device) -> int:
-    """Bytes, outputs included, in this process."""
+    """Bytes, in this process."""
     peak = _peak_of_gpu if device.type == "cuda" else _peak_of_resident_set
     generator = torch.Generator(device).manual_seed(0)
     watch = Stopwatch(device)
+    above = upstream(provider.programs[case.name](case.prepare(case.draw(shape, generator), provider.dtype)))
     most = 0
     for repeat in range(1 + (1 if device.type == "cuda" else REPEATS)):
         inputs = case.prepare(case.draw(shape, generator), provider.dtype)
         gc.collect()
-        used = peak(_once(case, provider, inputs, watch)) - case.gradient_bytes(inputs)
+        used = peak(partial(run_once, case, provider, inputs, above, watch)) - case.gradient_bytes(inputs)
         del inputs
         most = max(most, used if repeat else 0)  # the first run compiles and fills caches
     return most
-
-
-def _once(case: Case, provider: Provider, inputs: Inputs, watch: Stopwatch) -> Callable[[], object]:
-    return lambda: run_once(case, provider, inputs, watch)
 
 
 def _peak_of_gpu(run: Callable[[], object]) -> int:

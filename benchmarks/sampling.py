@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.case import Case, Inputs, Shape
+from benchmarks.case import Case, Inputs, Outputs, Shape
 from benchmarks.gate import upstream
 from benchmarks.providers.provider import Provider
 
@@ -81,18 +81,18 @@ class Stopwatch:
         return [before.elapsed_time(after) / 1e3 for before, after in steps]
 
 
-def run_once(case: Case, provider: Provider, inputs: Inputs, watch: Stopwatch) -> dict[str, float]:
-    """Seconds of the phases of one forward and backward pass."""
+def run_once(
+    case: Case, provider: Provider, inputs: Inputs, above: Outputs, watch: Stopwatch
+) -> dict[str, float]:
+    """Seconds of the phases of one forward and backward pass, with the gradients ``above`` flowing in."""
     program = provider.programs[case.name]
     watch.start()
     outputs = program(inputs)
     watch.mark()
-    above = upstream(outputs)
-    watch.mark()
     torch.autograd.backward(outputs, above)
     case.finish(inputs)
     watch.mark()
-    forward, _, backward = watch.seconds()
+    forward, backward = watch.seconds()
     return {"forward": forward, "backward": backward, "both": forward + backward}
 
 
@@ -104,10 +104,11 @@ def interleave(
     order = random.Random(seed)
     watch = Stopwatch(device)
     samples = {provider.name: Samples() for provider in providers}
+    above: dict[str, Outputs] = {}
     running = []
     for provider in providers:
         try:
-            seconds = _warm_up(case, shape, provider, generator, watch)
+            above[provider.name], seconds = _warm_up(case, shape, provider, generator, watch)
         except torch.OutOfMemoryError:
             samples[provider.name].left_out = ("out of memory", "")
             continue
@@ -124,7 +125,8 @@ def interleave(
                 break
             drawn = case.draw(shape, generator)
             for provider in order.sample(running, len(running)):
-                took = run_once(case, provider, case.prepare(drawn, provider.dtype), watch)
+                inputs = case.prepare(drawn, provider.dtype)
+                took = run_once(case, provider, inputs, above[provider.name], watch)
                 for phase, seconds in took.items():
                     samples[provider.name].seconds[phase].append(seconds)
     finally:
@@ -135,9 +137,13 @@ def interleave(
 
 def _warm_up(
     case: Case, shape: Shape, provider: Provider, generator: torch.Generator, watch: Stopwatch
-) -> float:
-    """Seconds of the second run; the first compiles and fills caches."""
+) -> tuple[Outputs, float]:
+    """Gradients for the outputs, and the seconds of the second run; the first compiles and fills caches."""
+
+    def fresh() -> Inputs:
+        return case.prepare(case.draw(shape, generator), provider.dtype)
+
+    above = upstream(provider.programs[case.name](fresh()))
     for _ in range(2):
-        inputs = case.prepare(case.draw(shape, generator), provider.dtype)
-        took = run_once(case, provider, inputs, watch)
-    return took["both"]
+        took = run_once(case, provider, fresh(), above, watch)
+    return above, took["both"]

@@ -60,8 +60,8 @@ def _selected(request: pytest.FixtureRequest, case: Case, shape: Shape) -> list[
     """The providers whose tests of this group run, in the tables' order."""
     chosen = {}
     for item in request.session.items:
-        parameters = getattr(item, "callspec", None) and item.callspec.params
-        if parameters and parameters["case"] is case and parameters["shape"] is shape:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+        if parameters.get("case") is case and parameters.get("shape") is shape:
             chosen[parameters["provider"].name] = parameters["provider"]
     return list(chosen.values())
 

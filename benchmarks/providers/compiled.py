@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from benchmarks.case import Inputs, Outputs, values
 from benchmarks.providers.eager import FUNCTIONS
@@ -26,7 +28,7 @@ def _compiled(case: str) -> Program:
     function, names = FUNCTIONS[case]
 
     @cache  # at the first call, so that the listing of providers compiles nothing
-    def graph() -> object:
+    def graph() -> Callable[..., Tensor]:
         return torch.compile(function, fullgraph=True, dynamic=True)
 
     def run(inputs: Inputs) -> Outputs:

@@ -1,0 +1,51 @@
+"""How numbers and providers look in tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# The palette of Okabe and Ito, which colour-blind readers can tell apart, without its yellow: too pale for
+# a line on white. Ours are solid, the others dashed, and every line has its own marker.
+_OURS = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#E69F00", "#D55E00")
+_OTHERS = ("#000000", "#D55E00", "#009E73", "#E69F00", "#7F7F7F", "#56B4E9", "#CC79A7", "#0072B2")
+_MARKERS = "osD^vP"
+_OTHER_MARKERS = "XhdpH*<>"
+
+
+def line_styles(providers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dash of each provider, the same in every plot."""
+    styles = {}
+    counts = {True: 0, False: 0}
+    for name, provider in providers.items():
+        ours = bool(provider["ours"])
+        colours, markers = (_OURS, _MARKERS) if ours else (_OTHERS, _OTHER_MARKERS)
+        index = counts[ours]
+        counts[ours] += 1
+        styles[name] = {
+            "color": colours[index % len(colours)],
+            "marker": markers[index % len(markers)],
+            "linestyle": "-" if ours else "--",
+        }
+    return styles
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def milliseconds(seconds: float) -> str:
+    return digits(seconds * 1e3)
+
+
+def mebibytes(count: float | None) -> str:
+    return "" if count is None else "< 0.1" if count < 0.1 * 2**20 else digits(count / 2**20)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:#.2g}".rstrip(".")
