@@ -1,0 +1,371 @@
+"""The contrastive loss on a GPU: what there is one of per pair is computed by Triton kernels, tile by tile.
+
+The forward pass reduces every tile of logits to log-sum-exps of its rows and columns. The backward pass computes
+the logits again, a block at a time, stores the negatives' gradient by the inner product of each pair in a
+workspace of bounded size, and multiplies it with the points: four products of matrices in all, eight where the
+softmaxes of rows and columns are of different logits. Nothing is accumulated in order of arrival.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from hypkernels.contrastive import pair_kernels as device
+from hypkernels.contrastive import problem
+from hypkernels.contrastive.problem import Embedding, Gradients, Problem, SoftmaxGradient, Statistics
+from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
+from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, blocks, default_plan
+from hypkernels.pair_geometry import ratio
+from hypkernels.tritonlib.launch import allocate
+
+_LN2 = math.log(2)
+# Up to this distance, with curvature -1, the kernels' series serves: its last term is a rounding.
+_NEAR = 0.5
+# What the product of matrices leaves uncertain, in units of the norms.
+_RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
+# Of the partial sums over a tile's rows or columns: a largest logit and a sum; or own terms, gaps, curvature.
+_LOG_SUM_BYTES, _ROW_SUMS_BYTES, _COLUMN_SUM_BYTES = 8, 12, 4
+
+
+class _Form(NamedTuple):
+    """A matrix of logits as the kernels know it: the number of its formula, and what one unit of its gap is."""
+
+    formula: int
+    unit: float = 1.0
+
+
+_FORMS = {
+    "dist": (_Form(device.DIST.value, _LN2),),
+    "sqdist": (_Form(device.SQDIST.value, _LN2**2),),
+    "inner": (_Form(device.INNER.value),),
+    "angle": (_Form(device.ANGLE_AT_X.value), _Form(device.ANGLE_AT_Y.value)),
+}
+
+
+def refusal(x: Tensor) -> str | None:
+    """Why the kernels cannot take these points, or None."""
+    return "the points are float64, the kernels' logits float32" if x.dtype == torch.float64 else None
+
+
+def forward(
+    p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
+) -> tuple[Tensor, Statistics]:
+    """Loss of each row, float64, and the statistics for :func:`backward`."""
+    pairs = _Pairs(p, plan)
+    matrices = logit_matrices(similarity, symmetric)
+    rows = columns = p.scale.new_empty(0)
+    for matrix, form in zip(matrices, _FORMS[similarity], strict=False):
+        by_row, by_column = pairs.log_sums(matrix, form)
+        rows = by_row if matrix.rows else rows
+        columns = by_column if matrix.columns else columns
+    positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
+    saved = Statistics(positives, rows, columns)
+    return problem.losses(p, saved, similarity, symmetric), saved
+
+
+def backward(
+    grad: Tensor,
+    p: Problem,
+    saved: Statistics,
+    similarity: str,
+    symmetric: bool,
+    *,
+    plan: Plan | None = None,
+) -> Gradients:
+    """``grad`` is the upstream gradient of each row's loss."""
+    pairs = _Pairs(p, plan)
+    matrices = logit_matrices(similarity, symmetric)
+    weights = grad.double() / (1 + symmetric)
+    softmaxes = [
+        problem.softmax_gradient(weights, gaps, p, matrix, saved)
+        for matrix, gaps in zip(matrices, saved.positives, strict=True)
+    ]
+    negatives = _Negatives(pairs)
+    for matrix, softmax, form in zip(matrices, softmaxes, _FORMS[similarity], strict=False):
+        negatives.add(softmax, matrix.gap, form)
+    total = negatives.gradients()
+    for matrix, softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
+        total.scale.sub_(softmax.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
+        problem.add_positives(total, -softmax.pull * p.scale, p, matrix.gap)
+    return total
+
+
+class _Tables(NamedTuple):
+    """Scalars of the rows and of the columns, float32, one line of the table for each name in the kernels."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+class _Pairs:
+    """A problem as the kernels take it."""
+
+    def __init__(self, p: Problem, plan: Plan | None) -> None:
+        self.problem = p
+        self.plan = default_plan(p.x.points) if plan is None else plan
+        self.x, self.y = _dense_rows(p.x.points), _dense_rows(p.y.points)
+        self.targets = p.targets.to(torch.int32)
+        self.c = p.c.float()
+        self.near = _all_near(p)
+        self.precision = _precision(p)
+
+    def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
+        return blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
+
+    def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
+        """Over the negatives of each row and of each column, float64; ``-inf`` where not asked for."""
+        tile = self.plan.forward
+        tables = self.tables(matrix.gap, form)
+        rows = self.problem.scale.new_full((len(self.x),), -math.inf)
+        columns = rows.new_full((len(self.y),), -math.inf)
+        pair_bytes = _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows)
+        for block in self.blocks(tile, pair_bytes):
+            by_row = self.row_sums(tile, block, 2 if matrix.rows else 0)
+            by_column = self.column_sums(tile, block, 2 if matrix.columns else 0)
+            self.launch(
+                device.log_sums,
+                tile,
+                block,
+                tables,
+                [*(by_row or (None, None)), *(by_column or (None, None))],
+                FORMULA=form.formula,
+                BY_ROW=matrix.rows,
+                BY_COLUMN=matrix.columns,
+            )
+            for total, parts in ((rows[block.rows], by_row), (columns[block.columns], by_column)):
+                if parts:
+                    torch.logaddexp(total, _merged_log_sums(*parts), out=total)
+        return rows, columns
+
+    def row_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
+        """For partial sums: one line for each column of tiles."""
+        shape = (triton.cdiv(block.width, tile.columns), block.height)
+        return [allocate(self.x, shape, torch.float32) for _ in range(count)]
+
+    def column_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
+        """For partial sums: one line for each row of tiles."""
+        shape = (triton.cdiv(block.height, tile.rows), block.width)
+        return [allocate(self.x, shape, torch.float32) for _ in range(count)]
+
+    def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
+        """Totals of a softmax are rounded; what they lose goes to its weights: it would be one error for a row."""
+        p = self.problem
+        per_unit = p.logits_per_unit(gap).double()
+        return _Tables(
+            _table(p.x, [per_unit * (form.unit / _LN2), per_unit], softmax and softmax.rows),
+            _table(p.y, [], softmax and softmax.columns),
+        )
+
+    def launch(
+        self,
+        kernel: Any,
+        tile: Tile,
+        block: Block,
+        tables: _Tables,
+        outputs: Sequence[Tensor | None],
+        strides: Sequence[int] = (),
+        **constants: Any,
+    ) -> None:
+        x, y = self.x[block.rows], self.y[block.columns]
+        rows, columns = tables.rows[:, block.rows], tables.columns[:, block.columns]
+        programs = triton.cdiv(block.height, tile.rows) * triton.cdiv(block.width, tile.columns)
+        with torch.cuda.device_of(x):
+            kernel[(programs,)](
+                x,
+                y,
+                rows,
+                columns,
+                self.targets[block.rows] - block.columns.start,
+                self.c,
+                self.near,
+                *outputs,
+                block.height,
+                block.width,
+                x.stride(0),
+                y.stride(0),
+                rows.stride(0),
+                columns.stride(0),
+                *strides,
+                D=x.shape[1],
+                BLOCK_M=tile.rows,
+                BLOCK_N=tile.columns,
+                BLOCK_K=tile.depth_bytes // x.element_size(),
+                PIECES=tile.pieces,
+                GROUP=tile.group,
+                PRECISION=self.precision,
+                UPCAST=INTERPRETED,
+                INLINE_PTX=self.plan.inline_ptx,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+                **constants,
+            )
+
+
+class _Negatives:
+    """Gradients by the negatives' logits, summed over blocks of pairs and over matrices of logits.
+
+    With ``G`` the gradient by the inner product of each pair, divided by ``c``, those by the points are
+    ``c (G y - own_x x)`` and ``c (G^T x - own_y y)``.
+    """
+
+    def __init__(self, pairs: _Pairs) -> None:
+        p = pairs.problem
+        self.pairs = pairs
+        self.own_x, self.own_y = (
+            torch.zeros(len(side.points), dtype=torch.float64, device=p.c.device) for side in (p.x, p.y)
+        )
+        self.total = Gradients(
+            torch.zeros_like(pairs.x, dtype=torch.float32) if p.learns.x else None,
+            torch.zeros_like(pairs.y, dtype=torch.float32) if p.learns.y else None,
+            p.c.new_zeros(()),
+            torch.zeros_like(self.own_x),
+        )
+        # float16 has not the range of a gradient, and its points are exact in tf32.
+        self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
+        self.precision = "tf32" if pairs.x.dtype == torch.float16 else pairs.precision
+
+    def add(self, softmax: SoftmaxGradient, gap: Gap, form: _Form) -> None:
+        tile = self.pairs.plan.backward
+        tables = self.pairs.tables(gap, form, softmax)
+        pair_bytes = self.dtype.itemsize + _ROW_SUMS_BYTES / tile.columns + _COLUMN_SUM_BYTES / tile.rows
+        own_x, own_y, gaps = (torch.zeros_like(like) for like in (self.own_x, self.own_y, self.own_x))
+        workspace = None
+        for block in self.pairs.blocks(tile, pair_bytes):
+            if workspace is None:
+                workspace = self._workspace(tile, block)
+            x_sum, gap_sum, curv_sum = self.pairs.row_sums(tile, block, 3)
+            (y_sum,) = self.pairs.column_sums(tile, block, 1)
+            self.pairs.launch(
+                device.pair_weights,
+                tile,
+                block,
+                tables,
+                [workspace, x_sum, y_sum, gap_sum, curv_sum],
+                [workspace.stride(0)],
+                FORMULA=form.formula,
+                BY_ROW=softmax.rows is not None,
+                BY_COLUMN=softmax.columns is not None,
+                RESOLUTION=_RESOLUTION[self.pairs.precision],
+                ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
+            )
+            own_x[block.rows] += x_sum.sum(0, dtype=torch.float64)
+            own_y[block.columns] += y_sum.sum(0, dtype=torch.float64)
+            gaps[block.rows] += gap_sum.sum(0, dtype=torch.float64)
+            self.total.curv.add_(curv_sum.sum(dtype=torch.float64) / self.pairs.problem.c)
+            self._add_products(workspace[: block.height, : block.width], block)
+        x_norm, y_norm = _own_norms(self.pairs.problem, form)
+        self.own_x += ratio(own_x, x_norm)
+        self.own_y += ratio(own_y, y_norm)
+        self.total.scale.sub_(gaps * (form.unit * self.pairs.problem.c**-gap.of_pairs.curv_power))
+
+    def _workspace(self, tile: Tile, block: Block) -> Tensor:
+        """In whole tiles, which kernels store without a mask. The first block is the largest."""
+        height, width = (
+            triton.cdiv(block.height, tile.rows) * tile.rows,
+            triton.cdiv(block.width, tile.columns) * tile.columns,
+        )
+        return allocate(self.pairs.x, (height, width), self.dtype)
+
+    def _add_products(self, weights: Tensor, block: Block) -> None:
+        if self.total.x is not None:
+            self._add_product(self.total.x[block.rows], weights, self.pairs.y[block.columns])
+        if self.total.y is not None:
+            self._add_product(self.total.y[block.columns], weights.mT, self.pairs.x[block.rows])
+
+    def _add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """``out += a @ b``: PyTorch's where it has this precision, whatever its settings."""
+        if a.dtype == torch.bfloat16 and a.device.type == "cuda" and torch.version.hip is None:
+            torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+            return
+        tile = self.pairs.plan.product
+        (rows, depth), columns = a.shape, b.shape[1]
+        programs = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
+        with torch.cuda.device_of(out):
+            device.add_product[(programs,)](
+                a,
+                b,
+                out,
+                rows,
+                columns,
+                depth,
+                *a.stride(),
+                b.stride(0),
+                out.stride(0),
+                BLOCK_M=tile.rows,
+                BLOCK_N=tile.columns,
+                BLOCK_K=tile.depth_bytes // a.element_size(),
+                GROUP=tile.group,
+                PRECISION=self.precision,
+                UPCAST=INTERPRETED,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+            )
+
+    def gradients(self) -> Gradients:
+        for total, own, points in (
+            (self.total.x, self.own_x, self.pairs.x),
+            (self.total.y, self.own_y, self.pairs.y),
+        ):
+            if total is not None:
+                total.addcmul_(own.float().unsqueeze(1), points, value=-1).mul_(self.pairs.c)
+        return self.total
+
+
+def _table(points: Embedding, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
+    """In the order of the kernels' names for the lines."""
+    s = points.scalars
+    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink)]
+    if softmax is not None:
+        weights, totals = softmax
+        bits = totals / _LN2
+        rounded = bits.float().double()
+        lines += [rounded, weights * torch.exp2(rounded - bits)]
+    elif others:
+        lines += [lines[0], lines[0]]
+    return torch.stack([*lines, *others]).float()
+
+
+def _merged_log_sums(largest: Tensor, sums: Tensor) -> Tensor:
+    tiles, items = largest.shape
+    out = allocate(largest, (items,), torch.float64)
+    block = 128
+    with torch.cuda.device_of(out):
+        device.merge_log_sums[(triton.cdiv(items, block),)](
+            largest, sums, out, items, tiles, ITEMS=block, TILES=16, num_warps=4
+        )
+    return out
+
+
+def _dense_rows(points: Tensor) -> Tensor:
+    return points if points.stride(1) == 1 else points.contiguous()
+
+
+def _all_near(p: Problem) -> Tensor:
+    """Whether no two points are farther apart than ``_NEAR``, as an integer on the device."""
+    if not len(p.targets):
+        return torch.zeros((), dtype=torch.int32, device=p.c.device)
+    return (p.x.scalars.P.amax() + p.y.scalars.P.amax() < _NEAR).to(torch.int32)
+
+
+def _precision(p: Problem) -> str:
+    """Of the products of float32 points; those of narrower ones are exact."""
+    if p.precision is not None:
+        return p.precision
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _own_norms(p: Problem, form: _Form) -> tuple[Tensor, Tensor]:
+    """What the sums of own terms are still to be divided by."""
+    x, y = p.x.scalars, p.y.scalars
+    x_norm, y_norm = x.A, y.A
+    if form.formula == device.ANGLE_AT_X.value:
+        x_norm = x.P * x.P
+    if form.formula == device.ANGLE_AT_Y.value:
+        y_norm = y.P * y.P
+    return x_norm.squeeze(1), y_norm.squeeze(1)
