@@ -6,6 +6,7 @@ set; it lives on for the next measurement, and is started again should the syste
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -88,7 +89,7 @@ class Child:
 
     def peak(self, case: str, shape: Shape, provider: str) -> int | None:
         """Bytes, or None if the child failed or was ended."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.memory"],
                 stdin=subprocess.PIPE,
@@ -104,13 +105,15 @@ class Child:
             self._process.stdin.flush()
             reply = self._process.stdout.readline()
         except BrokenPipeError:
-            return None
-        return json.loads(reply) if reply.strip() else None
+            reply = ""
+        if not reply:
+            self.close()
+        return json.loads(reply) if reply else None
 
     def close(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait()
+        if self._process is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
             self._process = None
 
 

@@ -46,8 +46,8 @@ A run that is cut short goes on where it stopped when it is started again with t
 ## How it is measured
 
 - **Correctness first.** Before a provider is timed, its outputs and all gradients are compared with the
-  published formulas in float64, on the same data, at the same size. *Error* is the largest difference, relative
-  to the norm. A provider that fails shows **wrong** and no time.
+  published formulas in float64, on the same data, at the same size. *Error* is the largest difference,
+  relative to the norm. A provider that fails shows **wrong** and no time.
 - **Time** is the median of at least 20 samples, with both quartiles. Each sample has new random data. The
   providers of a case take turns in random order in one process, so that a drift of the machine meets all.
   *Speed-up* is the time of eager PyTorch in float32 over the provider's, forward and backward.

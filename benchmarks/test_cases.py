@@ -6,6 +6,8 @@ those of its provider through a clock that replays them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -58,11 +60,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _selected(request: pytest.FixtureRequest, case: Case, shape: Shape) -> list[Provider]:
     """The providers whose tests of this group run, in the tables' order."""
-    chosen = {}
+    chosen: dict[str, Provider] = {}
     for item in request.session.items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+        parameters: dict[str, Any] = item.callspec.params if isinstance(item, pytest.Function) else {}
         if parameters.get("case") is case and parameters.get("shape") is shape:
-            chosen[parameters["provider"].name] = parameters["provider"]
+            provider = parameters["provider"]
+            chosen[provider.name] = provider
     return list(chosen.values())
 
 
