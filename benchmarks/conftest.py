@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ from benchmarks.case import SIZES
 from benchmarks.results import FOLDER
 from benchmarks.session import Session, obstacles
 
-_FAILED_TESTS_ONLY = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+_SESSION = pytest.StashKey[Session]()
+_ALL_TESTS_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,18 +45,26 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def session(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Session]:
-    session = Session(
+def session(pytestconfig: pytest.Config) -> Session:
+    """Closed, with the run's outcome, by :func:`pytest_sessionfinish`."""
+    pytestconfig.stash[_SESSION] = Session(
         pytestconfig.getoption("--size"),
         torch.device(pytestconfig.getoption("--device")),
         pytestconfig.getoption("--results"),
         pytestconfig.getoption("--time-limit"),
         not pytestconfig.getoption("--no-memory"),
     )
-    complete = False
-    try:
-        yield session
-        complete = True
-    finally:
-        session.close(complete and not request.session.shouldstop)
-        print(f"\nresults: {session.results.path}")
+    return pytestconfig.stash[_SESSION]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if _SESSION in session.config.stash:
+        cut_short = session.shouldstop or session.shouldfail or exitstatus not in _ALL_TESTS_RAN
+        session.config.stash[_SESSION].close(complete=not cut_short)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _SESSION in config.stash:
+        results = config.stash[_SESSION].results
+        state = "complete" if results.header["complete"] else "cut short, run again to go on"
+        terminalreporter.write_line(f"results, {state}: {results.path}")

@@ -11,7 +11,7 @@ from benchmarks.sampling import Stopwatch
 
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
-SAMPLES = 10
+SAMPLES = 5
 
 
 def ceilings(device: torch.device) -> dict[str, object]:

@@ -113,10 +113,7 @@ class Session:
             "unavailable": obstacles(self._device),
             "ceilings": {},
         }
-        results = open_run(header, folder)
-        if not results.header["ceilings"]:
-            results.header["ceilings"] = ceilings(self._device)
-        return results
+        return open_run(header, folder)
 
     def _earlier(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement | None:
         records = {
@@ -127,6 +124,8 @@ class Session:
         return Measurement({name: record for name, record in records.items() if record is not None})
 
     def _measure(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement:
+        if not self.results.header["ceilings"]:
+            self.results.header["ceilings"] = ceilings(self._device)
         found = measure(
             case,
             shape,

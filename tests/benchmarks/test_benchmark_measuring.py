@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ import torch
 from benchmarks import session as session_module
 from benchmarks.cases import CASES
 from benchmarks.growth import fit
+from benchmarks.machine import ROOT
 from benchmarks.measure import measure
 from benchmarks.memory import Child, _peak_of_resident_set, peak_beyond_inputs
 from benchmarks.providers import PROVIDERS
@@ -121,10 +124,10 @@ def test_the_resident_set_shows_what_is_allocated_and_freed():
 def test_the_child_measures_memory_and_survives_a_failure():
     child = Child()
     try:
-        assert child.peak("exp_map0", SHAPE, "no such provider") is None
         output = 1024 * 1024 * 4
         peak = child.peak("pairwise_dist", {"B": 1024, "D": 16}, "eager-fp32")
         assert output < peak < 20 * output
+        assert child.peak("exp_map0", SHAPE, "no such provider") is None
     finally:
         child.close()
 
@@ -193,3 +196,20 @@ def test_the_clock_replays_the_samples():
         clock.act()
         durations.append(clock() - start)
     assert durations == [0.25, 1.5]
+
+
+def test_pytest_measures_records_and_reports(tmp_path):
+    """The command of the README, for one provider of one case."""
+    selection = ["-k", "entailment_loss and eager-fp32", "--results", str(tmp_path), "--no-memory"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "benchmarks", *selection], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+    (path,) = tmp_path.glob("*/*.json")
+    assert f"results, complete: {path}" in done.stdout
+    results = Results.load(path)
+    (record,) = results.records
+    assert record["status"] == "ok"
+    assert 0 < record["roofline"]["both"] < 1
+    assert set(results.header["ceilings"]["flop_per_s"]) == {"float32", "bfloat16"}
