@@ -1,0 +1,320 @@
+"""The row-wise ops on a GPU: what only a device can show. Their values are tested by ``tests/kernels``."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch.library import opcheck
+from triton.runtime.jit import JITFunction
+
+import hypkernels as hk
+from hypkernels import backend, rowwise
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda")
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Half a unit in the last place, and for float64 what two orders of summation leave of each other.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+MARGIN = 1.01
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op: how many points it takes, its scalars, and the other arguments of its registered operator."""
+
+    function: Callable
+    points: int
+    scalars: tuple[float, ...] = (0.7,)
+    options: tuple[float, ...] = ()
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+OPS = {
+    "exp_map0": Op(hk.exp_map0, 1),
+    "scaled_exp_map0": Op(hk.scaled_exp_map0, 1, (-0.6, 0.7)),
+    "log_map0": Op(hk.log_map0, 1),
+    "exp_map": Op(hk.exp_map, 2),
+    "log_map": Op(hk.log_map, 2),
+    "elementwise_inner": Op(hk.elementwise_inner, 2),
+    "elementwise_dist": Op(hk.elementwise_dist, 2),
+    "dist0": Op(hk.dist0, 1),
+    "half_aperture": Op(hk.half_aperture, 1, options=(0.1,)),
+    "oxy_angle": Op(hk.oxy_angle, 2),
+    "entailment_loss": Op(partial(hk.entailment_loss, reduction="none"), 2, options=(1.0, 0.1, 0.0, 0.0)),
+}
+every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
+
+
+def arguments(op, *shape, dtype=torch.float32, seed=0, device=DEVICE):
+    """Points of norms around 1 and the op's scalars, all on the GPU."""
+    generator = torch.Generator().manual_seed(seed)
+    points = [
+        (1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5).to(dtype)
+        for _ in range(op.points)
+    ]
+    scalars = [torch.tensor(s, dtype=torch.float64) for s in op.scalars]
+    return [a.to(device) for a in (*points, *scalars)]
+
+
+def upstream_of(out):
+    """Of one sign, so that nothing cancels in the sums over rows."""
+    return (
+        torch.linspace(0.5, 1.5, out.numel(), dtype=torch.float64, device=out.device).view(out.shape).to(out)
+    )
+
+
+def with_gradients(op, args, upstream=None):
+    """``[value, gradient by each argument]``"""
+    args = [a.detach().requires_grad_() for a in args]
+    out = op(*args)
+    return [out.detach(), *torch.autograd.grad(out, args, upstream_of(out) if upstream is None else upstream)]
+
+
+def assert_equal(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == e.dtype
+        assert torch.equal(a, e)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels that run."""
+    names = []
+    run = JITFunction.run
+
+    def recorded(kernel, *args, **kwargs):
+        names.append(kernel.__name__)
+        return run(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(JITFunction, "run", recorded)
+    return names
+
+
+@every_op
+def test_kernels_run_by_default(op, launches):
+    args = arguments(op, 33, 20)
+    assert backend.choose("op", args[0]).implementation == "triton"
+    automatic = with_gradients(op, args)
+    assert len(launches) == 2
+    with hk.use_backend("triton"):
+        assert_equal(with_gradients(op, args), automatic)
+    assert len(launches) == 4
+    with hk.use_backend("torch"):
+        with_gradients(op, args)
+    assert len(launches) == 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4099, 512), (7, 3, 768), (1030, 77), (65, 8192), (70001, 2)])
+@every_op
+def test_same_as_on_the_cpu(op, shape, dtype):
+    """The closed forms on the CPU, in float64, rounded once: each row's distance relative to the row."""
+    args = arguments(op, *shape, dtype=dtype)
+    actual = with_gradients(op, args)
+    expected = with_gradients(op, [a.cpu().double() for a in args], upstream_of(actual[0]).cpu().double())
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        scalar = a.dim() == 0
+        of_rows = a.shape == args[0].shape
+        error, size = (a.cpu().double() - e).abs(), e.abs()
+        if of_rows:
+            error, size = error.norm(dim=-1), size.norm(dim=-1)
+        # A scalar's gradient sums, in two orders, terms of both signs.
+        tolerance = 1e-9 if scalar else MARGIN * ROUNDING[a.dtype]
+        assert torch.isfinite(a).all()
+        assert (error <= tolerance * size).all(), (index, (error / size).max())
+
+
+@pytest.mark.parametrize("argument", [0, -1])
+@every_op
+def test_a_wrong_gradient_is_caught(op, argument):
+    """The comparison above, with one gradient 10 % too small."""
+    args = arguments(op, 65, 20)
+    actual = with_gradients(op, args)[1:][argument] * 0.9
+    expected = with_gradients(op, [a.cpu().double() for a in args])[1:][argument]
+    assert ((actual.cpu().double() - expected).abs() > 1e-3 * expected.abs()).any()
+
+
+@every_op
+def test_rows_too_wide_for_a_kernel(op, launches):
+    args = arguments(op, 5, rowwise.MAX_KERNEL_WIDTH + 1)
+    actual = with_gradients(op, args)
+    assert not launches
+    expected = with_gradients(op, [a.cpu() for a in args])
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.cpu(), e, rtol=1e-5, atol=1e-6 * e.abs().max().item())
+    with hk.use_backend("triton"), pytest.raises(RuntimeError, match="rows are wider than"):
+        op(*args)
+
+
+@pytest.mark.parametrize("shape", [(4099, 512), (70001, 2)])
+@every_op
+def test_same_bits_every_time(op, shape):
+    args = arguments(op, *shape)
+    assert_equal(with_gradients(op, args), with_gradients(op, args))
+
+
+@every_op
+def test_nothing_waits_for_the_device(op):
+    args = arguments(op, 33, 20)
+    expected = with_gradients(op, args)  # compiles the kernels
+    upstream = upstream_of(expected[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        actual = with_gradients(op, args, upstream)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize("on_device", [True, False], ids=["scalars on the GPU", "scalars are floats"])
+@every_op
+def test_cuda_graph(op, on_device):
+    """Captured once, replayed on other values: forward and backward."""
+    args = arguments(op, 257, 64)
+    scalars = [] if on_device else list(op.scalars)
+    static = args if on_device else args[: op.points]
+
+    def step(*args):
+        return with_gradients(lambda *a: op(*a, *scalars), args)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(*static)
+    for seed in (1, 2):
+        fresh = arguments(op, 257, 64, seed=seed)[: len(static)]
+        if on_device:
+            fresh[-1] = fresh[-1] * (1 + seed)
+        for a, b in zip(static, fresh, strict=True):
+            a.copy_(b)
+        graph.replay()
+        assert_equal(captured, step(*fresh))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every_op
+def test_autocast_changes_nothing(op, dtype):
+    args = arguments(op, 33, 20, dtype=dtype)
+    expected = with_gradients(op, args)
+    for narrow in (torch.bfloat16, torch.float16):
+        with torch.autocast("cuda", dtype=narrow):
+            actual = with_gradients(op, args)
+        assert_equal(actual, expected)
+
+
+@every_op
+def test_streams(op):
+    """Work on two streams, each with its own points, while the default stream is busy."""
+    inputs = [arguments(op, 4099, 512, seed=seed) for seed in (0, 1)]
+    expected = [with_gradients(op, args) for args in inputs]
+    upstream = upstream_of(expected[0][0])
+    torch.cuda.synchronize()
+    busy = torch.randn(4096, 4096, device=DEVICE)
+    streams = [torch.cuda.Stream() for _ in inputs]
+    actual = []
+    for _ in range(5):
+        busy = busy @ busy / 64
+    for stream, args in zip(streams, inputs, strict=True):
+        with torch.cuda.stream(stream):
+            late = [a * 1.0 for a in args]  # made on this stream: the kernels have to follow it there
+            actual.append(with_gradients(op, late, upstream))
+    torch.cuda.synchronize()
+    for a, e in zip(actual, expected, strict=True):
+        assert_equal(a, e)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@every_op
+def test_another_device_than_the_current_one(op):
+    args = arguments(op, 33, 20)
+    other = with_gradients(op, [a.to("cuda:1") for a in args])
+    assert_equal([t.to(DEVICE) for t in other], with_gradients(op, args))
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@every_op
+def test_compiles_to_one_graph(op, compiler, launches):
+    torch._dynamo.reset()
+    compiled = torch.compile(op.function, fullgraph=True, backend=compiler)
+    for rows in (33, 65, 129):  # a second shape makes the first dimension dynamic
+        args = arguments(op, rows, 20)
+        expected = with_gradients(op, args)
+        launches.clear()
+        assert_equal(with_gradients(compiled, args), expected)
+        assert len(launches) >= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(name, dtype):
+    op = OPS[name]
+    operator = getattr(torch.ops.hypkernels, name).default
+    args = [a.requires_grad_() for a in arguments(op, 3, 4, dtype=dtype)]
+    opcheck(operator, (*args, *op.options, "triton"))
+    grad = torch.ones_like(operator(*args, *op.options, "triton")).detach()
+    backward = getattr(torch.ops.hypkernels, f"{name}_backward").default
+    opcheck(backward, (grad, *(a.detach() for a in args), *op.options, "triton"))
+
+
+def enough_memory(needed):
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    if free < needed:
+        pytest.skip(f"needs {needed / 2**30:.0f} GiB of free GPU memory, there are {free / 2**30:.0f}")
+
+
+@pytest.fixture
+def _memory_is_returned():
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.usefixtures("_memory_is_returned")
+@every_op
+def test_more_elements_than_32_bits_count(op):
+    """The last rows of 2^31 elements and more, and those around element 2^31, as if they were alone."""
+    width = 512
+    rows = 2**31 // width + 64
+    # Points, their gradients, the value (as large as a point, or small) and its upstream gradient.
+    enough_memory((2 * op.points + 3) * rows * width * 2)
+    points = [torch.empty(rows, width, dtype=torch.bfloat16, device=DEVICE) for _ in range(op.points)]
+    for p in points:
+        p.normal_(std=width**-0.5)
+    scalars = arguments(op, 1, 4)[op.points :]
+    out, *gradients = with_gradients(op, [*points, *scalars])
+    upstream = upstream_of(out)
+    for part in (slice(0, 64), slice(rows - 128, rows - 64), slice(rows - 64, rows)):
+        alone = [p[part].clone() for p in points]
+        expected = with_gradients(op, [*alone, *scalars], upstream[part])
+        actual = [out[part], *(g[part] for g in gradients[: op.points])]
+        assert_equal(actual, expected[: 1 + op.points])
+        assert all(t.any() for t in actual)
+
+
+@pytest.mark.usefixtures("_memory_is_returned")
+@every_op
+def test_strides_of_more_than_32_bits(op):
+    """Rows 2^31 elements and more apart."""
+    apart = 2**31 + 64
+    enough_memory(2 * apart + 2**20)
+    memory = torch.empty(apart + 4096, dtype=torch.bfloat16, device=DEVICE)
+    args = arguments(op, 2, 20, dtype=torch.bfloat16)
+    for index, point in enumerate(args[: op.points]):
+        view = memory.as_strided((2, 20), (apart, 1), 64 * index)
+        view.copy_(point)
+        args[index] = view
+    assert_equal(with_gradients(op, args), with_gradients(op, [a.clone() for a in args]))
