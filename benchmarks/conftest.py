@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="begin no measurement after that; the next run goes on from there",
     )
+    group.addoption("--commit", help="what to record as the commit where there is no git repository")
     group.addoption("--no-memory", action="store_true", help="on a CPU, leave out the peak memory")
 
 
@@ -53,6 +54,7 @@ def session(pytestconfig: pytest.Config) -> Session:
         pytestconfig.getoption("--results"),
         pytestconfig.getoption("--time-limit"),
         not pytestconfig.getoption("--no-memory"),
+        pytestconfig.getoption("--commit"),
     )
     return pytestconfig.stash[_SESSION]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches; shown at 900 pixels
-OURS_COLOUR, BASELINE_COLOUR = "#0072B2", "#000000"
+OURS_COLOUR, BASELINE_COLOUR, SLOWER_COLOUR = "#0072B2", "#000000", "#D55E00"
 MEBIBYTE = 2**20
 
 
@@ -56,16 +56,15 @@ def _figure(path: Path, height: float, columns: int = 1) -> Iterator[tuple[Figur
 def growth(results: Results, case: str, path: Path) -> None:
     """Time and memory of a case against the batch."""
     records = by_case(results)[case]
-    with _figure(path, 4.6, columns=2) as (figure, (left, right)):
+    with _figure(path, 5.6, columns=2) as (figure, (left, right)):
         _lines(left, results, records, lambda record: 1e3 * time_of(record))
         left.set_ylabel("time, forward and backward, ms")
         _lines(right, results, records, _memory_mebibytes)
-        right.set_ylabel("peak memory beyond inputs and gradients, MiB")
+        right.set_ylabel("peak memory, MiB")
         handles, names = left.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
-        figure.suptitle(
-            f"{CASES[case].title}, D = {records[0]['shape']['D']}, {results.header['device']['name']}"
-        )
+        width = records[0]["shape"]["D"]
+        figure.suptitle(f"{CASES[case].title}, D = {width}, {results.header['device']['name']}")
 
 
 def _memory_mebibytes(record: Record) -> float | None:
@@ -92,59 +91,82 @@ def _lines(
 
 def speed_ups(results: Results, path: Path) -> None:
     """hypkernels over eager PyTorch for every case, both in float32."""
-    pairs = [ours_and_baseline(largest(records)) for records in by_case(results).values()]
-    found = [pair for pair in pairs if pair is not None]
+    found = _pairs(results)
     names = [f"{CASES[ours['case']].title}\n{shape_name(ours['shape'])}" for ours, _ in found]
     factors = [time_of(baseline) / time_of(ours) for ours, baseline in found]
-    with _figure(path, 1.2 + 0.45 * len(found)) as (figure, axes):
-        bars = axes.barh(names, factors, color=OURS_COLOUR, height=0.6)
-        axes.bar_label(bars, [f" {digits(factor)} x" for factor in factors])
+    low, high = min([*factors, 0.5]) / 2, max([*factors, 2]) * 2
+    with _figure(path, 1.2 + 0.45 * len(found)) as (_, axes):
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        colours = [OURS_COLOUR if factor >= 1 else SLOWER_COLOUR for factor in factors]
+        bars = axes.barh(names, [factor - 1 for factor in factors], left=1, color=colours, height=0.6)
+        for bar, factor in zip(bars, factors, strict=True):
+            axes.annotate(
+                f"{digits(factor)} x",
+                (factor, bar.get_y() + bar.get_height() / 2),
+                (4 if factor >= 1 else -4, 0),
+                textcoords="offset points",
+                ha="left" if factor >= 1 else "right",
+                va="center",
+            )
         axes.axvline(1, color="black", linewidth=1)
         axes.invert_yaxis()
-        axes.set_xscale("log")
-        low, high = min([*factors, 0.5]), max([*factors, 2])
-        axes.set_xlim(low / 1.3, high * 1.5)
-        ticks = [
-            tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low / 1.3 <= tick <= high * 1.5
-        ]
+        ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
         axes.set_xticks(ticks, [f"{tick:g} x" for tick in ticks])
         axes.minorticks_off()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("time of eager PyTorch / time of hypkernels, forward and backward, fp32")
-        figure.suptitle(f"Speed-up over eager PyTorch, {results.header['device']['name']}")
+        axes.set_title(f"Speed-up over eager PyTorch, {results.header['device']['name']}")
 
 
 def roofline(results: Results, path: Path) -> None:
     """Operations per second against operations per byte, below the measured ceilings."""
-    measured = results.header["ceilings"]
-    pairs = [ours_and_baseline(largest(records)) for records in by_case(results).values()]
-    found = [pair for pair in pairs if pair is not None]
-    with _figure(path, 5.4) as (figure, axes):
-        intensities = [_intensity(ours) for ours, _ in found] or [1.0]
-        reach = (min([*intensities, 0.3]) / 2, max([*intensities, 100]) * 3)
-        for (name, rate), style in zip(measured["flop_per_s"].items(), ("-", "--", ":"), strict=False):
-            ridge = rate / measured["bytes_per_s"]
-            xs = [reach[0], ridge, max(reach[1], ridge)]
-            axes.plot(
-                xs, [min(rate, x * measured["bytes_per_s"]) / 1e9 for x in xs], "#7F7F7F", linestyle=style
-            )
-            axes.annotate(f"{name} products", (xs[-1], rate / 1e9), ha="right", va="bottom", fontsize=9)
-        for index, (ours, baseline) in enumerate(found, start=1):
-            for record, colour, marker in ((ours, OURS_COLOUR, "o"), (baseline, BASELINE_COLOUR, "X")):
-                axes.plot(_intensity(record), _rate(record), marker, color=colour, markersize=7)
-            axes.annotate(
-                str(index), (_intensity(ours), _rate(ours)), (6, 4), textcoords="offset points", fontsize=9
-            )
+    found = _pairs(results)
+    with _figure(path, 5.0) as (figure, axes):
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("operations per compulsory byte, FLOP/B")
         axes.set_ylabel("operations per second, GFLOP/s")
+        axes.set_title(f"Roofline, forward and backward, {results.header['device']['name']}")
+        _ceilings(axes, results.header["ceilings"], [_intensity(ours) for ours, _ in found])
         axes.plot([], [], "o", color=OURS_COLOUR, label="hypkernels, fp32")
         axes.plot([], [], "X", color=BASELINE_COLOUR, label=BASELINE.label)
-        for index, (ours, _) in enumerate(found, start=1):
+        for index, (ours, baseline) in enumerate(found, start=1):
+            side = "right" if index % 2 else "left"  # of neighbours with the same intensity
+            for record, colour, marker in ((baseline, BASELINE_COLOUR, "X"), (ours, OURS_COLOUR, "o")):
+                point = _intensity(record), _rate(record)
+                axes.plot(*point, marker, color=colour, markersize=7)
+                offset = (7, -3) if side == "right" else (-7, -3)
+                axes.annotate(
+                    str(index),
+                    point,
+                    offset,
+                    textcoords="offset points",
+                    ha="left" if side == "right" else "right",
+                    color=colour,
+                    fontsize=9,
+                )
             axes.plot([], [], " ", label=f"{index}  {CASES[ours['case']].title}")
-        figure.legend(loc="outside right upper", fontsize=9)
-        figure.suptitle(f"Roofline, forward and backward, {results.header['device']['name']}")
+        figure.legend(loc="outside right center", fontsize=9)
+
+
+def _ceilings(axes: Axes, measured: Mapping[str, Any], intensities: Sequence[float]) -> None:
+    bandwidth = measured["bytes_per_s"]
+    start, end = min([*intensities, 0.3]) / 2, max([*intensities, 100]) * 3
+    for (name, rate), style in zip(measured["flop_per_s"].items(), ("-", "--", ":"), strict=False):
+        xs = [start, rate / bandwidth, max(end, rate / bandwidth)]
+        ys = [min(rate, x * bandwidth) / 1e9 for x in xs]
+        axes.plot(xs, ys, color="#7F7F7F", linestyle=style)
+        axes.annotate(f"{name} products", (xs[-1], ys[-1]), ha="right", va="bottom", fontsize=9)
+    axes.annotate(
+        "copy bandwidth", (start, start * bandwidth / 1e9), (4, 14), textcoords="offset points", fontsize=9
+    )
+
+
+def _pairs(results: Results) -> list[tuple[Record, Record]]:
+    """hypkernels and eager PyTorch for each case that has both."""
+    pairs = [ours_and_baseline(largest(records)) for records in by_case(results).values()]
+    return [pair for pair in pairs if pair is not None]
 
 
 def _intensity(record: Record) -> float:

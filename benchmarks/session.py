@@ -58,6 +58,7 @@ class Session:
         folder: for the results.
         time_limit: seconds after which no group is begun.
         memory: whether to take the peak memory on a CPU, which runs everything again in a child process.
+        commit: what to record where there is no git repository.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Session:
         folder: Path = FOLDER,
         time_limit: float = float("inf"),
         memory: bool = True,
+        commit: str | None = None,
     ) -> None:
         self._began = time.monotonic()
         self._device = device
@@ -75,7 +77,7 @@ class Session:
         self._child = Child() if memory and device.type == "cpu" else None
         self._measured: dict[tuple[object, ...], Measurement] = {}
         self.cut_short = False
-        self.results = self._open(size, folder)
+        self.results = self._open(size, folder, commit)
 
     def measurement(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement | None:
         """Of a group; None when the time is up.
@@ -99,12 +101,12 @@ class Session:
         if complete and not self.cut_short:
             self.results.finish()
 
-    def _open(self, size: str, folder: Path) -> Results:
+    def _open(self, size: str, folder: Path, commit: str | None) -> Results:
         header: dict[str, Any] = {
             "size": size,
             "device": machine.describe_device(self._device),
             "software": machine.describe_software(),
-            "commit": machine.commit(),
+            "commit": machine.commit() or commit,
             "source": machine.source_digest(),
             "providers": {
                 provider.name: {"label": provider.label, "note": provider.note, "ours": provider.ours}

@@ -12,12 +12,14 @@ from benchmarks.providers import BASELINE
 from benchmarks.results import Record, Results
 from benchmarks.style import digits, mebibytes, milliseconds, percent
 
+TEXT = ("provider", "forward and backward", "size", "ceiling", "what", "verdict", "what it computes")
 BEST_OURS = ("hypkernels-triton-fp32", "hypkernels-torch-fp32")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is text, the others are numbers."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    """A table; columns of numbers are aligned to the right."""
+    rules = ["---" if name in TEXT else "---:" for name in head]
+    lines = [head, rules, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -154,6 +156,8 @@ def summary_table(results: Results) -> str:
                 digits(time_of(baseline) / time_of(ours)),
                 mebibytes(memory_of(baseline)),
                 mebibytes(memory_of(ours)),
+                f"{baseline['error']:.0e}",
+                f"{ours['error']:.0e}",
             ]
         )
     head = (
@@ -164,6 +168,8 @@ def summary_table(results: Results) -> str:
         "speed-up",
         "eager, MiB",
         "hypkernels, MiB",
+        "eager, error",
+        "hypkernels, error",
     )
     return markdown(head, rows)
 

@@ -30,27 +30,16 @@ def _model_and_optimizer(name: str, device: torch.device) -> tuple[Any, torch.op
     return model, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
 
 
-@cache
-def _forward_products(name: str, device: torch.device) -> float:
-    """Floating-point operations of both towers' matrix products for one quadruplet."""
-    model, _ = _model_and_optimizer(name, device)
-    inputs = _draw(name, {"B": 1}, torch.Generator(device))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.encode_image(inputs["image"])
-        model.encode_text(inputs["tokens"])
-    return float(counter.get_total_flops())
-
-
 def _draw(name: str, shape: Shape, generator: torch.Generator) -> Inputs:
     device = generator.device
-    model, _ = _model_and_optimizer(name, device)
+    model, optimizer = _model_and_optimizer(name, device)
     rows = shape["B"]
     height, width = model.visual.image_size
     image = torch.randn(rows, 2, 3, height, width, generator=generator, device=device)
     last = model.vocab_size - 1  # the largest token ends a text
     tokens = torch.randint(1, last, (rows, 2, model.context_length), generator=generator, device=device)
     tokens[..., -1] = last
-    return {"image": image, "tokens": tokens, "model": model}
+    return {"image": image, "tokens": tokens, "model": model, "optimizer": optimizer}
 
 
 def formula_step(inputs: Inputs) -> Outputs:
@@ -79,7 +68,7 @@ class TrainingStep(Case):
         """Images in ``dtype``; float64 gets a model of its own, for the correctness gate."""
         inputs = drawn | {"image": drawn["image"].to(dtype)}
         if dtype == torch.float64:
-            inputs["model"] = deepcopy(drawn["model"]).double()
+            inputs |= {"model": deepcopy(drawn["model"]).double(), "optimizer": None}
         inputs["model"].zero_grad()
         return inputs
 
@@ -99,14 +88,18 @@ class TrainingStep(Case):
         return {"forward": forward, "backward": backward, "both": forward + backward}
 
     def operations(self, shape: Shape, inputs: Inputs) -> dict[str, float]:
-        forward = shape["B"] * _forward_products(self.model, inputs["image"].device)
+        """Of the matrix products of both towers."""
+        model = inputs["model"]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.encode_image(inputs["image"][:1])
+            model.encode_text(inputs["tokens"][:1])
+        forward = float(shape["B"] * counter.get_total_flops())
         return {"forward": forward, "backward": 2 * forward, "both": 3 * forward}
 
     def finish(self, inputs: Inputs) -> None:
-        model, optimizer = _model_and_optimizer(self.model, inputs["image"].device)
-        if inputs["model"] is model:
-            optimizer.step()
-            model.clamp_parameters_()
+        if inputs["optimizer"] is not None:
+            inputs["optimizer"].step()
+            inputs["model"].clamp_parameters_()
 
 
 def _step(name: str, title: str, model: str, **rows: tuple[int, ...]) -> TrainingStep:

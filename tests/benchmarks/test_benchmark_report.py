@@ -147,7 +147,7 @@ def test_the_readme_has_the_summary_between_its_markers(rendered):
     assert "old figures" not in readme
     assert "Test CPU, 2 cores, PyTorch 2.8.0, commit 0123456789, 2025-01-31" in readme
     cells = row(readme, "| Contrastive loss on distances")
-    assert cells[1:] == ["B=1024 D=512", "31.5", "10.5", "3.00", "24.0", "4.00"]
+    assert cells[1:] == ["B=1024 D=512", "31.5", "10.5", "3.00", "24.0", "4.00", "1e-07", "1e-07"]
 
 
 def test_only_the_newest_run_of_a_size_is_shown(tmp_path):
