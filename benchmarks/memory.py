@@ -27,6 +27,7 @@ from benchmarks.sampling import Stopwatch, run_once
 
 PERIOD = 5e-4
 REPEATS = 3
+CHILD_COMMAND = [sys.executable, "-m", "benchmarks.memory"]
 # Blocks above this many bytes go back to the system when they are freed, so that runs do not hide in the
 # memory that an earlier one has left behind.
 CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "8192", "MALLOC_TRIM_THRESHOLD_": "8192"}
@@ -91,7 +92,7 @@ class Child:
         """Bytes, or None if the child failed or was ended."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.memory"],
+                CHILD_COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -121,15 +121,14 @@ def test_the_resident_set_shows_what_is_allocated_and_freed():
     assert 60 * 2**20 < _peak_of_resident_set(run) < 80 * 2**20
 
 
-def test_the_child_measures_memory_and_survives_a_failure():
+def test_a_child_that_dies_measures_nothing_and_is_started_again(monkeypatch):
+    monkeypatch.setattr("benchmarks.memory.CHILD_COMMAND", [sys.executable, "-c", "raise SystemExit(1)"])
     child = Child()
-    try:
-        output = 1024 * 1024 * 4
-        peak = child.peak("pairwise_dist", {"B": 1024, "D": 16}, "eager-fp32")
-        assert output < peak < 20 * output
-        assert child.peak("exp_map0", SHAPE, "no such provider") is None
-    finally:
-        child.close()
+    assert child.peak("exp_map0", SHAPE, "eager-fp32") is None
+    echo = "import sys; sys.stdin.readline(); print(4096, flush=True); sys.stdin.read()"
+    monkeypatch.setattr("benchmarks.memory.CHILD_COMMAND", [sys.executable, "-c", echo])
+    assert child.peak("exp_map0", SHAPE, "eager-fp32") == 4096
+    child.close()
 
 
 def test_memory_is_beyond_inputs_and_gradients(monkeypatch):
@@ -200,7 +199,7 @@ def test_the_clock_replays_the_samples():
 
 def test_pytest_measures_records_and_reports(tmp_path):
     """The command of the README, for one provider of one case."""
-    selection = ["-k", "entailment_loss and eager-fp32", "--results", str(tmp_path), "--no-memory"]
+    selection = ["-k", "pairwise_dist and eager-fp32", "--results", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "benchmarks", *selection], cwd=ROOT, capture_output=True, text=True
     )
@@ -212,4 +211,6 @@ def test_pytest_measures_records_and_reports(tmp_path):
     (record,) = results.records
     assert record["status"] == "ok"
     assert 0 < record["roofline"]["both"] < 1
+    output = 4 * record["shape"]["B"] ** 2
+    assert output < record["peak_bytes"] < 20 * output
     assert set(results.header["ceilings"]["flop_per_s"]) == {"float32", "bfloat16"}
