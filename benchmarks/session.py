@@ -70,6 +70,8 @@ class Session:
         memory: bool = True,
         commit: str | None = None,
     ) -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self._began = time.monotonic()
         self._device = device
         self._plan = PLANS[size]
