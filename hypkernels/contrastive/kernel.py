@@ -1,9 +1,9 @@
 """The contrastive loss on a GPU: what there is one of per pair is computed by Triton kernels, tile by tile.
 
-The forward pass reduces every tile of logits to log-sum-exps of its rows and columns. The backward pass computes
-the logits again, a block at a time, stores the negatives' gradient by the inner product of each pair in a
-workspace of bounded size, and multiplies it with the points: four products of matrices in all, eight where the
-softmaxes of rows and columns are of different logits. Nothing is accumulated in order of arrival.
+The forward pass reduces every tile of logits to log-sum-exps of its rows and columns. The backward pass
+computes the logits again, a block at a time, stores the negatives' gradient by the inner product of each pair
+in a workspace of bounded size, and multiplies it with the points: four products of matrices in all, twice as
+many where the softmaxes of rows and columns are of different logits. Nothing is summed in order of arrival.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _LN2 = math.log(2)
 _NEAR = 0.5
 # What the product of matrices leaves uncertain, in units of the norms.
 _RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
+# Items and tiles that are merged at a time.
+_MERGED_ITEMS, _MERGED_TILES = 128, 16
 # Of the partial sums over a tile's rows or columns: a largest logit and a sum; or own terms, gaps, curvature.
 _LOG_SUM_BYTES, _ROW_SUMS_BYTES, _COLUMN_SUM_BYTES = 8, 12, 4
 
 
 class _Form(NamedTuple):
-    """A matrix of logits as the kernels know it: the number of its formula, and what one unit of its gap is."""
+    """A matrix of logits as the kernels know it: its formula's number, and what one unit of its gap is."""
 
     formula: int
     unit: float = 1.0
@@ -120,27 +122,39 @@ class _Pairs:
 
     def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
         """Over the negatives of each row and of each column, float64; ``-inf`` where not asked for."""
-        tile = self.plan.forward
         tables = self.tables(matrix.gap, form)
         rows = self.problem.scale.new_full((len(self.x),), -math.inf)
         columns = rows.new_full((len(self.y),), -math.inf)
-        pair_bytes = _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows)
-        for block in self.blocks(tile, pair_bytes):
-            by_row = self.row_sums(tile, block, 2 if matrix.rows else 0)
-            by_column = self.column_sums(tile, block, 2 if matrix.columns else 0)
+        tile = self.plan.forward
+        for block in self.blocks(tile, _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows)):
+            by_row, by_column = self._log_sums(block, tables, matrix, form)
+            if matrix.rows:
+                rows[block.rows] = torch.logaddexp(rows[block.rows], by_row)
+            if matrix.columns:
+                columns[block.columns] = torch.logaddexp(columns[block.columns], by_column)
+        return rows, columns
+
+    def _log_sums(self, block: Block, tables: _Tables, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
+        """By the maximum of each tile; where that is unsafe, as the device alone knows, by each its own."""
+        rows, columns = (allocate(self.x, (n,), torch.float64) for n in (block.height, block.width))
+        unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
+        for shared, tile in ((True, self.plan.forward), (False, self.plan.separate)):
+            by_row, by_column = self.row_sums(tile, block, 2), self.column_sums(tile, block, 2)
             self.launch(
                 device.log_sums,
                 tile,
                 block,
                 tables,
-                [*(by_row or (None, None)), *(by_column or (None, None))],
+                [*by_row, *by_column, unsafe],
                 FORMULA=form.formula,
                 BY_ROW=matrix.rows,
                 BY_COLUMN=matrix.columns,
+                SHARED=shared,
             )
-            for total, parts in ((rows[block.rows], by_row), (columns[block.columns], by_column)):
-                if parts:
-                    torch.logaddexp(total, _merged_log_sums(*parts), out=total)
+            if matrix.rows:
+                _merge_log_sums(by_row, rows, unsafe, block.width, shared)
+            if matrix.columns:
+                _merge_log_sums(by_column, columns, unsafe, block.height, shared)
         return rows, columns
 
     def row_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
@@ -154,7 +168,6 @@ class _Pairs:
         return [allocate(self.x, shape, torch.float32) for _ in range(count)]
 
     def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
-        """Totals of a softmax are rounded; what they lose goes to its weights: it would be one error for a row."""
         p = self.problem
         per_unit = p.logits_per_unit(gap).double()
         return _Tables(
@@ -203,6 +216,7 @@ class _Pairs:
                 INLINE_PTX=self.plan.inline_ptx,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
+                enable_fp_fusion=True,  # no longer the default of Triton 3.10
                 **constants,
             )
 
@@ -331,15 +345,23 @@ def _table(points: Embedding, others: Sequence[Tensor], softmax: tuple[Tensor, T
     return torch.stack([*lines, *others]).float()
 
 
-def _merged_log_sums(largest: Tensor, sums: Tensor) -> Tensor:
+def _merge_log_sums(parts: list[Tensor], out: Tensor, unsafe: Tensor, terms: int, shared: bool) -> None:
+    largest, sums = parts
     tiles, items = largest.shape
-    out = allocate(largest, (items,), torch.float64)
-    block = 128
     with torch.cuda.device_of(out):
-        device.merge_log_sums[(triton.cdiv(items, block),)](
-            largest, sums, out, items, tiles, ITEMS=block, TILES=16, num_warps=4
+        device.merge_log_sums[(triton.cdiv(items, _MERGED_ITEMS),)](
+            largest,
+            sums,
+            out,
+            unsafe,
+            items,
+            tiles,
+            terms,
+            SHARED=shared,
+            ITEMS=_MERGED_ITEMS,
+            TILES=_MERGED_TILES,
+            num_warps=4,
         )
-    return out
 
 
 def _dense_rows(points: Tensor) -> Tensor:

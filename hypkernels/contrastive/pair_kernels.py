@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False
+# mypy: ignore-errors
 """Device code of the contrastive loss: one program computes the logits of one tile of pairs and reduces them.
 
 The points are multiplied in their own dtype and accumulated in float32. Distances, their squares and inner
@@ -6,9 +6,9 @@ products are functions of ``z = cosh(k d) - 1 = (A B - 1) - c x.y`` with ``A = 1
 
     z = h_x B + h_y - c x.y
 
-Logits are in bits (base 2). A pair of a row and its target is no negative: its logit is ``-inf``. Rows and columns
-past the end repeat the last one, so every number is that of some pair; what must not count is weighted with 0.
-Sums leave a program as one partial sum for each row and tile; they are merged in a fixed order.
+Logits are in bits (base 2). A pair of a row and its target is no negative: its logit is ``-inf``. Rows and
+columns past the end repeat the last one, so every number is that of some pair; what is not to count has
+weight 0. Sums leave a program as one partial sum for each row and tile; they are merged in a fixed order.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _HALF_PI = tl.constexpr(1.5707963267948966)
 # Of sums without terms: far below any logit, and still a number that can be subtracted.
 _LOWEST = tl.constexpr(-1e38)
+# The rounding of a dot product, in units of the norms: closer points coincide.
+_COINCIDENT = tl.constexpr(16 * 2.0**-23)
+# A sum of float32 terms relative to 1 lost less than its last bit, if it is at least this for each of them.
+_LEAST_OF_A_TERM = tl.constexpr(2.0 ** (24 - 126))
 # Between points that all are the origin.
 _TINY = tl.constexpr(1e-37)
 
@@ -44,13 +48,12 @@ class Points(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """Of the gap of each pair: by ``-c x.y`` for ``weight``, times the point's own ``-c`` for ``x`` and ``y``, and
-    by ``log c``."""
+    """By each pair's ``-c x.y`` and by ``log c``. Of angles also the terms of the points themselves."""
 
     weight: tl.tensor
+    curv: tl.tensor
     x: tl.tensor
     y: tl.tensor
-    curv: tl.tensor
 
 
 @triton.jit
@@ -66,6 +69,7 @@ def log_sums(
     ROW_SUM,
     COLUMN_MAX,
     COLUMN_SUM,
+    UNSAFE,
     M,
     N,
     x_stride,
@@ -76,6 +80,7 @@ def log_sums(
     FORMULA: tl.constexpr,
     BY_ROW: tl.constexpr,
     BY_COLUMN: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -85,7 +90,13 @@ def log_sums(
     UPCAST: tl.constexpr,
     INLINE_PTX: tl.constexpr,
 ):
-    """The largest logit, and the sum of ``2**(logit - largest)``, of each row and column of a tile."""
+    """The sums of ``2**(logit - largest)`` over each row and each column of a tile, and the largest logit.
+
+    ``SHARED``: the largest of the tile, so that one exponential serves a row and a column. Else the largest
+    of the row or of the column: for when :func:`merge_log_sums` has found the first to be ``UNSAFE``.
+    """
+    if not SHARED and tl.load(UNSAFE) == 0:
+        return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row, M - 1)
@@ -97,26 +108,34 @@ def log_sums(
     x = _row_scalars(ROWS, row_at, row_plane, FORMULA)
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
-    exists = tl.where(row < M, 1.0, 0.0)[:, None]
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    logits = ()
     row_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
+    for piece in tl.static_range(PIECES):
+        column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
+        y = _column_scalars(COLUMNS, tl.minimum(column, N - 1), column_plane, FORMULA)
+        gap = _gap(pieces[piece], x, y, c, near, FORMULA, INLINE_PTX)
+        logits += (_logits(gap, rate, column, target, N),)
+        row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
+    if SHARED:
+        row_max = tl.zeros([BLOCK_M], tl.float32) + tl.max(row_max, 0)
+
+    exists = tl.where(row < M, 1.0, 0.0)[:, None]
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     for piece in tl.static_range(PIECES):
-        column = j * BLOCK_N + piece * (BLOCK_N // PIECES) + tl.arange(0, BLOCK_N // PIECES)
-        column_at = tl.minimum(column, N - 1)
-        y = _column_scalars(COLUMNS, column_at, column_plane, FORMULA)
-        gap = _gap(pieces[piece], x, y, c, near, FORMULA, INLINE_PTX)
-        logits = _logits(gap, rate, column, target, N)
-        if BY_ROW:
-            largest = tl.maximum(row_max, tl.max(logits, 1))
-            terms = _exp2(logits - largest[:, None], INLINE_PTX)
-            row_sum = row_sum * _exp2(row_max - largest, INLINE_PTX) + tl.sum(terms, 1)
-            row_max = largest
+        by_row = _exp2(logits[piece] - row_max[:, None], INLINE_PTX)
+        row_sum += tl.sum(by_row, 1)
         if BY_COLUMN:
-            largest = tl.maximum(tl.max(logits, 0), _LOWEST)
-            terms = _exp2(logits - largest[None, :], INLINE_PTX)
+            if SHARED:
+                column_max = tl.zeros([WIDTH], tl.float32) + tl.max(row_max, 0)
+                by_column = by_row
+            else:
+                column_max = tl.maximum(tl.max(logits[piece], 0), _LOWEST)
+                by_column = _exp2(logits[piece] - column_max[None, :], INLINE_PTX)
+            column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
             at = i.to(tl.int64) * N + column
-            tl.store(COLUMN_MAX + at, largest, mask=column < N)
-            tl.store(COLUMN_SUM + at, tl.sum(terms * exists, 0), mask=column < N)
+            tl.store(COLUMN_MAX + at, column_max, mask=column < N)
+            tl.store(COLUMN_SUM + at, tl.sum(by_column * exists, 0), mask=column < N)
     if BY_ROW:
         at = j.to(tl.int64) * M + row
         tl.store(ROW_MAX + at, row_max, mask=row < M)
@@ -124,8 +143,16 @@ def log_sums(
 
 
 @triton.jit
-def merge_log_sums(MAX, SUM, OUT, items, tiles, ITEMS: tl.constexpr, TILES: tl.constexpr):
-    """Log-sum-exp of each item from its parts in all tiles, natural, float64."""
+def merge_log_sums(
+    MAX, SUM, OUT, UNSAFE, items, tiles, terms, SHARED: tl.constexpr, ITEMS: tl.constexpr, TILES: tl.constexpr
+):
+    """Log-sum-exp over ``terms`` logits of each item from its parts in all tiles: natural, float64.
+
+    A term below ``2**-126`` of a shared maximum was 0 in float32. Where all of them together could matter,
+    the maxima have to be those of each item.
+    """
+    if not SHARED and tl.load(UNSAFE) == 0:
+        return
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     largest = tl.full([ITEMS], _LOWEST, tl.float64)
     total = tl.zeros([ITEMS], tl.float64)
@@ -139,6 +166,9 @@ def merge_log_sums(MAX, SUM, OUT, items, tiles, ITEMS: tl.constexpr, TILES: tl.c
         largest = tl.maximum(before, tl.max(parts, 0))
         total = total * tl.exp2(before - largest) + tl.sum(sums * tl.exp2(parts - largest[None, :]), 0)
     tl.store(OUT + item, (largest + tl.log2(total)) * _LN2, mask=item < items)
+    if SHARED:
+        lost = (item < items) & (total < terms * _LEAST_OF_A_TERM)
+        tl.store(UNSAFE + tl.zeros([ITEMS], tl.int32), 1, mask=lost)
 
 
 @triton.jit
@@ -177,7 +207,7 @@ def pair_weights(
     UPCAST: tl.constexpr,
     INLINE_PTX: tl.constexpr,
 ):
-    """The negatives' gradient by ``-c x.y`` of each pair, as a matrix, and what is summed over rows and columns.
+    """The negatives' gradient by ``-c x.y`` of each pair, a matrix, and what is summed over rows and columns.
 
     The sums that are to cancel against products with the matrix are those of the rounded matrix.
     """
@@ -193,42 +223,41 @@ def pair_weights(
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
     per_unit = tl.load(ROWS + PER_UNIT * row_plane + row_at, mask=row < M, other=0.0)[:, None]
-    x_sum = tl.zeros([BLOCK_M], tl.float32)
-    gap_sum = tl.zeros([BLOCK_M], tl.float32)
-    curv_sum = tl.zeros([BLOCK_M], tl.float32)
+    if BY_ROW:
+        row_total = tl.load(ROWS + TOTAL * row_plane + row_at)[:, None]
+        row_weight = tl.load(ROWS + WEIGHT * row_plane + row_at)[:, None]
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    own_sum = tl.zeros([BLOCK_M], tl.float32)
+    gap_sum, curv_sum = own_sum, own_sum
     for piece in tl.static_range(PIECES):
-        column = j * BLOCK_N + piece * (BLOCK_N // PIECES) + tl.arange(0, BLOCK_N // PIECES)
+        column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
         column_at = tl.minimum(column, N - 1)
         y = _column_scalars(COLUMNS, column_at, column_plane, FORMULA)
         gap = _gap(pieces[piece], x, y, c, near, FORMULA, INLINE_PTX)
         logits = _logits(gap, rate, column, target, N)
+        push = tl.zeros([BLOCK_M, WIDTH], tl.float32)
         if BY_ROW:
-            total = tl.load(ROWS + TOTAL * row_plane + row_at)[:, None]
-            weight = tl.load(ROWS + WEIGHT * row_plane + row_at)[:, None]
-            push = weight * _exp2(logits - total, INLINE_PTX)
+            push = row_weight * _exp2(logits - row_total, INLINE_PTX)
         if BY_COLUMN:
-            total = tl.load(COLUMNS + TOTAL * column_plane + column_at)[None, :]
-            weight = tl.load(COLUMNS + WEIGHT * column_plane + column_at)[None, :]
-            by_column = weight * _exp2(logits - total, INLINE_PTX)
-            push = push + by_column if BY_ROW else by_column
+            column_total = tl.load(COLUMNS + TOTAL * column_plane + column_at)[None, :]
+            column_weight = tl.load(COLUMNS + WEIGHT * column_plane + column_at)[None, :]
+            push = tl.fma(_exp2(logits - column_total, INLINE_PTX), column_weight, push)
         gap_sum += tl.sum(push * gap, 1)
 
-        push *= per_unit
-        gradient = _gradient(pieces[piece], gap, push, x, y, c, near, FORMULA, RESOLUTION)
-        if ROUND_TF32:
-            stored = _round_to_tf32(gradient.weight)
-        elif INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
-            stored = _to_bfloat16(gradient.weight)
-        else:
-            stored = rounded(gradient.weight, WEIGHTS.dtype.element_ty)
-        tl.store(WEIGHTS + row[:, None].to(tl.int64) * weights_stride + column[None, :], stored)
-
-        by_x, by_y = _own_terms(gradient, stored.to(tl.float32), pieces[piece], x, y, c, FORMULA)
-        x_sum += tl.sum(by_x, 1)
-        tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(by_y, 0), mask=column < N)
+        gradient = _gradient(pieces[piece], gap, push * per_unit, x, y, c, near, FORMULA, RESOLUTION)
         curv_sum += tl.sum(gradient.curv, 1)
+        if ROUND_TF32:
+            weight = _round_to_tf32(gradient.weight)
+        elif INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
+            weight = _to_bfloat16(gradient.weight)
+        else:
+            weight = rounded(gradient.weight, WEIGHTS.dtype.element_ty)
+        tl.store(WEIGHTS + row[:, None].to(tl.int64) * weights_stride + column[None, :], weight)
+        by_x, by_y = _own_terms(gradient, weight.to(tl.float32), pieces[piece], x, y, c, FORMULA)
+        own_sum += tl.sum(by_x, 1)
+        tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(by_y, 0), mask=column < N)
     at = j.to(tl.int64) * M + row
-    tl.store(X_SUM + at, x_sum, mask=row < M)
+    tl.store(X_SUM + at, own_sum, mask=row < M)
     tl.store(GAP_SUM + at, gap_sum, mask=row < M)
     tl.store(CURV_SUM + at, curv_sum, mask=row < M)
 
@@ -351,7 +380,7 @@ def _column_scalars(TABLE, at, plane, FORMULA: tl.constexpr):
 @triton.jit
 def _scalars(TABLE, at, plane, FORMULA: tl.constexpr):
     height = tl.load(TABLE + HEIGHT * plane + at)
-    if FORMULA == ANGLE_AT_X or FORMULA == ANGLE_AT_Y:
+    if FORMULA >= ANGLE_AT_X:
         norm = tl.load(TABLE + NORM * plane + at)
         growth = tl.load(TABLE + GROWTH * plane + at)
         shrink = tl.load(TABLE + SHRINK * plane + at)
@@ -386,38 +415,37 @@ def _gradient(product, gap, push, x, y, c, near, FORMULA: tl.constexpr, RESOLUTI
         return _angle_gradient(product, push, x, y, c, RESOLUTION)
     if FORMULA == ANGLE_AT_Y:
         g = _angle_gradient(product, push, y, x, c, RESOLUTION)
-        return Gradient(g.weight, g.y, g.x, g.curv)
-    z, extent = _separation(product, x, y, c)
+        return Gradient(g.weight, g.curv, g.y, g.x)
     apart = x.height - y.height
     radial = (apart * (0.5 / (1.0 + x.height))) * (apart * (1.0 / (1.0 + y.height)))
     if FORMULA == INNER:
-        return Gradient(push, push, push, tl.fma(push, radial, push))
-    floor = tl.fma(extent, RESOLUTION, _TINY)
-    floored = tl.maximum(z, floor, propagate_nan=tl.PropagateNan.ALL)
+        return Gradient(push, tl.fma(push, radial, push), push, push)
+    z, extent = _separation(product, x, y, c)
+    floored = tl.maximum(z, tl.fma(extent, RESOLUTION, _TINY), propagate_nan=tl.PropagateNan.ALL)
     per_sinh = tl.rsqrt(floored * (floored + 2.0))
+    distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)
         push *= (2.0 * _LN2) * distance
-    else:
-        distance = gap
     if near:
         deficit = _near_deficit(z)
     else:
-        deficit = tl.where(z < floor, 0.0, tl.fma(distance, 0.5 * _LN2, -z * per_sinh))
+        deficit = tl.fma(-floored, per_sinh, distance * (0.5 * _LN2))
+        deficit = tl.maximum(deficit, 0.0, propagate_nan=tl.PropagateNan.ALL)
     weight = push * per_sinh
-    return Gradient(weight, weight, weight, tl.fma(weight, radial, push * deficit))
+    return Gradient(weight, tl.fma(weight, radial, push * deficit), weight, weight)
 
 
 @triton.jit
 def _own_terms(gradient, weight, product, x, y, c, FORMULA: tl.constexpr):
-    """What ``-c`` times the points themselves is weighted with, given the matrix of gradients as it was rounded."""
+    """The weights of the points themselves, where ``weight`` is the matrix as it was rounded."""
+    if FORMULA < ANGLE_AT_X:
+        return weight * (1.0 + y.height), weight * (1.0 + x.height)
+    kept = tl.where(gradient.weight == 0.0, 1.0, weight / gradient.weight)
+    at_apex = weight * (c * product)
     if FORMULA == ANGLE_AT_X:
-        kept = tl.where(gradient.weight == 0.0, 1.0, weight / gradient.weight)
-        return tl.fma(gradient.x, kept, weight * (c * product)), gradient.y * kept
-    if FORMULA == ANGLE_AT_Y:
-        kept = tl.where(gradient.weight == 0.0, 1.0, weight / gradient.weight)
-        return gradient.x * kept, tl.fma(gradient.y, kept, weight * (c * product))
-    return weight * (1.0 + y.height), weight * (1.0 + x.height)
+        return tl.fma(gradient.x, kept, at_apex), gradient.y * kept
+    return gradient.x * kept, tl.fma(gradient.y, kept, at_apex)
 
 
 @triton.jit
@@ -474,13 +502,9 @@ def _angle(product, apex, other, c):
     return tl.where(z <= _COINCIDENT * extent, 0.0, angle)
 
 
-# The rounding of a dot product of up to several thousand terms, in units of the norms: closer points coincide.
-_COINCIDENT = tl.constexpr(16 * 2.0**-23)
-
-
 @triton.jit
 def _angle_gradient(product, push, apex, other, c, RESOLUTION: tl.constexpr):
-    """``x`` stands for the apex, without its part ``weight c x.y``; both parts are divided by norms elsewhere."""
+    """``x`` stands for the apex, without ``weight c x.y``; what is divided by norms is so elsewhere."""
     lateral, chord, z, extent = _lateral_radial(product, apex, other, c)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
     gram = c * product
@@ -498,9 +522,9 @@ def _angle_gradient(product, push, apex, other, c, RESOLUTION: tl.constexpr):
     )
     return Gradient(
         weight=tl.where(width == 0.0, 0.0, turn / width),
+        curv=-0.5 * turn * (across / apex_A) / other_A,
         x=per_z * ((1.0 + z) * per_z_plus_2) * across / apex_A,
         y=tl.where(width == 0.0, 0.0, turn_other / width),
-        curv=-0.5 * turn * (across / apex_A) / other_A,
     )
 
 

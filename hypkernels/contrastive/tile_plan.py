@@ -1,4 +1,4 @@
-"""Sizes for the kernels of the contrastive loss: tiles by GPU architecture, blocks by the workspace they may use."""
+"""Sizes for the kernels of the contrastive loss: tiles by GPU architecture, blocks by the workspace."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WORKSPACE_BYTES = 256 << 20
 
 
 class Tile(NamedTuple):
-    """One program computes ``rows x columns`` pairs, the products over ``depth_bytes`` of each point at a time.
+    """One program computes ``rows x columns`` pairs, their products ``depth_bytes`` of a point at a time.
 
-    ``pieces``: into how many the columns are split after the product, to need fewer registers. ``group``: how many
-    rows of tiles are computed side by side, for the cache.
+    ``pieces``: into how many the columns are split after the product, to need fewer registers. ``group``: how
+    many rows of tiles are computed side by side, for the cache.
     """
 
     rows: int
@@ -30,12 +30,13 @@ class Tile(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tiles of the two passes and of the products with the weights.
+    """Tiles of the kernels: ``forward``, and ``separate`` where it is not safe; ``backward``; ``product``.
 
     ``inline_ptx``: whether the kernels may use instructions of NVIDIA's.
     """
 
     forward: Tile
+    separate: Tile
     backward: Tile
     product: Tile
     inline_ptx: bool
@@ -57,31 +58,34 @@ class Block(NamedTuple):
         return self.columns.stop - self.columns.start
 
 
-_PRODUCT = Tile(128, 128, 128, warps=8, stages=3)
 _PLANS = {
-    "interpreter": Plan(*(Tile(32, 32, 128, warps=4, stages=1),) * 3, inline_ptx=False),
+    "interpreter": Plan(*(Tile(32, 32, 128, warps=4, stages=1),) * 4, inline_ptx=False),
     "sm_80": Plan(
-        Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        _PRODUCT,
+        forward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        backward=Tile(128, 64, 128, warps=8, stages=3, pieces=4),
+        product=Tile(128, 128, 128, warps=8, stages=3),
         inline_ptx=True,
     ),
     "sm_90": Plan(
-        Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        _PRODUCT,
+        forward=Tile(128, 128, 128, warps=4, stages=3, pieces=4),
+        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        backward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        product=Tile(128, 128, 128, warps=8, stages=3),
         inline_ptx=True,
     ),
     "sm_100": Plan(
-        Tile(128, 128, 128, warps=8, stages=3),
-        Tile(128, 128, 128, warps=8, stages=3),
-        _PRODUCT,
+        forward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        backward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
+        product=Tile(128, 128, 128, warps=8, stages=3),
         inline_ptx=True,
     ),
     "gfx942": Plan(
-        Tile(128, 128, 64, warps=8, stages=2, pieces=2),
-        Tile(128, 128, 64, warps=8, stages=2, pieces=2),
-        Tile(128, 128, 64, warps=8, stages=2),
+        forward=Tile(128, 128, 64, warps=8, stages=2, pieces=2),
+        separate=Tile(128, 128, 64, warps=8, stages=2, pieces=2),
+        backward=Tile(128, 128, 64, warps=8, stages=2, pieces=4),
+        product=Tile(128, 128, 64, warps=8, stages=2),
         inline_ptx=False,
     ),
 }
