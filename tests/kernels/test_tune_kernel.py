@@ -1,0 +1,61 @@
+"""The tuner on the kernels: what it measures, and what it refuses."""
+
+import pytest
+import torch
+
+from hypkernels.contrastive import kernel
+from hypkernels.contrastive.tile_plan import default_plan
+from hypkernels.tritonlib.tune import random_problem, tune
+
+
+def problem():
+    return random_problem(40, 24, torch.float32, torch.device("cpu"), "ieee")
+
+
+def preferring(field, value):
+    """A timer that runs the call, and finds one value of a field of the forward tile fast."""
+
+    def timer(call):
+        call()
+        (trial,) = [cell.cell_contents for cell in call.__closure__ if hasattr(cell.cell_contents, "forward")]
+        return 1.0 if getattr(trial.forward, field) == value else 2.0
+
+    return timer
+
+
+def test_the_faster_tile_is_found_and_gives_the_same_result():
+    p = problem()
+    before = default_plan(p.x.points)
+    lines = []
+    plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)}, report=lines.append)
+    assert plan.forward == before.forward._replace(rows=16)
+    assert plan.backward == before.backward
+    assert any(line.endswith("1000.000 ms") for line in lines)
+
+
+def test_a_tile_that_changes_the_result_is_not_chosen(monkeypatch):
+    forward = kernel.forward
+
+    def wrong_for_16_rows(p, *arguments, plan):
+        losses, statistics = forward(p, *arguments, plan=plan)
+        return (losses * (1.001 if plan.forward.rows == 16 else 1.0)), statistics
+
+    monkeypatch.setattr(kernel, "forward", wrong_for_16_rows)
+    p = problem()
+    plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)})
+    assert plan.forward == default_plan(p.x.points).forward
+
+
+def test_a_tile_that_fails_is_reported():
+    lines = []
+    p = problem()
+    plan = tune(p, timer=lambda call: call() and 1.0, options={"rows": (33,)}, report=lines.append)
+    assert plan == default_plan(p.x.points)
+    assert sum("Error" in line for line in lines) == 3
+
+
+def test_the_problem_is_what_was_asked_for():
+    p = problem()
+    assert p.x.points.shape == (40, 24)
+    assert p.dtype == torch.float32
+    assert p.scale.tolist() == pytest.approx([15.0] * 40)
