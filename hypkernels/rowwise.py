@@ -27,8 +27,8 @@ Gradient = Callable[..., tuple[Tensor, ...]]
 CPU_CHUNK_ELEMENTS = 1 << 16
 GPU_CHUNK_ELEMENTS = 1 << 22
 
-# Kernels hold a row in registers.
-MAX_KERNEL_WIDTH = 8192
+# Kernels hold a row in registers. Rows twice as wide would not fit in those of a block of threads.
+MAX_KERNEL_WIDTH = 4096
 
 
 def chunk_elements(device: torch.device) -> int:

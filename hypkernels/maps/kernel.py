@@ -16,7 +16,7 @@ from torch import Tensor
 from hypkernels.tritonlib import launch
 from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import along_z, dot, pair_geometry, split_along
-from hypkernels.tritonlib.row_kernels import CONFIGURATIONS, combine
+from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, combine, op_variants
 from hypkernels.tritonlib.rows import (
     load_rows,
     load_scalar,
@@ -289,43 +289,9 @@ def _log_map_backward(
     store_rows(BY_Y, tl.fma(f[:, None], grad, by_y), tile, D)
 
 
-_RADIAL = {"exp_map0": (sinhc, sinhc_slope), "log_map0": (asinhc, asinhc_slope)}
-_AT_A_POINT = {
-    "exp_map": (_exp_map_forward, _exp_map_backward),
-    "log_map": (_log_map_forward, _log_map_backward),
-}
-
-
 def aot_variants() -> Iterator[Variant]:
-    """Every kernel, for contiguous points of the types and widths of ``CONFIGURATIONS``."""
-    for name, (value, slope) in _RADIAL.items():
-        yield from _variants(f"{name}_forward", _radial_forward, VALUE=value, SCALE=None)
-        yield from _variants(
-            f"{name}_backward", _radial_backward, VALUE=value, SLOPE=slope, SCALE=None, BY_SCALE=None
-        )
-    yield from _variants("scaled_exp_map0_forward", _radial_forward, VALUE=sinhc)
-    yield from _variants("scaled_exp_map0_backward", _radial_backward, VALUE=sinhc, SLOPE=sinhc_slope)
-    for name, (forward, backward) in _AT_A_POINT.items():
-        yield from _variants(f"{name}_forward", forward)
-        yield from _variants(f"{name}_backward", backward)
-
-
-def _variants(name: str, kernel: Any, **constants: Any) -> Iterator[Variant]:
-    strides = [argument for argument in kernel.arg_names if argument.endswith(("_outer", "_inner"))]
-    float64 = dict.fromkeys(("SCALE", "CURV", "BY_SCALE", "BY_CURV"), "*fp64")
-    for dtype, width, targets in CONFIGURATIONS:
-        shape = launch.tile_shape(width)
-        values = {**constants, "D": width, "ROWS": shape.rows, "BLOCK_D": shape.block_d}
-        points = dict.fromkeys(("GRAD", "X", "Y", "V", "OUT", "BY_X", "BY_Y", "BY_V"), f"*{dtype}")
-        types = {**points, **float64, **dict.fromkeys(values, "constexpr")}
-        signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
-        yield Variant(
-            name=f"maps.{name}[{dtype},D={width}]",
-            kernel=kernel,
-            signature=signature,
-            constexprs=values,
-            aligned=(*strides, *(argument for argument, kind in signature.items() if kind.startswith("*"))),
-            num_warps=shape.num_warps,
-            targets=targets,
-            units=shape.rows * width,
-        )
+    yield from op_variants(__name__, "exp_map0", points=1)
+    yield from op_variants(__name__, "scaled_exp_map0", points=1, scalars=2)
+    yield from op_variants(__name__, "log_map0", points=1)
+    yield from op_variants(__name__, "exp_map", points=2)
+    yield from op_variants(__name__, "log_map", points=2, configurations=ALL_CONFIGURATIONS)

@@ -9,8 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-# What a thread keeps of a row in registers, in elements; and a tile of narrow rows, in elements and in rows.
+# What a thread keeps of a row in registers, in elements; of three rows or four, half as much of each.
 ELEMENTS_A_THREAD = 32
+# A tile of narrow rows, in elements and in rows.
 NARROW_TILE = 256
 MAX_TILE_ROWS = 64
 
@@ -21,11 +22,12 @@ class TileShape(NamedTuple):
     num_warps: int
 
 
-def tile_shape(width: int) -> TileShape:
-    """As few warps as hold a row: each of them repeats the scalar functions of the row, in float64."""
+def tile_shape(width: int, inputs: int) -> TileShape:
+    """As few warps as hold a row of each input: every warp repeats the scalar functions, in float64."""
     block_d = triton.next_power_of_2(width)
     rows = min(max(NARROW_TILE // block_d, 1), MAX_TILE_ROWS)
-    return TileShape(rows, block_d, min(max(block_d // (32 * ELEMENTS_A_THREAD), 1), 16))
+    threads = triton.cdiv(inputs, 2) * block_d // ELEMENTS_A_THREAD
+    return TileShape(rows, block_d, min(max(threads // 32, 1), 16))
 
 
 def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -46,7 +48,7 @@ def launch_rows(
         return
     outer_size, inner_size, views = as_outer_and_inner(inputs)
     width = max(view.shape[-1] for view in views)
-    shape = tile_shape(width)
+    shape = tile_shape(width, sum(view.shape[-1] == width for view in views))
     tiles = triton.cdiv(inner_size, shape.rows)
     arguments = [argument for view in views for argument in (view, view.stride(0), view.stride(1))]
     with torch.cuda.device_of(inputs[0]):

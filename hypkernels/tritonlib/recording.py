@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from hypkernels.tritonlib.launch import tile_shape
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 
 DTYPE_NAMES = {
@@ -133,22 +132,22 @@ def row_variants(
             tensors ``(rows, width)``, ``scalars`` 0-d tensors and the float ``options``.
     """
     module, family = sys.modules[kernels], kernels.split(".")[-2]
-    shape = tile_shape(width)
     vectors = [torch.empty((_ROWS, width), dtype=dtype, device="meta") for _ in range(points)]
     numbers = [torch.empty((), dtype=torch.float32, device="meta") for _ in range(scalars)]
 
-    tile = shape.rows * shape.block_d * dtype.itemsize if width * dtype.itemsize % _ALIGNMENT == 0 else 0
+    wide = width % _ALIGNMENT == 0  # of row strides, Triton knows no smaller divisor
 
     def recorded(direction: str, launcher: Callable[..., Any], *grads: Tensor) -> tuple[Variant, Any]:
         with recorded_launches() as launches:
             result = launcher(*grads, *vectors, *numbers, *options)
         (launched,) = launches
-        rows = [tensor for tensor in (*grads, *vectors) if tensor.dim() == 2]
+        rows = launched.constexprs["ROWS"]
+        inputs = [tensor for tensor in (*grads, *vectors) if tensor.dim() == 2]
         variant = launched.variant(
             f"{family}.{name}_{direction}[{DTYPE_NAMES[dtype]},D={width}]",
             targets=targets,
-            units=shape.rows * width,
-            input_tiles=(tile,) * len(rows),
+            units=rows * width,
+            input_tiles=(rows * width * dtype.itemsize,) * len(inputs) if wide else (),
         )
         return variant, result
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hypkernels.rowwise import result_dtype
+from hypkernels.rowwise import MAX_KERNEL_WIDTH, result_dtype
 from hypkernels.tritonlib.launch import allocate, launch_rows
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.pair_geometry import dot, pair_geometry
@@ -216,14 +216,36 @@ CONFIGURATIONS = (
     Configuration("bf16", 1024, ("sm_90", "gfx942")),
     Configuration("fp64", 1024, ("sm_90",)),
     Configuration("fp32", 64, ("sm_90",)),
-    Configuration("bf16", 8192, ("sm_90",)),
+    Configuration("bf16", 4096, ("sm_90",)),
+)
+
+# Every type and tile shape: for the op that needs the most registers.
+ALL_CONFIGURATIONS = (
+    *(Configuration("fp32", 1 << bits, TARGETS) for bits in range(MAX_KERNEL_WIDTH.bit_length())),
+    *(Configuration(dtype, width, TARGETS) for dtype in ("fp64", "bf16", "fp16") for width in (1024, 4096)),
+    Configuration("fp32", 768, TARGETS),
 )
 
 
-def op_variants(kernels: str, name: str, *, points: int, options: Sequence[float] = ()) -> Iterator[Variant]:
-    """The launches of op ``name`` of the module ``kernels``, forward and backward, in all configurations."""
+def op_variants(
+    kernels: str,
+    name: str,
+    *,
+    points: int,
+    scalars: int = 1,
+    options: Sequence[float] = (),
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
+) -> Iterator[Variant]:
+    """The launches of op ``name`` of the module ``kernels``, forward and backward."""
     dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-    for dtype, width, targets in CONFIGURATIONS:
+    for dtype, width, targets in configurations:
         yield from row_variants(
-            kernels, name, points=points, options=options, dtype=dtypes[dtype], width=width, targets=targets
+            kernels,
+            name,
+            points=points,
+            scalars=scalars,
+            options=options,
+            dtype=dtypes[dtype],
+            width=width,
+            targets=targets,
         )

@@ -193,7 +193,7 @@ def test_rows_too_wide_for_a_kernel(kernels):
     wide = torch.ones(1, rowwise.MAX_KERNEL_WIDTH + 1)
     with hk.use_backend("triton"):
         hk.exp_map0(wide[:, 1:])
-        with pytest.raises(RuntimeError, match=NOT_HERE + "rows are wider than 8192"):
+        with pytest.raises(RuntimeError, match=NOT_HERE + "rows are wider than 4096"):
             hk.exp_map0(wide)
     assert kernels == ["forward"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "hypkernels"))
 
 # (batch, D): a single column, several tiles of rows and a ragged last one, widths around powers of two.
-SHAPES = [((130,), 1), ((67,), 5), ((3, 3), 100), ((2,), 768), ((2,), 8192)]
+SHAPES = [((130,), 1), ((67,), 5), ((3, 3), 100), ((2,), 768), ((2,), 4096)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Every shape, and every dtype at a ragged tile of many rows and at one row a tile.
 SHAPES_AND_DTYPES = [(shape, torch.float32) for shape in SHAPES] + [
