@@ -10,9 +10,11 @@ from benchmarks.providers.two_calls import NOTE, two_calls
 
 
 def _exact(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from cut_cross_entropy import linear_cross_entropy
+    from cut_cross_entropy import LinearCrossEntropyImpl, linear_cross_entropy
 
-    return linear_cross_entropy(x, weight, targets, impl="cce_exact")
+    if hasattr(LinearCrossEntropyImpl, "CCE_EXACT"):
+        return linear_cross_entropy(x, weight, targets, impl=LinearCrossEntropyImpl.CCE_EXACT)
+    return linear_cross_entropy(x, weight, targets, filter_eps=None)
 
 
 PROVIDERS = (

@@ -22,9 +22,11 @@ NOTES = {
 PRECISION_NOTES = {
     "fp32": "; float32 points and products",
     "tf32": "; float32 points, TF32 products",
+    "tf32x3": "; float32 points, each product three TF32 ones, for nearly the digits of float32",
     "bf16": "; bfloat16 points and products, everything else in float32 or better",
 }
-PRODUCTS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16"}
+PRODUCT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "tf32x3": "tf32x3", "bf16": None}
+PRODUCTS = {"fp32": "float32", "tf32": "tf32", "tf32x3": "tf32", "bf16": "bfloat16"}
 WITH_PRODUCTS = ("contrastive_dist", "contrastive_angle", "hysac_block", "hycoclip_block")
 
 
@@ -90,7 +92,7 @@ def _provider(
     tolerance: float = 2e-4,
     most_rows: int | None = None,
 ) -> Provider:
-    programs = _programs("tf32" if precision == "tf32" else "ieee" if precision == "fp32" else None)
+    programs = _programs(PRODUCT_PRECISION[precision])
     if dtype == torch.float32 and precision == "fp32":
         programs |= {"step_toy": _training_step, "step_vit_b_32": _training_step}
     return Provider(
@@ -106,19 +108,15 @@ def _provider(
         products=PRODUCTS[precision],
         tolerance=tolerance,
         needs_cuda=backend == "triton",
-        refusal=lambda device: _refusal(precision, device),
         most_rows=most_rows,
         ours=True,
     )
 
 
-def _refusal(precision: str, device: torch.device) -> str | None:
-    return "TF32 needs CUDA" if precision == "tf32" and device.type != "cuda" else None
-
-
 PROVIDERS = (
     _provider("triton", "fp32"),
     _provider("triton", "tf32", only=WITH_PRODUCTS, tolerance=1e-2),
+    _provider("triton", "tf32x3", only=WITH_PRODUCTS),
     _provider("triton", "bf16", torch.bfloat16, tolerance=1e-2),
     _provider("torch", "fp32"),
     _provider("torch", "bf16", torch.bfloat16, tolerance=1e-2),
