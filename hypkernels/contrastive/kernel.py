@@ -9,7 +9,7 @@ many where the softmaxes of rows and columns are of different logits. Nothing is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +20,18 @@ from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import problem
 from hypkernels.contrastive.problem import Embedding, Gradients, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
-from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, blocks, default_plan
+from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, blocks, default_plan, plan_for
 from hypkernels.pair_geometry import ratio
 from hypkernels.tritonlib.launch import allocate
+from hypkernels.tritonlib.manifest import TARGETS, Variant
 
 _LN2 = math.log(2)
 # Up to this distance, with curvature -1, the kernels' series serves: its last term is a rounding.
 _NEAR = 0.5
 # What the product of matrices leaves uncertain, in units of the norms.
 _RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
+# What is compiled ahead of time.
+_RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
 # Items and tiles that are merged at a time.
 _MERGED_ITEMS, _MERGED_TILES = 128, 16
 # Of the partial sums over a tile's rows or columns: a largest logit and a sum; or own terms, gaps, curvature.
@@ -59,7 +62,7 @@ def forward(
     p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
 ) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
-    pairs = _Pairs(p, plan)
+    pairs = _Pairs(p, plan or default_plan(p.x.points, similarity))
     matrices = logit_matrices(similarity, symmetric)
     rows = columns = p.scale.new_empty(0)
     for matrix, form in zip(matrices, _FORMS[similarity], strict=False):
@@ -81,7 +84,7 @@ def backward(
     plan: Plan | None = None,
 ) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
-    pairs = _Pairs(p, plan)
+    pairs = _Pairs(p, plan or default_plan(p.x.points, similarity))
     matrices = logit_matrices(similarity, symmetric)
     weights = grad.double() / (1 + symmetric)
     softmaxes = [
@@ -108,9 +111,9 @@ class _Tables(NamedTuple):
 class _Pairs:
     """A problem as the kernels take it."""
 
-    def __init__(self, p: Problem, plan: Plan | None) -> None:
+    def __init__(self, p: Problem, plan: Plan) -> None:
         self.problem = p
-        self.plan = default_plan(p.x.points) if plan is None else plan
+        self.plan = plan
         self.x, self.y = _dense_rows(p.x.points), _dense_rows(p.y.points)
         self.targets = p.targets.to(torch.int32)
         self.c = p.c.float()
@@ -377,6 +380,8 @@ def _all_near(p: Problem) -> Tensor:
 
 def _precision(p: Problem) -> str:
     """Of the products of float32 points; those of narrower ones are exact."""
+    if p.x.points.dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
     if p.precision is not None:
         return p.precision
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
@@ -391,3 +396,45 @@ def _own_norms(p: Problem, form: _Form) -> tuple[Tensor, Tensor]:
     if form.formula == device.ANGLE_AT_Y.value:
         y_norm = y.P * y.P
     return x_norm.squeeze(1), y_norm.squeeze(1)
+
+
+def aot_variants() -> Iterator[Variant]:
+    """The kernels for half precision on every target, and all that else is launched on one."""
+    for target in TARGETS:
+        yield from _variants(target, torch.bfloat16, "dist", ["log_sums", "merge_log_sums", "pair_weights"])
+    everything = ["log_sums", "log_sums,separate", "pair_weights"]
+    yield from _variants("sm_90", torch.bfloat16, "dist", everything[1:2])
+    yield from _variants("sm_90", torch.bfloat16, "angle", everything)
+    yield from _variants("sm_90", torch.float32, "dist", [*everything, "add_product"])
+
+
+def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
+    found = {}
+    for launched in _recorded(target, dtype, similarity):
+        separate = "" if launched.constexprs.get("SHARED", True) else ",separate"
+        found[launched.kernel.__name__ + separate] = launched
+    for kernel in wanted:
+        constants = found[kernel].constexprs
+        yield found[kernel].variant(
+            f"contrastive.{kernel}[{str(dtype)[6:]},{similarity},{target}]",
+            targets=(target,),
+            expect_mma="BLOCK_K" in constants,
+            units=constants.get("ITEMS") or constants["BLOCK_M"] * constants["BLOCK_N"],
+        )
+
+
+def _recorded(target: str, dtype: torch.dtype, similarity: str) -> list[Any]:
+    """The launches of a forward and a backward pass."""
+    from hypkernels.tritonlib.recording import recorded_launches
+
+    points = torch.empty((_RECORDED_POINTS, _RECORDED_WIDTH), dtype=dtype, device="meta")
+    rows = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
+    x, y = problem.embeddings([points, points], rows[0])
+    p = Problem(x, y, rows[0], rows, rows.long(), "tf32x3")
+    pairs = _Pairs(p, plan_for(target, dtype, similarity))
+    matrix, form = logit_matrices(similarity, True)[-1], _FORMS[similarity][-1]
+    by_row = (rows, rows) if matrix.rows else None
+    with recorded_launches() as launches:
+        pairs.log_sums(matrix, form)
+        _Negatives(pairs).add(SoftmaxGradient(by_row, (rows, rows), rows), matrix.gap, form)
+    return launches

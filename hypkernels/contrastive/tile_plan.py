@@ -58,52 +58,88 @@ class Block(NamedTuple):
         return self.columns.stop - self.columns.start
 
 
-_PLANS = {
-    "interpreter": Plan(*(Tile(32, 32, 128, warps=4, stages=1),) * 4, inline_ptx=False),
-    "sm_80": Plan(
-        forward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        backward=Tile(128, 64, 128, warps=8, stages=3, pieces=4),
-        product=Tile(128, 128, 128, warps=8, stages=3),
-        inline_ptx=True,
+def _tile(rows: int, columns: int, warps: int, pieces: int = 1) -> Tile:
+    return Tile(rows, columns, 128, warps, stages=3, pieces=pieces)
+
+
+def _amd_tile(rows: int, columns: int, pieces: int = 1) -> Tile:
+    """Half the shared memory."""
+    return Tile(rows, columns, 64, warps=8, stages=2, pieces=pieces)
+
+
+class _Table(NamedTuple):
+    """Plans of one architecture. Angles take more registers, and so does splitting float32 operands."""
+
+    half: Plan
+    float32: Plan
+    angle: Plan
+
+
+_WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
+_PRODUCT = _tile(128, 128, 8)
+_FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
+_ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=4), _PRODUCT, inline_ptx=True)
+_AMD_PRODUCT = _amd_tile(128, 128)
+_SMALL = Tile(32, 32, 128, warps=4, stages=1)
+_INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
+
+_TABLES = {
+    "interpreter": _Table(_INTERPRETER, _INTERPRETER, _INTERPRETER),
+    "sm_80": _Table(
+        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True), float32=_FLOAT32, angle=_ANGLE
     ),
-    "sm_90": Plan(
-        forward=Tile(128, 128, 128, warps=4, stages=3, pieces=4),
-        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        backward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        product=Tile(128, 128, 128, warps=8, stages=3),
-        inline_ptx=True,
+    "sm_90": _Table(
+        half=Plan(
+            _tile(128, 128, 4, pieces=4), _tile(128, 128, 4, pieces=4), _WIDE, _PRODUCT, inline_ptx=True
+        ),
+        float32=_FLOAT32,
+        angle=_ANGLE,
     ),
-    "sm_100": Plan(
-        forward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        separate=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        backward=Tile(128, 128, 128, warps=8, stages=3, pieces=4),
-        product=Tile(128, 128, 128, warps=8, stages=3),
-        inline_ptx=True,
+    "sm_100": _Table(
+        half=Plan(_WIDE, _WIDE, _WIDE, _PRODUCT, inline_ptx=True), float32=_FLOAT32, angle=_ANGLE
     ),
-    "gfx942": Plan(
-        forward=Tile(128, 128, 64, warps=8, stages=2, pieces=2),
-        separate=Tile(128, 128, 64, warps=8, stages=2, pieces=2),
-        backward=Tile(128, 128, 64, warps=8, stages=2, pieces=4),
-        product=Tile(128, 128, 64, warps=8, stages=2),
-        inline_ptx=False,
+    "gfx942": _Table(
+        *(
+            Plan(
+                _amd_tile(128, 128, pieces=2),
+                _amd_tile(128, 128, pieces=2),
+                _amd_tile(128, 128, pieces=4),
+                _AMD_PRODUCT,
+                inline_ptx=False,
+            ),
+        )
+        * 2,
+        angle=Plan(
+            _amd_tile(128, 64, pieces=4),
+            _amd_tile(128, 64, pieces=4),
+            _amd_tile(128, 64, pieces=4),
+            _AMD_PRODUCT,
+            inline_ptx=False,
+        ),
     ),
 }
 
 
-def plan_for(target: str) -> Plan:
+def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
     """For an architecture as :mod:`hypkernels.tritonlib.device_limits` names it."""
-    return _PLANS[target]
+    table = _TABLES[target]
+    if similarity == "angle":
+        return table.angle
+    return table.float32 if dtype == torch.float32 else table.half
 
 
-def default_plan(points: Tensor) -> Plan:
+def default_plan(points: Tensor, similarity: str) -> Plan:
     """For the device of ``points``."""
-    if points.device.type != "cuda":
-        return plan_for("interpreter")
+    return plan_for(_target(points.device), points.dtype, similarity)
+
+
+def _target(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "interpreter"
     if torch.version.hip is not None:
-        return plan_for("gfx942")
-    major, _ = torch.cuda.get_device_capability(points.device)
-    return plan_for("sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80")
+        return "gfx942"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
 
 
 def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_bytes: int) -> list[Block]:
