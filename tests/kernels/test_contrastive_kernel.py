@@ -1,0 +1,266 @@
+"""The kernels of the contrastive loss, over several ragged tiles and blocks, against float64."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from kernel_lane import DEVICE
+from row_kernel_cases import poisoned_memory
+from torch import Tensor
+
+from hypkernels.contrastive import kernel, problem, reference
+from hypkernels.contrastive.problem import Learns, Problem
+from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
+
+SIMILARITIES = ("dist", "sqdist", "inner", "angle")
+TILE = Tile(32, 32, depth_bytes=64, warps=4, stages=1, pieces=2, group=2)
+# The backward pass takes several blocks, none of whole tiles only; the forward pass one.
+PLAN = Plan(TILE, TILE, TILE, TILE._replace(pieces=1), inline_ptx=False, workspace_bytes=20_000)
+ROWS, COLUMNS, WIDTH = 70, 100, 40
+
+
+class Inputs(NamedTuple):
+    x: Tensor
+    y: Tensor
+    curv: Tensor
+    scale: Tensor
+    targets: Tensor
+
+
+class Results(NamedTuple):
+    """Losses of the rows, then their gradients."""
+
+    losses: Tensor
+    x: Tensor
+    y: Tensor
+    curv: Tensor
+    scale: Tensor
+
+
+class Tolerance(NamedTuple):
+    """Relative to the norm of each result."""
+
+    losses: float
+    points: float
+    curv: float
+    scale: float
+
+
+# Logits of size 10 in float32. For narrower points the gradients by the pairs are rounded: to bfloat16 or,
+# for float16, to tf32. A derivative of the inner product by the curvature is small beside its terms.
+FLOAT32 = Tolerance(2e-6, 1e-6, 3e-6, 5e-6)
+TOLERANCES = {
+    torch.float32: FLOAT32,
+    torch.bfloat16: FLOAT32._replace(points=2.0**-9),
+    torch.float16: FLOAT32._replace(points=2.0**-12),
+}
+
+
+def inputs(dtype=torch.float32, rows=ROWS, columns=COLUMNS, width=WIDTH, size=1.0, scale=5.0) -> Inputs:
+    """A scale of its own for each row, repeated targets, columns without a target."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        (size / width**0.5 * torch.randn(n, width, generator=generator, dtype=torch.float64)).to(dtype)
+        for n in (rows, columns)
+    )
+    scales = scale * torch.linspace(0.5, 1.5, rows, dtype=torch.float64)
+    targets = (torch.arange(rows) * 2 + 3) % max(columns - 5, 1)
+    return Inputs(x, y, torch.tensor(0.7, dtype=torch.float64), scales, targets)
+
+
+def upstream(rows: int) -> Tensor:
+    return torch.linspace(-0.5, 1.5, rows, dtype=torch.float64)
+
+
+def computed(given: Inputs, similarity="dist", symmetric=True, plan=PLAN, learns=None, precision="ieee"):
+    x, y, c, scale, targets = (tensor.to(DEVICE) for tensor in given)
+    with poisoned_memory():
+        sides = problem.embeddings([x, y], c)
+        p = Problem(*sides, c, scale, targets, precision, learns or Learns())
+        losses, saved = kernel.forward(p, similarity, symmetric, plan=plan)
+        grad = upstream(len(x)).to(DEVICE)
+        grads = kernel.backward(grad, p, saved, similarity, symmetric, plan=plan)
+    return Results(*(None if t is None else t.cpu() for t in (losses, *grads[:2], grads.curv, grads.scale)))
+
+
+def defined(given: Inputs, similarity="dist", symmetric=True) -> Results:
+    x, y, c, scale = (tensor.double().clone().requires_grad_() for tensor in given[:4])
+    losses = reference.contrastive_loss(
+        x, y, c, scale, given.targets, similarity=similarity, symmetric=symmetric
+    )
+    grads = torch.autograd.grad(losses, (x, y, c, scale), upstream(len(x)))
+    return Results(losses.detach(), *grads)
+
+
+def stable_gap(similarity):
+    """The definition's values, with what it rounds away: ``z`` of close points has few digits in ``1 + z``."""
+
+    def gap(x, y, c):
+        x_height, y_height = ((square := c * (p * p).sum(1)) / (1 + torch.sqrt(1 + square)) for p in (x, y))
+        z = (torch.outer(x_height, 1 + y_height) + y_height - c * (x @ y.mT)).clamp(min=0)
+        distance = torch.log1p(z + torch.sqrt(z * (z + 2))) / torch.sqrt(c)
+        return {"dist": distance, "sqdist": distance**2, "inner": (1 + z) / c}[similarity]
+
+    return gap
+
+
+def assert_close(actual: Results, expected: Results, tolerance: Tolerance) -> None:
+    bounds = (tolerance.losses, tolerance.points, tolerance.points, tolerance.curv, tolerance.scale)
+    for name, a, b, bound in zip(Results._fields, actual, expected, bounds, strict=True):
+        error, size = (a.double() - b).norm().item(), b.norm().item()
+        assert error <= bound * size, f"{name}: {error / size:.1e} > {bound:.1e}"
+
+
+CASES = [
+    *((torch.float32, similarity, symmetric) for similarity in SIMILARITIES for symmetric in (True, False)),
+    *((torch.bfloat16, similarity, True) for similarity in SIMILARITIES),
+    (torch.float16, "dist", True),
+]
+
+
+@pytest.mark.parametrize(("dtype", "similarity", "symmetric"), CASES)
+def test_losses_and_gradients(dtype, similarity, symmetric):
+    given = inputs(dtype)
+    expected = defined(given, similarity, symmetric)
+    actual = computed(given, similarity, symmetric)
+    tolerance = TOLERANCES[dtype]
+    if similarity == "inner":
+        tolerance = tolerance._replace(curv=5e-4)
+    assert_close(actual, expected, tolerance)
+    for name in Results._fields:
+        with pytest.raises(AssertionError, match=name):
+            assert_close(actual._replace(**{name: 0.9 * getattr(actual, name)}), expected, tolerance)
+
+
+@pytest.mark.parametrize("workspace_bytes", [1, 1 << 30])
+def test_any_workspace(workspace_bytes):
+    given = inputs()
+    actual = computed(given, plan=PLAN._replace(workspace_bytes=workspace_bytes))
+    assert_close(actual, defined(given), FLOAT32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (33, 64)])
+def test_shapes(shape):
+    given = inputs(rows=shape[0], columns=shape[1], width=5)
+    if shape[1] == 1:
+        given = given._replace(targets=torch.zeros(shape[0], dtype=torch.int64))
+    actual, expected = computed(given), defined(given)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-6)
+
+
+def test_no_rows():
+    for columns in (0, 3):
+        actual = computed(inputs(rows=0, columns=columns))
+        assert actual.losses.shape == actual.scale.shape == (0,)
+        assert actual.y.shape == (columns, WIDTH)
+        assert not actual.y.any()
+        assert actual.curv == 0
+
+
+def test_only_what_learns():
+    given = inputs(rows=20, columns=20)
+    whole = computed(given)
+    part = computed(given, learns=Learns(x=False, y=True, curv=True, scale=True))
+    assert part.x is None
+    assert torch.equal(part.y, whole.y)
+    assert torch.equal(part.curv, whole.curv)
+
+
+def test_rows_without_scale():
+    given = inputs()
+    scale = given.scale.clone()
+    scale[::3] = 0
+    given = given._replace(scale=scale)
+    assert_close(computed(given), defined(given), FLOAT32)
+
+
+def test_strided_points():
+    given = inputs()
+    columns_first = given._replace(x=given.x.T.contiguous().T)
+    every_other = given._replace(y=torch.stack([given.y, given.y], 1)[:, 0])
+    for strided in (columns_first, every_other):
+        assert_close(computed(strided), defined(given), FLOAT32)
+
+
+@pytest.mark.parametrize("similarity", ["dist", "angle"])
+def test_same_bits_in_every_run(similarity):
+    given = inputs(torch.bfloat16)
+    first, second = computed(given, similarity), computed(given, similarity)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_logits_that_share_no_exponent():
+    """Rows of one tile whose sums are further apart than float32 reaches."""
+    given = inputs(scale=150.0)
+    sizes = torch.logspace(-1, 1.5, ROWS).unsqueeze(1)
+    given = given._replace(x=given.x * sizes, y=given.y * 0.5)
+    x, y, c, scale, _ = (tensor.double() for tensor in given)
+    logits = -scale.unsqueeze(1) * reference.GAPS["dist"](x, y, c)
+    sums = torch.logsumexp(logits, 1)[: TILE.rows] / math.log(2)
+    assert sums.max() - sums.min() > 150
+    # Logits up to a thousand, rounded to 24 bits.
+    assert_close(computed(given), defined(given), Tolerance(1e-6, 1e-4, 1e-4, 1e-4))
+
+
+@pytest.mark.parametrize("similarity", ["dist", "sqdist"])
+def test_near_the_origin(similarity, monkeypatch):
+    """All distances are 1e-3: what there is of them survives, in values and in gradients."""
+    monkeypatch.setitem(reference.GAPS, similarity, stable_gap(similarity))
+    given = inputs(size=1e-3, scale=1e3 if similarity == "dist" else 1e6)
+    assert_close(computed(given, similarity), defined(given, similarity), FLOAT32)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_coincident_points(similarity, monkeypatch):
+    """Negatives at distance 0, at the origin and elsewhere: bounded gradients, losses as far as resolved."""
+    given = inputs(rows=40, columns=40)
+    x = given.x.clone()
+    x[10:13] = 0
+    x[20:23] = x[20]
+    given = given._replace(x=x, y=x.clone(), targets=torch.arange(40))
+    actual = computed(given, similarity)
+    assert all(result.isfinite().all() for result in actual)
+    if similarity == "angle":  # turns by 1/d at a distance d, which is resolved to 2e-3
+        assert actual.x.norm(dim=1).max() < 1e3 * given.scale.max()
+        return
+    assert actual.x.norm(dim=1).max() < 3 * given.scale.max()
+    monkeypatch.setitem(reference.GAPS, similarity, stable_gap(similarity))
+    expected = reference.contrastive_loss(
+        *(tensor.double() for tensor in given[:4]), given.targets, similarity=similarity
+    )
+    torch.testing.assert_close(actual.losses, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_what_is_no_point_shows(similarity, value):
+    given = inputs(rows=40, columns=40)
+    y = given.y.clone()
+    y[7, 2] = value
+    actual = computed(given._replace(y=y), similarity)
+    assert actual.losses.isnan().all()
+    assert actual.x.isnan().any()
+
+
+def test_coarser_products_are_close():
+    """On a CPU all products are exact; on a GPU tf32 keeps 10 bits of each factor."""
+    given = inputs()
+    expected = defined(given)
+    assert_close(computed(given, precision="tf32x3"), expected, FLOAT32)
+    assert_close(computed(given, precision="tf32"), expected, Tolerance(1e-3, 3e-3, 3e-3, 1e-3))
+
+
+@pytest.mark.parametrize("workspace_bytes", [1, 10**4, 10**6, 10**9])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (70, 100), (5, 3000), (3000, 5), (1000, 900), (0, 7)])
+def test_blocks(rows, columns, workspace_bytes):
+    tile = TILE._replace(columns=64)
+    times = torch.zeros(rows, columns, dtype=torch.int32)
+    for block in blocks(rows, columns, tile, pair_bytes=2.5, workspace_bytes=workspace_bytes):
+        times[block.rows, block.columns] += 1
+        tiles = -(-block.height // tile.rows) * -(-block.width // tile.columns)
+        assert tiles == 1 or tiles * tile.rows * tile.columns * 2.5 <= workspace_bytes
+    assert (times == 1).all()
