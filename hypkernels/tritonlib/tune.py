@@ -84,7 +84,7 @@ def tune(
         options: see :func:`search`.
         report: takes a line of progress for each tile.
     """
-    plan = default_plan(p.x.points) if plan is None else plan
+    plan = default_plan(p.x.points, similarity) if plan is None else plan
     timer = _median_seconds if timer is None else timer
     grad = torch.full_like(p.scale, 1 / len(p.scale))
     losses, statistics = kernel.forward(p, similarity, True, plan=plan)

@@ -25,7 +25,7 @@ def preferring(field, value):
 
 def test_the_faster_tile_is_found_and_gives_the_same_result():
     p = problem()
-    before = default_plan(p.x.points)
+    before = default_plan(p.x.points, "dist")
     lines = []
     plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)}, report=lines.append)
     assert plan.forward == before.forward._replace(rows=16)
@@ -43,14 +43,14 @@ def test_a_tile_that_changes_the_result_is_not_chosen(monkeypatch):
     monkeypatch.setattr(kernel, "forward", wrong_for_16_rows)
     p = problem()
     plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)})
-    assert plan.forward == default_plan(p.x.points).forward
+    assert plan.forward == default_plan(p.x.points, "dist").forward
 
 
 def test_a_tile_that_fails_is_reported():
     lines = []
     p = problem()
     plan = tune(p, timer=lambda call: call() and 1.0, options={"rows": (33,)}, report=lines.append)
-    assert plan == default_plan(p.x.points)
+    assert plan == default_plan(p.x.points, "dist")
     assert sum("Error" in line for line in lines) == 3
 
 
