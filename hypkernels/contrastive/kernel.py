@@ -17,10 +17,10 @@ import triton
 from torch import Tensor
 
 from hypkernels.contrastive import pair_kernels as device
-from hypkernels.contrastive import problem
+from hypkernels.contrastive import problem, tile_plan
 from hypkernels.contrastive.problem import Embedding, Gradients, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
-from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, blocks, default_plan, plan_for
+from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.pair_geometry import ratio
 from hypkernels.tritonlib.launch import allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
@@ -121,7 +121,7 @@ class _Pairs:
         self.precision = _precision(p)
 
     def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
-        return blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
+        return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
 
     def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
         """Over the negatives of each row and of each column, float64; ``-inf`` where not asked for."""
@@ -141,7 +141,8 @@ class _Pairs:
         """By the maximum of each tile; where that is unsafe, as the device alone knows, by each its own."""
         rows, columns = (allocate(self.x, (n,), torch.float64) for n in (block.height, block.width))
         unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
-        for shared, tile in ((True, self.plan.forward), (False, self.plan.separate)):
+
+        def reduce_tiles(tile: Tile, shared: bool) -> None:
             by_row, by_column = self.row_sums(tile, block, 2), self.column_sums(tile, block, 2)
             self.launch(
                 device.log_sums,
@@ -158,6 +159,9 @@ class _Pairs:
                 _merge_log_sums(by_row, rows, unsafe, block.width, shared)
             if matrix.columns:
                 _merge_log_sums(by_column, columns, unsafe, block.height, shared)
+
+        reduce_tiles(self.plan.forward, shared=True)
+        reduce_tiles(self.plan.separate, shared=False)
         return rows, columns
 
     def row_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
@@ -224,6 +228,14 @@ class _Pairs:
             )
 
 
+class _Sums(NamedTuple):
+    """Over the pairs of each row, column and row: weights of the points themselves, and push times gap."""
+
+    own_x: Tensor
+    own_y: Tensor
+    gaps: Tensor
+
+
 class _Negatives:
     """Gradients by the negatives' logits, summed over blocks of pairs and over matrices of logits.
 
@@ -248,45 +260,54 @@ class _Negatives:
         self.precision = "tf32" if pairs.x.dtype == torch.float16 else pairs.precision
 
     def add(self, softmax: SoftmaxGradient, gap: Gap, form: _Form) -> None:
-        tile = self.pairs.plan.backward
+        p, tile = self.pairs.problem, self.pairs.plan.backward
         tables = self.pairs.tables(gap, form, softmax)
+        sums = _Sums(*(torch.zeros_like(like) for like in (self.own_x, self.own_y, self.own_x)))
         pair_bytes = self.dtype.itemsize + _ROW_SUMS_BYTES / tile.columns + _COLUMN_SUM_BYTES / tile.rows
-        own_x, own_y, gaps = (torch.zeros_like(like) for like in (self.own_x, self.own_y, self.own_x))
-        workspace = None
-        for block in self.pairs.blocks(tile, pair_bytes):
-            if workspace is None:
-                workspace = self._workspace(tile, block)
-            x_sum, gap_sum, curv_sum = self.pairs.row_sums(tile, block, 3)
-            (y_sum,) = self.pairs.column_sums(tile, block, 1)
-            self.pairs.launch(
-                device.pair_weights,
-                tile,
-                block,
-                tables,
-                [workspace, x_sum, y_sum, gap_sum, curv_sum],
-                [workspace.stride(0)],
-                FORMULA=form.formula,
-                BY_ROW=softmax.rows is not None,
-                BY_COLUMN=softmax.columns is not None,
-                RESOLUTION=_RESOLUTION[self.pairs.precision],
-                ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
-            )
-            own_x[block.rows] += x_sum.sum(0, dtype=torch.float64)
-            own_y[block.columns] += y_sum.sum(0, dtype=torch.float64)
-            gaps[block.rows] += gap_sum.sum(0, dtype=torch.float64)
-            self.total.curv.add_(curv_sum.sum(dtype=torch.float64) / self.pairs.problem.c)
+        blocks = self.pairs.blocks(tile, pair_bytes)
+        workspace = self._workspace(tile, blocks)
+        for block in blocks:
+            self._add_sums(sums, block, workspace, tables, softmax, form)
             self._add_products(workspace[: block.height, : block.width], block)
-        x_norm, y_norm = _own_norms(self.pairs.problem, form)
-        self.own_x += ratio(own_x, x_norm)
-        self.own_y += ratio(own_y, y_norm)
-        self.total.scale.sub_(gaps * (form.unit * self.pairs.problem.c**-gap.of_pairs.curv_power))
+        x_norm, y_norm = _own_norms(p, form)
+        self.own_x += ratio(sums.own_x, x_norm)
+        self.own_y += ratio(sums.own_y, y_norm)
+        self.total.scale.sub_(sums.gaps * (form.unit * p.c**-gap.of_pairs.curv_power))
 
-    def _workspace(self, tile: Tile, block: Block) -> Tensor:
-        """In whole tiles, which kernels store without a mask. The first block is the largest."""
-        height, width = (
-            triton.cdiv(block.height, tile.rows) * tile.rows,
-            triton.cdiv(block.width, tile.columns) * tile.columns,
+    def _add_sums(
+        self,
+        sums: _Sums,
+        block: Block,
+        workspace: Tensor,
+        tables: _Tables,
+        softmax: SoftmaxGradient,
+        form: _Form,
+    ) -> None:
+        tile = self.pairs.plan.backward
+        own_x, gaps, curv = self.pairs.row_sums(tile, block, 3)
+        (own_y,) = self.pairs.column_sums(tile, block, 1)
+        self.pairs.launch(
+            device.pair_weights,
+            tile,
+            block,
+            tables,
+            [workspace, own_x, own_y, gaps, curv],
+            [workspace.stride(0)],
+            FORMULA=form.formula,
+            BY_ROW=softmax.rows is not None,
+            BY_COLUMN=softmax.columns is not None,
+            RESOLUTION=_RESOLUTION[self.pairs.precision],
+            ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
         )
+        sums.own_x[block.rows] += own_x.sum(0, dtype=torch.float64)
+        sums.own_y[block.columns] += own_y.sum(0, dtype=torch.float64)
+        sums.gaps[block.rows] += gaps.sum(0, dtype=torch.float64)
+        self.total.curv.add_(curv.sum(dtype=torch.float64) / self.pairs.problem.c)
+
+    def _workspace(self, tile: Tile, blocks: list[Block]) -> Tensor:
+        """For the largest block, in whole tiles: kernels store them without a mask."""
+        height = max((triton.cdiv(block.height, tile.rows) for block in blocks), default=0) * tile.rows
+        width = max((triton.cdiv(block.width, tile.columns) for block in blocks), default=0) * tile.columns
         return allocate(self.pairs.x, (height, width), self.dtype)
 
     def _add_products(self, weights: Tensor, block: Block) -> None:

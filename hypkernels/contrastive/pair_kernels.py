@@ -95,8 +95,9 @@ def log_sums(
     ``SHARED``: the largest of the tile, so that one exponential serves a row and a column. Else the largest
     of the row or of the column: for when :func:`merge_log_sums` has found the first to be ``UNSAFE``.
     """
-    if not SHARED and tl.load(UNSAFE) == 0:
-        return
+    if not SHARED:  # noqa: SIM102 -- the compiler decides this one, the device the next
+        if tl.load(UNSAFE) == 0:
+            return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row, M - 1)
@@ -151,8 +152,9 @@ def merge_log_sums(
     A term below ``2**-126`` of a shared maximum was 0 in float32. Where all of them together could matter,
     the maxima have to be those of each item.
     """
-    if not SHARED and tl.load(UNSAFE) == 0:
-        return
+    if not SHARED:  # noqa: SIM102 -- the compiler decides this one, the device the next
+        if tl.load(UNSAFE) == 0:
+            return
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     largest = tl.full([ITEMS], _LOWEST, tl.float64)
     total = tl.zeros([ITEMS], tl.float64)
