@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from kernel_lane import DEVICE
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 sys.path.append(str(Path(__file__).parents[1] / "hypkernels"))
 
@@ -41,20 +43,25 @@ def poisoned_memory() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
+def run(launch: Callable, *args):
+    """``launch(*args)`` where kernels run, on poisoned memory; the results on the CPU."""
+    with poisoned_memory():
+        results = launch(*tree_map_only(Tensor, lambda t: t.to(DEVICE), args))
+    return tree_map_only(Tensor, lambda t: t.cpu(), results)
+
+
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, case, options, *tensors):
         ctx.save_for_backward(*tensors)
         ctx.case, ctx.options = case, options
-        with poisoned_memory():
-            return getattr(case.module, case.name)(*tensors, *options)
+        return run(getattr(case.module, case.name), *tensors, *options)
 
     @staticmethod
     def backward(ctx, grad):
         *vectors, curv = ctx.saved_tensors
-        with poisoned_memory():
-            backward = getattr(ctx.case.module, f"{ctx.case.name}_backward")
-            *grads, by_curv = backward(grad, *vectors, curv, *ctx.options)
+        backward = getattr(ctx.case.module, f"{ctx.case.name}_backward")
+        *grads, by_curv = run(backward, grad, *vectors, curv, *ctx.options)
         assert by_curv.shape == ()
         assert by_curv.dtype == torch.float64
         return None, None, *grads, by_curv.to(curv.dtype)

@@ -1,15 +1,10 @@
-"""The kernels of the half-aperture and the exterior angle, in Triton's interpreter."""
+"""The kernels of the half-aperture and the exterior angle."""
 
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-
 import torch
 from row_kernel_cases import (
     DTYPES,
@@ -17,8 +12,8 @@ from row_kernel_cases import (
     SHAPES_AND_DTYPES,
     Case,
     assert_matches_formula,
-    poisoned_memory,
     random_points,
+    run,
     strided_points,
 )
 from rowwise_cases import (
@@ -121,9 +116,8 @@ ZERO = torch.zeros_like(X)
     ],
 )
 def test_degenerate_angles_have_a_value_and_zero_gradients(x, y, angle):
-    with poisoned_memory():
-        out = kernel.oxy_angle(x, y, CURV)
-        gradients = kernel.oxy_angle_backward(torch.ones(3), x, y, CURV)
+    out = run(kernel.oxy_angle, x, y, CURV)
+    gradients = run(kernel.oxy_angle_backward, torch.ones(3), x, y, CURV)
     assert torch.equal(out, torch.full((3,), angle))
     assert not any(g.any() for g in gradients)
 
@@ -132,8 +126,7 @@ def test_degenerate_angles_have_a_value_and_zero_gradients(x, y, angle):
 def test_cone_within_the_minimal_radius_is_a_half_space(norm):
     """The radius itself included: 2K / sqrt(c) = 0.5 exactly."""
     x, curv = norm * torch.tensor([[0.5, 0.0]]), torch.tensor(1.0)
-    with poisoned_memory():
-        out = kernel.half_aperture(x, curv, 0.25)
-        gradients = kernel.half_aperture_backward(torch.ones(1), x, curv, 0.25)
+    out = run(kernel.half_aperture, x, curv, 0.25)
+    gradients = run(kernel.half_aperture_backward, torch.ones(1), x, curv, 0.25)
     assert torch.equal(out, torch.tensor([math.pi / 2]))
     assert not any(g.any() for g in gradients)

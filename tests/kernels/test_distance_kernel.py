@@ -1,14 +1,8 @@
-"""The kernels of the inner product and the distances, in Triton's interpreter."""
+"""The kernels of the inner product and the distances."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-
 import torch
 from row_kernel_cases import (
     DTYPES,
@@ -16,8 +10,8 @@ from row_kernel_cases import (
     SHAPES_AND_DTYPES,
     Case,
     assert_matches_formula,
-    poisoned_memory,
     random_points,
+    run,
     strided_points,
 )
 from rowwise_cases import FLOAT32, REGIMES, Tolerance, assert_accurate, points, with_scaled_gradient
@@ -121,11 +115,10 @@ def test_no_rows_and_a_single_one(name, batch):
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 5), torch.randn(2, 5), 1e8 * torch.randn(2, 5)])
 def test_coincident_points(x):
-    with poisoned_memory():
-        distance = kernel.elementwise_dist(x, x, CURV)
-        grads = kernel.elementwise_dist_backward(torch.ones(2), x, x, CURV)
-        inner = kernel.elementwise_inner(x, x, CURV)
-        by_x, by_y, by_curv = kernel.elementwise_inner_backward(torch.ones(2), x, x, CURV)
+    distance = run(kernel.elementwise_dist, x, x, CURV)
+    grads = run(kernel.elementwise_dist_backward, torch.ones(2), x, x, CURV)
+    inner = run(kernel.elementwise_inner, x, x, CURV)
+    by_x, by_y, by_curv = run(kernel.elementwise_inner_backward, torch.ones(2), x, x, CURV)
     assert not distance.any()
     assert not any(g.any() for g in grads)
     torch.testing.assert_close(inner, torch.full((2,), -1 / 0.7))
@@ -136,14 +129,14 @@ def test_coincident_points(x):
 
 def test_points_on_one_ray_have_no_lateral_gradient():
     x = torch.tensor([[3e7, 0.0, 0.0]])
-    for grad in kernel.elementwise_dist_backward(torch.ones(1), x, x * (1 + 2e-7), CURV)[:2]:
+    for grad in run(kernel.elementwise_dist_backward, torch.ones(1), x, x * (1 + 2e-7), CURV)[:2]:
         assert grad[0, 0] != 0
         assert not grad[0, 1:].any()
 
 
 def test_the_origin():
     zero, y = torch.zeros(2, 5), torch.randn(2, 5)
-    by_zero, _, _ = kernel.elementwise_dist_backward(torch.ones(2), zero, y, CURV)
+    by_zero, _, _ = run(kernel.elementwise_dist_backward, torch.ones(2), zero, y, CURV)
     torch.testing.assert_close(by_zero, -y / y.norm(dim=-1, keepdim=True), rtol=1e-6, atol=0)
-    assert not kernel.dist0(zero, CURV).any()
-    assert not any(g.any() for g in kernel.dist0_backward(torch.ones(2), zero, CURV))
+    assert not run(kernel.dist0, zero, CURV).any()
+    assert not any(g.any() for g in run(kernel.dist0_backward, torch.ones(2), zero, CURV))

@@ -1,18 +1,13 @@
-"""The kernels of the entailment loss, in Triton's interpreter.
+"""The kernels of the entailment loss.
 
 The formulas in float64 are the truth here: their own tests compare them with 240 digits.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-
 import torch
 from row_kernel_cases import (
     DTYPES,
@@ -21,6 +16,7 @@ from row_kernel_cases import (
     Case,
     assert_matches_formula,
     random_points,
+    run,
     strided_points,
 )
 from rowwise_cases import REGIMES, with_scaled_gradient
@@ -85,7 +81,7 @@ def test_strides(layout):
 def test_no_rows():
     apex, point = torch.ones(2, 0, 4)
     loss = CASE(apex, point, CURV, *ALL_OPTIONS)
-    by_apex, by_point, by_curv = kernel.entailment_loss_backward(loss, apex, point, CURV, *ALL_OPTIONS)
+    by_apex, by_point, by_curv = run(kernel.entailment_loss_backward, loss, apex, point, CURV, *ALL_OPTIONS)
     assert loss.shape == (0,)
     assert by_apex.shape == by_point.shape == (0, 4)
     assert by_curv == 0
@@ -94,6 +90,6 @@ def test_no_rows():
 def test_a_point_in_the_cone_costs_nothing():
     apex = torch.tensor([[0.6, 0.3]])
     for point in (apex, 2 * apex):
-        assert kernel.entailment_loss(apex, point, CURV, 1.0, 0.1, 0.0, 0.0) == 0
-        gradients = kernel.entailment_loss_backward(torch.ones(1), apex, point, CURV, 1.0, 0.1, 0.0, 0.0)
+        assert run(kernel.entailment_loss, apex, point, CURV, *DEFAULTS.options) == 0
+        gradients = run(kernel.entailment_loss_backward, torch.ones(1), apex, point, CURV, *DEFAULTS.options)
         assert not any(g.any() for g in gradients)

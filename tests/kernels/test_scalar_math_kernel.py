@@ -1,18 +1,13 @@
-"""The float64 functions of the kernels against mpmath, in Triton's interpreter."""
+"""The float64 functions of the kernels against mpmath."""
 
 from __future__ import annotations
 
-import os
-
-import pytest
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-
 import mpmath as mp
+import pytest
 import torch
 import triton
 import triton.language as tl
+from kernel_lane import DEVICE
 from torch import Tensor
 
 from hypkernels.tritonlib import scalar_math
@@ -36,10 +31,11 @@ def _apply2(Y, X, OUT, SIZE, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def apply(name: str, x: Tensor) -> Tensor:
+    x = x.to(DEVICE)
     out = torch.full_like(x, float("nan"))
     grid = (triton.cdiv(x.numel(), BLOCK),)
     _apply[grid](x, out, x.numel(), getattr(scalar_math, name), BLOCK)
-    return out
+    return out.cpu()
 
 
 def worst_ulp(actual: Tensor, expected: list) -> float:
@@ -112,13 +108,14 @@ def test_atan2_is_accurate_in_the_upper_half_plane():
     y = torch.cat([ratio, ratio, ratio.flip(0).clamp(max=1e150), torch.tensor([0.0, 0.0, 3.0, 0.0])])
     x = torch.cat([torch.ones_like(ratio), -torch.ones_like(ratio), ratio.clamp(max=1e150)])
     x = torch.cat([x, torch.tensor([2.0, -2.0, 0.0, 0.0])])
-    out = torch.full_like(y, float("nan"))
-    _apply2[(triton.cdiv(y.numel(), BLOCK),)](y, x, out, y.numel(), scalar_math.atan2_positive, BLOCK)
+    out = torch.full_like(y, float("nan"), device=DEVICE)
+    grid = (triton.cdiv(y.numel(), BLOCK),)
+    _apply2[grid](y.to(DEVICE), x.to(DEVICE), out, y.numel(), scalar_math.atan2_positive, BLOCK)
     with mp.workdps(40):
         expected = [
             mp.atan2(b, a) if a or b else mp.mpf(0) for b, a in zip(y.tolist(), x.tolist(), strict=True)
         ]
-    assert worst_ulp(out, expected) <= 3
+    assert worst_ulp(out.cpu(), expected) <= 3
 
 
 @pytest.mark.parametrize(
