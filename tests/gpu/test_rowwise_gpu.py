@@ -134,6 +134,26 @@ def test_same_as_on_the_cpu(op, shape, dtype):
         assert (error <= tolerance * size).all(), (index, (error / size).max())
 
 
+LAYOUTS = {
+    "rows of wider rows": lambda x: torch.cat([x, x], dim=-1)[..., : x.shape[-1]],
+    "unaligned rows": lambda x: torch.cat([x[..., :1], x], dim=-1)[..., 1:],
+    "every other row": lambda x: x.repeat_interleave(2, dim=1)[:, ::2],
+    "transposed batch": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "strided columns": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    "one row for all": lambda x: x[:1, :1].expand_as(x),
+    "one row for each": lambda x: x[:, :1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@every_op
+def test_memory_layout_does_not_show(op, layout):
+    first, *others = arguments(op, 5, 33, 64)
+    view = layout(first)
+    assert not view.is_contiguous()
+    assert_equal(with_gradients(op, [view, *others]), with_gradients(op, [view.contiguous(), *others]))
+
+
 @pytest.mark.parametrize("argument", [0, -1])
 @every_op
 def test_a_wrong_gradient_is_caught(op, argument):
