@@ -86,7 +86,15 @@ _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
 _TABLES = {
     "interpreter": _Table(_INTERPRETER, _INTERPRETER, _INTERPRETER),
     "sm_80": _Table(
-        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True), float32=_FLOAT32, angle=_ANGLE
+        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
+        float32=Plan(_NARROW, _NARROW, _NARROW, _PRODUCT, inline_ptx=True),
+        angle=Plan(
+            _NARROW._replace(stages=2),
+            _NARROW._replace(stages=2),
+            Tile(64, 64, 128, warps=8, stages=2, pieces=4),
+            _PRODUCT,
+            inline_ptx=True,
+        ),
     ),
     "sm_90": _Table(
         half=Plan(
