@@ -255,9 +255,10 @@ class _Negatives:
             p.c.new_zeros(()),
             torch.zeros_like(self.own_x),
         )
-        # float16 has not the range of a gradient, and its points are exact in tf32.
+        # float16 has not the range of a gradient, and its points are exact in tf32, which AMD's GPUs lack.
         self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
-        self.precision = "tf32" if pairs.x.dtype == torch.float16 else pairs.precision
+        in_tf32 = pairs.x.dtype == torch.float16 and torch.version.hip is None
+        self.precision = "tf32" if in_tf32 else pairs.precision
 
     def add(self, softmax: SoftmaxGradient, gap: Gap, form: _Form) -> None:
         p, tile = self.pairs.problem, self.pairs.plan.backward
