@@ -53,11 +53,6 @@ _FORMS = {
 }
 
 
-def refusal(x: Tensor) -> str | None:
-    """Why the kernels cannot take these points, or None."""
-    return "the points are float64, the kernels' logits float32" if x.dtype == torch.float64 else None
-
-
 def forward(
     p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
 ) -> tuple[Tensor, Statistics]:
@@ -255,7 +250,7 @@ class _Negatives:
             p.c.new_zeros(()),
             torch.zeros_like(self.own_x),
         )
-        # float16 has not the range of a gradient, and its points are exact in tf32, which AMD's GPUs lack.
+        # float16 has not the range of a gradient, and its points are exact in tf32, which not all AMD GPUs have.
         self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
         in_tf32 = pairs.x.dtype == torch.float16 and torch.version.hip is None
         self.precision = "tf32" if in_tf32 else pairs.precision
