@@ -250,7 +250,7 @@ class _Negatives:
             p.c.new_zeros(()),
             torch.zeros_like(self.own_x),
         )
-        # float16 has not the range of a gradient, and its points are exact in tf32, which not all AMD GPUs have.
+        # float16 has not the range of a gradient. Its points are exact in tf32, which not all GPUs have.
         self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
         in_tf32 = pairs.x.dtype == torch.float16 and torch.version.hip is None
         self.precision = "tf32" if in_tf32 else pairs.precision
