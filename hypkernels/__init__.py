@@ -20,6 +20,7 @@ from hypkernels.losses import (
     EntailmentConeLoss,
     LorentzContrastiveLoss,
     contrastive_loss,
+    contrastive_losses,
     entailment_loss,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "EntailmentConeLoss",
     "LorentzContrastiveLoss",
     "contrastive_loss",
+    "contrastive_losses",
     "dist0",
     "elementwise_dist",
     "elementwise_inner",

@@ -8,6 +8,8 @@ differentiable once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -77,40 +79,104 @@ def contrastive_loss(
     keep their digits however small they are. Negatives come from a product of matrices: of one that nearly
     coincides with its row, closer than about ``2e-3 |x|`` in float32, the distance is uncertain by as much
     and the gradient is bounded. Norms up to ``1e9 / sqrt(c)`` are supported in float32. A distance of 0
-    has gradient 0. Memory is that of about a dozen matrices ``(M, N)``.
+    has gradient 0. No matrix ``(M, N)`` is ever held: beyond inputs and gradients, memory is bounded.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Values
             on a GPU are not read back: there a bad curvature, scale or target is not reported in this way.
     """
-    check_matrices("x", x, "y", y)
-    if x.dim() != 2:
-        raise ValueError(
-            f"x and y must have shapes (M, D) and (N, D), got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
+    (loss,) = contrastive_losses(
+        (x, y),
+        ((0, 1),),
+        curv,
+        logit_scale,
+        similarity=similarity,
+        targets=targets,
+        reduction=reduction,
+        symmetric=symmetric,
+        precision=precision,
+    )
+    return loss
+
+
+def contrastive_losses(
+    points: Sequence[Tensor],
+    pairings: Sequence[tuple[int, int]],
+    curv: float | Tensor = 1.0,
+    logit_scale: float | Tensor = 1.0,
+    *,
+    similarity: str = "dist",
+    targets: Tensor | None = None,
+    reduction: str = "mean",
+    symmetric: bool = True,
+    precision: str | None = None,
+) -> list[Tensor]:
+    """:func:`contrastive_loss` of several pairings of shared point sets, in one call.
+
+    What belongs to one set, such as its norms and directions, is computed once.
+    HySAC's four terms are the pairings ``(0, 2), (1, 3), (0, 3), (1, 2)`` of safe texts, unsafe texts, safe
+    images and unsafe images; HyCoCLIP's are those of whole and boxed images and texts.
+
+    Args:
+        points: at least one set, each ``(M_k, D)``; one dtype, device and ``D`` for all.
+        pairings: for each loss the indices into ``points`` of its ``x`` and its ``y``.
+        curv, logit_scale, similarity, targets, reduction, symmetric, precision: of :func:`contrastive_loss`,
+            for all pairings; ``targets`` and a ``logit_scale`` of one value a row need as many rows in each.
+
+    Returns:
+        One loss for each pairing, as :func:`contrastive_loss` returns it.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
+    """
+    points = list(points)
+    _check_pairings(points, pairings)
     check_choice("similarity", similarity, SIMILARITIES)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("precision", precision, PRECISIONS)
-    if targets is not None:
-        targets = target_tensor("targets", targets, x)
-    elif x.shape[0] > y.shape[0]:
-        raise ValueError(
-            "targets must be given where x has more rows than y, "
-            f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    else:
-        targets = torch.arange(x.shape[0], device=x.device)
-    losses, *_ = contrastive.contrastive_loss(
-        x,
-        y,
-        scalar_tensor("curv", curv, x),
-        scale_tensor("logit_scale", logit_scale, x),
-        targets,
+    if not pairings:
+        return []
+    scale, *_ = [scale_tensor("logit_scale", logit_scale, points[row]) for row, _ in pairings]
+    losses = contrastive.contrastive_losses(
+        points,
+        scalar_tensor("curv", curv, points[0]),
+        scale,
+        [_targets(targets, points[row], points[column]) for row, column in pairings],
+        [row for row, _ in pairings],
+        [column for _, column in pairings],
         similarity,
         bool(symmetric),
         precision,
     )
-    return _reduce(losses, reduction)
+    return [_reduce(one, reduction) for one in losses]
+
+
+def _check_pairings(points: list[Tensor], pairings: Sequence[tuple[int, int]]) -> None:
+    for pairing in pairings:
+        if len(pairing) != 2 or not all(
+            isinstance(index, int) and 0 <= index < len(points) for index in pairing
+        ):
+            raise ValueError(
+                f"pairings must be pairs of indices of the {len(points)} point sets, got {pairing}"
+            )
+        x, y = (points[index] for index in pairing)
+        check_matrices("x", x, "y", y)
+        if x.dim() != 2:
+            raise ValueError(
+                f"x and y must have shapes (M, D) and (N, D), got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        check_matrices("x", x, "points", points[0])
+
+
+def _targets(targets: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    if targets is not None:
+        return target_tensor("targets", targets, x)
+    if x.shape[0] > y.shape[0]:
+        raise ValueError(
+            "targets must be given where x has more rows than y, "
+            f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    return torch.arange(x.shape[0], device=x.device)
 
 
 def entailment_loss(

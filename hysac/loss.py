@@ -159,23 +159,23 @@ class HySACLoss(nn.Module):
         return scale.detach() + (scale - scale.detach()) / self.accum_freq
 
     def _contrastive_terms(self, local: Tensor, scale: float | Tensor) -> dict[str, Tensor]:
+        names = [_contrastive_key(*pairing) for pairing in CONTRASTIVE_PAIRINGS]
         columns = _by_class(self._gather(local))
         if not (self.local_loss and self.world_size > 1):
-            return {
-                _contrastive_key(text, image): hk.contrastive_loss(columns[text], columns[image], 1.0, scale)
-                for text, image in CONTRASTIVE_PAIRINGS
-            }
-        rows = _by_class(local)
+            pairings = [(_PLACE[text], _PLACE[image]) for text, image in CONTRASTIVE_PAIRINGS]
+            return dict(
+                zip(names, hk.contrastive_losses(list(columns.values()), pairings, 1.0, scale), strict=True)
+            )
+        points = [*_by_class(local).values(), *columns.values()]
         targets = torch.arange(len(local), device=local.device) + self.rank * len(local)
-
-        def one_way(queries: Tensor, keys: Tensor) -> Tensor:
-            return hk.contrastive_loss(queries, keys, 1.0, scale, targets=targets, symmetric=False)
-
-        return {
-            _contrastive_key(text, image): 0.5
-            * (one_way(rows[text], columns[image]) + one_way(rows[image], columns[text]))
-            for text, image in CONTRASTIVE_PAIRINGS
-        }
+        ways = [
+            (_PLACE[query], len(_PLACE) + _PLACE[key])
+            for pairing in CONTRASTIVE_PAIRINGS
+            for query, key in (pairing, pairing[::-1])
+        ]
+        losses = hk.contrastive_losses(points, ways, 1.0, scale, targets=targets, symmetric=False)
+        both = zip(losses[::2], losses[1::2], strict=True)
+        return {name: 0.5 * (text + image) for name, (text, image) in zip(names, both, strict=True)}
 
     def _entailment_terms(self, local: Tensor) -> dict[str, Tensor]:
         points = _by_class(local)
@@ -204,6 +204,10 @@ class HySACLoss(nn.Module):
                 f"this process is rank {dist.get_rank()} of {dist.get_world_size()}"
             )
         return gather_rows(local, exchange=self.gather_with_grad)
+
+
+_PLACE = {"safe_text": 0, "unsafe_text": 1, "safe_image": 2, "unsafe_image": 3}
+"""The order of :func:`_by_class`."""
 
 
 def _contrastive_key(text: str, image: str) -> str:

@@ -1,123 +1,205 @@
-"""Registration of the contrastive loss as ``torch.ops.hypkernels`` operators."""
+"""Registration of the contrastive losses as ``torch.ops.hypkernels`` operators.
+
+One operator takes several pairings of shared point sets. Its results, and the statistics that the backward
+operator takes back, are lists with :data:`PER_PAIRING` tensors for each pairing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hypkernels import backend
 from hypkernels.checks import check_curv_value, check_scale_values, check_target_values
-from hypkernels.contrastive import dense
+from hypkernels.contrastive import problem, reference
+from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
-from hypkernels.rowwise import refuse_double_backward, result_dtype
+from hypkernels.rowwise import beside, refuse_double_backward, result_dtype
 
-_INPUTS = "Tensor x, Tensor y, Tensor curv, Tensor logit_scale, Tensor targets"
-_STATISTICS = "Tensor positives, Tensor row_negatives, Tensor column_negatives"
-_OPTIONS = "str similarity, bool symmetric, str? precision"
+PER_PAIRING = 1 + len(Statistics._fields)
+_ARGUMENTS = (
+    "Tensor[] points, Tensor curv, Tensor logit_scale, Tensor[] targets, int[] rows, int[] columns, "
+    "str similarity, bool symmetric, str? precision, str backend"
+)
+_IMPLEMENTATIONS = {"torch": "hypkernels.contrastive.strips", "triton": "hypkernels.contrastive.kernel"}
+
+
+class _Call(NamedTuple):
+    """The operators' arguments: pairing ``i`` is of ``points[rows[i]]`` and ``points[columns[i]]``."""
+
+    points: Sequence[Tensor]
+    curv: Tensor
+    logit_scale: Tensor
+    targets: Sequence[Tensor]
+    rows: Sequence[int]
+    columns: Sequence[int]
+    similarity: str
+    symmetric: bool
+    precision: str | None
+    backend: str
+
+    def implementation(self) -> Any:
+        x = self.points[0]
+        refusal = "the points are float64, its logits are float32" if x.dtype == torch.float64 else None
+        choice = backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal)
+        return importlib.import_module(_IMPLEMENTATIONS[choice.implementation])
+
+    def problems(self, learns: Sequence[bool] | None = None) -> list[Problem]:
+        x = self.points[0]
+        c = beside(self.curv, x).to(result_dtype(x.dtype)).double()
+        scale = self.logit_scale.to(x.device) if self.logit_scale.dim() else beside(self.logit_scale, x)
+        embeddings = problem.embeddings(self.points, c)
+        learning = learns or [True] * (len(self.points) + 2)
+        return [
+            Problem(
+                embeddings[row],
+                embeddings[column],
+                c,
+                scale.double().expand(self.points[row].shape[0]),
+                targets,
+                self.precision,
+                Learns(learning[row], learning[column], learning[-2], learning[-1]),
+            )
+            for row, column, targets in zip(self.rows, self.columns, self.targets, strict=True)
+        ]
+
+
+def contrastive_losses(*args: Any) -> list[Tensor]:
+    """The loss of each row, for each pairing; arguments are those of :class:`_Call` without ``backend``."""
+    call = _Call(*(*args, backend.setting()))
+    if call.backend == "reference":
+        return _by_definition(call)
+    return _contrastive_losses(*call)[::PER_PAIRING]
+
+
+def _by_definition(call: _Call) -> list[Tensor]:
+    return [
+        reference.contrastive_loss(
+            call.points[row].double(),
+            call.points[column].double(),
+            call.curv.double(),
+            call.logit_scale.double(),
+            targets,
+            similarity=call.similarity,
+            symmetric=call.symmetric,
+        ).to(result_dtype(call.points[row].dtype))
+        for row, column, targets in zip(call.rows, call.columns, call.targets, strict=True)
+    ]
 
 
 @torch.library.custom_op(
-    "hypkernels::contrastive_loss",
-    mutates_args=(),
-    schema=f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "hypkernels::contrastive_losses", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
 )
-def contrastive_loss(
-    x: Tensor,
-    y: Tensor,
-    curv: Tensor,
-    logit_scale: Tensor,
-    targets: Tensor,
-    similarity: str,
-    symmetric: bool,
-    precision: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss of each row, then the statistics that the backward operator takes back."""
-    check_curv_value(curv)
-    check_scale_values(logit_scale)
-    check_target_values(targets, y.shape[0])
-    with torch.autocast(x.device.type, enabled=False):
-        problem = dense.problem(x, y, curv, logit_scale, targets, precision)
-        losses, statistics = dense.forward(problem, similarity, symmetric)
-    return losses.to(result_dtype(x.dtype)), *statistics
+def _contrastive_losses(*args: Any) -> list[Tensor]:
+    call = _Call(*args)
+    check_curv_value(call.curv)
+    check_scale_values(call.logit_scale)
+    for column, targets in zip(call.columns, call.targets, strict=True):
+        check_target_values(targets, call.points[column].shape[0])
+    results: list[Tensor] = []
+    implementation = call.implementation()
+    with torch.autocast(call.points[0].device.type, enabled=False):
+        for one in call.problems():
+            losses, statistics = implementation.forward(one, call.similarity, call.symmetric)
+            results += [losses.to(one.dtype), *statistics]
+    return results
 
 
-@contrastive_loss.register_fake
-def _(
-    x: Tensor,
-    y: Tensor,
-    curv: Tensor,
-    logit_scale: Tensor,
-    targets: Tensor,
-    similarity: str,
-    symmetric: bool,
-    precision: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = x.shape[0]
-    positives = x.new_empty(len(logit_matrices(similarity, symmetric)), rows, dtype=torch.float64)
-    row_negatives = x.new_empty(rows, dtype=torch.float64)
-    column_negatives = x.new_empty(y.shape[0] if symmetric else 0, dtype=torch.float64)
-    return x.new_empty(rows, dtype=result_dtype(x.dtype)), positives, row_negatives, column_negatives
+@_contrastive_losses.register_fake
+def _(*args: Any) -> list[Tensor]:
+    call = _Call(*args)
+    results: list[Tensor] = []
+    for row, column in zip(call.rows, call.columns, strict=True):
+        x, y = call.points[row], call.points[column]
+        rows = x.shape[0]
+        results += [
+            x.new_empty(rows, dtype=result_dtype(x.dtype)),
+            x.new_empty(len(logit_matrices(call.similarity, call.symmetric)), rows, dtype=torch.float64),
+            x.new_empty(rows, dtype=torch.float64),
+            x.new_empty(y.shape[0] if call.symmetric else 0, dtype=torch.float64),
+        ]
+    return results
 
 
 @torch.library.custom_op(
-    "hypkernels::contrastive_loss_backward",
+    "hypkernels::contrastive_losses_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, {_INPUTS}, {_STATISTICS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor[] grads, Tensor[] statistics, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
 )
-def contrastive_loss_backward(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    curv: Tensor,
-    logit_scale: Tensor,
-    targets: Tensor,
-    positives: Tensor,
-    row_negatives: Tensor,
-    column_negatives: Tensor,
-    similarity: str,
-    symmetric: bool,
-    precision: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    statistics = dense.Statistics(positives, row_negatives, column_negatives)
-    with torch.autocast(x.device.type, enabled=False):
-        problem = dense.problem(x, y, curv, logit_scale, targets, precision)
-        grads = dense.backward(grad, problem, statistics, similarity, symmetric)
-    scale_grad = grads.scale if logit_scale.dim() else grads.scale.sum()
-    return grads.x.to(x.dtype), grads.y.to(y.dtype), grads.curv, scale_grad
+def _contrastive_losses_backward(
+    grads: Sequence[Tensor], statistics: Sequence[Tensor], learns: Sequence[bool], *args: Any
+) -> list[Tensor]:
+    """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
+    call = _Call(*args)
+    implementation = call.implementation()
+    total: list[Tensor | None] = [None] * len(call.points)
+    scalars: list[Tensor] = []
+    with torch.autocast(call.points[0].device.type, enabled=False):
+        for index, one in enumerate(call.problems(learns)):
+            saved = Statistics(*statistics[3 * index : 3 * index + 3])
+            part = implementation.backward(grads[index], one, saved, call.similarity, call.symmetric)
+            for place, by_points in ((call.rows[index], part.x), (call.columns[index], part.y)):
+                if by_points is not None:
+                    before = total[place]
+                    total[place] = by_points if before is None else before.add_(by_points)
+            scale = part.scale if call.logit_scale.dim() else part.scale.sum()
+            scalars = [part.curv + (scalars[0] if scalars else 0), scale + (scalars[1] if scalars else 0)]
+    points = [
+        one.new_empty(0) if by_points is None else by_points.to(one.dtype)
+        for one, by_points in zip(call.points, total, strict=True)
+    ]
+    return [*points, *scalars]
 
 
-@contrastive_loss_backward.register_fake
+@_contrastive_losses_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, logit_scale: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def float64(shape: torch.Size) -> Tensor:
-        return grad.new_empty(shape, dtype=torch.float64)
+    grads: Sequence[Tensor], statistics: Sequence[Tensor], learns: Sequence[bool], *args: Any
+) -> list[Tensor]:
+    call = _Call(*args)
+    points = [
+        one.new_empty(one.shape if learning else 0)
+        for one, learning in zip(call.points, learns[: len(call.points)], strict=True)
+    ]
+    x = call.points[0]
+    return [
+        *points,
+        x.new_empty((), dtype=torch.float64),
+        x.new_empty(call.logit_scale.shape, dtype=torch.float64),
+    ]
 
-    return x.new_empty(x.shape), y.new_empty(y.shape), float64(torch.Size()), float64(logit_scale.shape)
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    call = _Call(*inputs)
+    statistics = [one for index, one in enumerate(output) if index % PER_PAIRING]
+    ctx.sizes = len(call.points), len(call.targets)
+    ctx.save_for_backward(*call.points, *call.targets, *statistics, call.curv, call.logit_scale)
+    ctx.options = inputs[4:]
+    ctx.mark_non_differentiable(*statistics)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, ctx.options = inputs[:5], inputs[5:]
-    ctx.save_for_backward(*tensors, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    curv, logit_scale = saved[2], saved[3]
-    x_grad, y_grad, curv_grad, scale_grad = contrastive_loss_backward(grad, *saved, *ctx.options)
-    # Only scalars that learn are worth moving: their gradients may have to cross to another device.
-    _, _, curv_learns, scale_learns, *_ = ctx.needs_input_grad
+def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+    n_points, n_pairings = ctx.sizes
+    points, targets = ctx.saved_tensors[:n_points], ctx.saved_tensors[n_points : n_points + n_pairings]
+    statistics, (curv, logit_scale) = ctx.saved_tensors[n_points + n_pairings : -2], ctx.saved_tensors[-2:]
+    points_learn, curv_learns, scale_learns, *_ = ctx.needs_input_grad
+    learns = [*points_learn, curv_learns, scale_learns]
+    *by_points, by_curv, by_scale = _contrastive_losses_backward(
+        list(grads[::PER_PAIRING]), statistics, learns, points, curv, logit_scale, targets, *ctx.options
+    )
     return (
-        x_grad,
-        y_grad,
-        curv_grad.to(curv.device, curv.dtype) if curv_learns else None,
-        scale_grad.to(logit_scale.device, logit_scale.dtype) if scale_learns else None,
-        *(None for _ in range(4)),
+        [one if learning else None for one, learning in zip(by_points, points_learn, strict=True)],
+        # Only scalars that learn are worth moving: their gradients may have to cross to another device.
+        by_curv.to(curv.device, curv.dtype) if curv_learns else None,
+        by_scale.to(logit_scale.device, logit_scale.dtype) if scale_learns else None,
+        [None] * n_pairings,
+        *(None for _ in ctx.options),
     )
 
 
-contrastive_loss.register_autograd(_backward, setup_context=_setup_context)
-contrastive_loss_backward.register_autograd(partial(refuse_double_backward, "contrastive_loss"))
+_contrastive_losses.register_autograd(_backward, setup_context=_setup_context)
+_contrastive_losses_backward.register_autograd(partial(refuse_double_backward, "contrastive_loss"))

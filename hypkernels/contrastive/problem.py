@@ -1,10 +1,10 @@
 """What every implementation of the contrastive loss shares: its inputs and results, and all that is row-wise.
 
 With ``l_ij`` the logits and ``t_i`` the target of row ``i``, the loss of row ``i`` is
-``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The positives come from exact row-wise
-formulas and stay out of the sum: a loss far below the rounding of the logits keeps its digits, as do its
-gradients. An implementation supplies what there is one of per pair: the log-sum-exp over the negatives, and
-their part of the gradients. Whatever there is one of per row or column is float64.
+``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The positives come from exact
+row-wise formulas and stay out of the sum: a loss far below the rounding of the logits keeps its digits, as do
+its gradients. An implementation supplies what there is one of per pair: the log-sum-exp over the negatives,
+and their part of the gradients. Whatever there is one of per row or column is float64.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Statistics(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """By the points in the logits' dtype, ``None`` if not asked for; by each row's scale and the curvature."""
+    """By the points, ``None`` if not asked for, in the logits' dtype; by each row's scale; by ``c``."""
 
     x: Tensor | None
     y: Tensor | None

@@ -21,7 +21,7 @@ from hypkernels.pair_geometry import dot
 from hypkernels.rowwise import map_rows
 
 # The rounding of a dot product of up to several thousand terms, in units of its operands' norms.
-_RESOLUTION_ULPS = 16
+RESOLUTION_ULPS = 16
 
 
 class PointScalars(NamedTuple):
@@ -71,7 +71,7 @@ class PairTile(NamedTuple):
     @property
     def resolution(self) -> Tensor:
         """What the rounding of the matrix product leaves uncertain in ``lateral`` and ``z``."""
-        return _RESOLUTION_ULPS * torch.finfo(self.z.dtype).eps * self.x.P * self.y.P
+        return RESOLUTION_ULPS * torch.finfo(self.z.dtype).eps * self.x.P * self.y.P
 
     def swapped(self) -> PairTile:
         """The same pairs with the roles of ``x`` and ``y`` exchanged."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import hypkernels as hk
-from hypkernels.contrastive import dense, reference
+from hypkernels.contrastive import reference, strips
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
 ARGUMENTS = ("x", "y", "curv", "logit_scale")
@@ -548,8 +548,8 @@ def test_nan_and_inf_are_not_hidden(similarity, bad):
 
 # ---------------------------------------------------------------- PyTorch
 
-OPERATOR = torch.ops.hypkernels.contrastive_loss.default
-BACKWARD = torch.ops.hypkernels.contrastive_loss_backward.default
+OPERATOR = torch.ops.hypkernels.contrastive_losses.default
+BACKWARD = torch.ops.hypkernels.contrastive_losses_backward.default
 
 
 @pytest.mark.parametrize(
@@ -566,16 +566,22 @@ def test_opcheck(similarity, symmetric, row_scales, dtype):
     x, y = (p.requires_grad_() for p in sets((4, 5), (6, 5), dtype=dtype))
     curv = torch.tensor(0.7, requires_grad=True)
     scale = (torch.linspace(1, 4, 4) if row_scales else torch.tensor(3.0)).requires_grad_()
-    inputs, options = (x, y, curv, scale, torch.tensor([5, 0, 0, 2])), (similarity, symmetric, None)
-    opcheck(OPERATOR, (*inputs, *options))
-    inputs = [t.detach() for t in inputs]
-    losses, *statistics = OPERATOR(*inputs, *options)
-    opcheck(BACKWARD, (torch.ones_like(losses), *inputs, *statistics, *options))
+    options = ([torch.tensor([5, 0, 0, 2])] * 2, [0, 2], [1, 1], similarity, symmetric, None, "torch")
+    z = (x.detach() + 1).requires_grad_()
+    opcheck(OPERATOR, ([x, y, z], curv, scale, *options))
+    inputs = ([x.detach(), y.detach(), z.detach()], curv.detach(), scale.detach())
+    results = OPERATOR(*inputs, *options)
+    grads, statistics = (
+        [torch.ones(4, dtype=results[0].dtype)] * 2,
+        [r for i, r in enumerate(results) if i % 4],
+    )
+    opcheck(BACKWARD, (grads, statistics, [True, True, False, True, True], *inputs, *options))
 
 
 def test_opcheck_of_transposed_points():
     x, y = (p.mT.contiguous().mT.requires_grad_() for p in sets((4, 5), (6, 5)))
-    opcheck(OPERATOR, (x, y, torch.tensor(0.7), torch.tensor(3.0), torch.arange(4), "dist", True, None))
+    scalars = torch.tensor(0.7), torch.tensor(3.0)
+    opcheck(OPERATOR, ([x, y], *scalars, [torch.arange(4)], [0], [1], "dist", True, None, "torch"))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -679,22 +685,6 @@ def test_no_second_derivative():
         first.sum().backward()
 
 
-def test_explicit_precision_needs_no_global_setting(monkeypatch):
-    """Off the CPU a named precision holds whatever PyTorch's own setting is: the product is in float64."""
-    problem = dense.problem(
-        *sets((3, 4), (5, 4), dtype=torch.float32),
-        *(torch.tensor(1.0), torch.tensor(1.0), torch.arange(3)),
-        "ieee",
-    )
-    elsewhere = problem.x.to("meta"), problem.y.mT.to("meta")
-    seen = []
-    matmul = Tensor.__matmul__
-    monkeypatch.setattr(Tensor, "__matmul__", lambda a, b: (seen.append(a.dtype), matmul(a, b))[1])
-    assert problem.product(*elsewhere).dtype == torch.float32
-    assert problem._replace(precision=None).product(*elsewhere).dtype == torch.float32
-    assert seen == [torch.float64, torch.float32]
-
-
 # ---------------------------------------------------------------- bad arguments
 
 ONES = torch.ones(3, 4)
@@ -745,3 +735,104 @@ def test_bad_arguments_are_refused_by_name(change, error, message):
     arguments = {"x": ONES, "y": ONES, **change}
     with pytest.raises(error, match=message):
         hk.contrastive_loss(arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+# ---------------------------------------------------------------- several pairings
+
+
+SETS = [(5, 6), (5, 6), (7, 6), (7, 6)]
+PAIRINGS = [(0, 2), (1, 3), (0, 3), (1, 2)]
+
+
+def test_pairings_are_separate_losses():
+    """In values to the last bit, in gradients to the rounding of their sum."""
+    torch.manual_seed(5)
+    points = [(0.3 * torch.randn(*shape)).requires_grad_() for shape in SETS]
+    curv, scale = torch.tensor(0.7, requires_grad=True), torch.tensor(9.0, requires_grad=True)
+    together = hk.contrastive_losses(points, PAIRINGS, curv, scale)
+    alone = [hk.contrastive_loss(points[row], points[column], curv, scale) for row, column in PAIRINGS]
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=3e-7, atol=0)
+    inputs = [*points, curv, scale]
+    gradients = torch.autograd.grad(weights @ torch.stack(together), inputs)
+    expected = torch.autograd.grad(weights @ torch.stack(alone), inputs)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * other.abs().max().item())
+
+
+def test_pairings_of_a_set_with_itself_and_frozen_sets():
+    torch.manual_seed(6)
+    x = (0.3 * torch.randn(4, 6, dtype=torch.float64)).requires_grad_()
+    y = 0.3 * torch.randn(4, 6, dtype=torch.float64)
+    targets, pairings = torch.tensor([1, 2, 3, 0]), [(0, 0), (0, 1), (1, 0)]
+    losses = hk.contrastive_losses([x, y], pairings, 0.7, 3.0, targets=targets, similarity="inner")
+    expected = [
+        reference.contrastive_loss(a, b, 0.7, 3.0, targets, similarity="inner").mean()
+        for a, b in ((x, x), (x, y), (y, x))
+    ]
+    torch.testing.assert_close(losses, expected)
+    (gradient,) = torch.autograd.grad(sum(losses), x)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(sum(expected), x))
+
+
+def test_no_pairings_no_losses():
+    assert hk.contrastive_losses([torch.ones(2, 3)], []) == []
+
+
+@pytest.mark.parametrize(
+    ("points", "pairings", "message"),
+    [
+        ([torch.ones(2, 3)], [(0, 1)], "pairings must be pairs of indices of the 1 point sets"),
+        ([torch.ones(2, 3), torch.ones(2, 4)], [(0, 1)], "x and y"),
+        ([torch.ones(2, 3), torch.ones(2, 4), torch.ones(2, 4)], [(1, 2)], "x and points"),
+    ],
+)
+def test_bad_pairings_are_named(points, pairings, message):
+    with pytest.raises(ValueError, match=message):
+        hk.contrastive_losses(points, pairings)
+
+
+# ---------------------------------------------------------------- memory and tiles
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_many_tiles(similarity):
+    """More rows and columns than a tile has, neither a multiple of its size."""
+    torch.manual_seed(7)
+    x, y = 0.2 * torch.randn(1100, 9), 0.2 * torch.randn(1300, 9)
+    targets = torch.randint(1300, (1100,))
+    loss = partial(hk.contrastive_loss, similarity=similarity, targets=targets)
+    exact = partial(reference.contrastive_loss, similarity=similarity, targets=targets)
+    value, *gradients = with_gradients(loss, x, y, scale=20.0)
+    wanted, *expected = with_gradients(lambda *p: exact(*p).mean(), x.double(), y.double(), scale=20.0)
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for one, other in zip(gradients, expected, strict=True):
+        # By the curvature, inner products leave a small difference of large sums.
+        assert relative_error(one, other) <= (2e-4 if similarity == "inner" else 1e-5)
+
+
+def test_columns_in_blocks(monkeypatch):
+    """Factors are prepared for some columns at a time: how many is no matter."""
+    torch.manual_seed(8)
+    x, y = 0.2 * torch.randn(600, 4), 0.2 * torch.randn(1200, 4)
+    whole = with_gradients(hk.contrastive_loss, x, y)
+    monkeypatch.setattr(strips, "BLOCK_BYTES", 1)
+    for one, other in zip(with_gradients(hk.contrastive_loss, x, y), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_memory_does_not_grow_with_the_pairs():
+    """Of everything PyTorch allocates, at its peak: beyond inputs and gradients at most 64 MiB."""
+    x, y = (torch.randn(9000, 8).mul_(0.2).requires_grad_() for _ in range(2))
+    with torch.profiler.profile(
+        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
+    ) as trace:
+        hk.contrastive_loss(x, y, symmetric=True).backward()
+    held = peak = 0
+    for event in sorted(trace.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak > 0
+    assert peak - 2 * x.nbytes <= 64 * 2**20

@@ -1,0 +1,171 @@
+"""The contrastive loss on a CPU: tiles of pairs, computed in place in buffers that fit a core's caches.
+
+A tile of logits exists only while it is summed; the backward pass computes it again. That makes four products
+of matrices in all, and a workspace that does not grow with the number of pairs.
+
+With the scalars of :class:`hypkernels.contrastive.problem.Embedding`, ``z = cosh(k d) - 1`` of all pairs is
+one product of width ``D + 5``. With ``u = x/|x| - o`` and ``v = y/|y| - o``, their offsets ``f, g``, the
+centred rapidities ``a, b``, ``P = k|x|`` and ``Q = k|y|``
+
+    z = lateral + radial,   lateral = P Q (f + g - u.v),   radial = cosh(a - b) - 1
+      = -(P u).(Q v) + (P f) Q + P (Q g) + (cosh a - 1) cosh b + (cosh b - 1) - sinh a sinh b
+
+Every term is as small as the points are near their centre, so nothing large cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hypkernels.contrastive import problem
+from hypkernels.contrastive.problem import Gradients, Problem, SoftmaxGradient, Statistics
+from hypkernels.contrastive.similarity import Logits, logit_matrices
+from hypkernels.contrastive.tiles import GradientSums, Tile, column_factors, row_factors, row_sums
+
+# A tile of 512 x 512 float32 values is 1 MiB: with its companions it stays in a core's caches.
+TILE = 512
+# Columns whose factors are prepared at a time, in bytes.
+BLOCK_BYTES = 8 << 20
+# One exponential serves rows and columns as long as no sum has lost its terms to underflow, and no weight
+# overflows.
+_LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
+# Of logits, where a rounding is no matter to an exponential.
+_LARGEST_LEVEL = 1e4
+
+
+def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
+    """Loss of each row, float64, and the statistics for :func:`backward`."""
+    matrices = logit_matrices(similarity, symmetric)
+    rows = torch.full_like(p.scale, -math.inf, memory_format=torch.contiguous_format)
+    columns = rows.new_full((len(p.y.points) if symmetric else 0,), -math.inf)
+    for tile in _tiles(p):
+        for matrix, per_unit in zip(matrices, _scales(p, matrices), strict=True):
+            gaps, least = tile.gaps(matrix.gap.of_pairs)
+            by_row, by_column = _log_sums(tile, gaps, least, per_unit[tile.rows], matrix)
+            if by_row is not None:
+                rows[tile.rows] = torch.logaddexp(rows[tile.rows], by_row)
+            if by_column is not None:
+                columns[tile.columns] = torch.logaddexp(columns[tile.columns], by_column)
+    positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
+    saved = Statistics(positives, rows, columns)
+    return problem.losses(p, saved, similarity, symmetric), saved
+
+
+def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> Gradients:
+    """``grad`` is the upstream gradient of each row's loss."""
+    matrices = logit_matrices(similarity, symmetric)
+    weights = grad.double() / (1 + symmetric)
+    parts = [
+        problem.softmax_gradient(weights, gaps, p, matrix, saved)
+        for matrix, gaps in zip(matrices, saved.positives, strict=True)
+    ]
+    sums = GradientSums(p)
+    for tile in _tiles(p):
+        for matrix, part, per_unit in zip(matrices, parts, _scales(p, matrices), strict=True):
+            gaps, least = tile.gaps(matrix.gap.of_pairs)
+            scales = per_unit[tile.rows]
+            _fill_push(tile, gaps, least, scales, part)
+            sums.add(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
+    total = sums.gradients()
+    for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
+        total.scale.sub_(part.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
+        problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
+    return total
+
+
+def _scales(p: Problem, matrices: list[Logits]) -> list[Tensor]:
+    return [p.logits_per_unit(matrix.gap) for matrix in matrices]
+
+
+def _tiles(p: Problem) -> Iterator[Tile]:
+    """All pairs, a block of columns at a time, each against the rows in turn."""
+    buffers = torch.empty(5, TILE * TILE, dtype=p.dtype)
+    rows, columns = len(p.x.points), len(p.y.points)
+    width = p.y.points.shape[1] * p.dtype.itemsize
+    block = max(1, BLOCK_BYTES // (width * TILE)) * TILE if width else columns
+    for first in range(0, columns, block):
+        sides = [column_factors(p, place) for place in _slices(first, min(first + block, columns))]
+        for place in _slices(0, rows):
+            x = row_factors(p, place)
+            for y in sides:
+                yield Tile(x, y, p, buffers)
+
+
+def _slices(start: int, stop: int) -> Iterator[slice]:
+    for first in range(start, stop, TILE):
+        yield slice(first, min(first + TILE, stop))
+
+
+def _logits(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> tuple[Tensor, float]:
+    """The negatives' logits less a level, and the level: about the greatest of them, or 0."""
+    logits, uniform = tile.push, _uniform(per_unit)
+    if uniform is None or least is None or not uniform * least < _LARGEST_LEVEL:
+        torch.mul(gaps, -per_unit.unsqueeze(1), out=logits)
+        tile.set_positives(logits, -math.inf)
+        level = logits.amax().item()
+        if not abs(level) < _LARGEST_LEVEL:
+            return logits, 0.0
+        return logits.sub_(level), level
+    level = torch.tensor(-uniform * least, dtype=logits.dtype).item()  # what the logits' dtype holds of it
+    torch.add(torch.tensor(-level, dtype=logits.dtype), gaps, alpha=-uniform, out=logits)
+    tile.set_positives(logits, -math.inf)
+    return logits, level
+
+
+def _uniform(per_unit: Tensor) -> float | None:
+    """The scale of all rows, if there is one."""
+    first = per_unit[0].item()
+    return first if bool((per_unit == first).all()) else None
+
+
+def _log_sums(
+    tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor, matrix: Logits
+) -> tuple[Tensor | None, Tensor | None]:
+    """Log-sum-exp over the tile's negatives, of each row and of each column, float64."""
+    logits, level = _logits(tile, gaps, least, per_unit)
+    terms = torch.exp(logits, out=tile.spare)
+    by_row = row_sums(terms) if matrix.rows else None
+    by_column = row_sums(terms.mT) if matrix.columns else None
+    sums = [one for one in (by_row, by_column) if one is not None]
+    if all(one.amin().item() > _LEAST_SUM for one in sums):
+        for one in sums:
+            one.log_().add_(level)
+        return by_row, by_column
+    by_row = _log_sum_exp(logits, 1).add_(level) if matrix.rows else None
+    return by_row, _log_sum_exp(logits, 0).add_(level) if matrix.columns else None
+
+
+def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
+    top = logits.amax(dim, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
+    return torch.exp(logits - top).sum(dim, dtype=torch.float64).log() + top.squeeze(dim)
+
+
+def _fill_push(
+    tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor, part: SoftmaxGradient
+) -> None:
+    """Make ``tile.push`` the gradient of the loss by the negatives' logits."""
+    logits, level = _logits(tile, gaps, least, per_unit)
+    sides = []
+    if part.rows is not None:
+        sides.append(tuple(one[tile.rows].unsqueeze(1) for one in part.rows))
+    if part.columns is not None:
+        sides.append(tuple(one[tile.columns].unsqueeze(0) for one in part.columns))
+    if all((level - totals).amax().item() < _LARGEST_SPREAD for _, totals in sides):
+        factors = [(weights * torch.exp(level - totals)).to(logits.dtype) for weights, totals in sides]
+        logits.exp_().mul_(factors[0] if len(factors) == 1 else torch.add(*factors, out=tile.spare))
+        return
+    terms = [_weighted_softmax(logits, totals - level, weights) for weights, totals in sides]
+    logits.copy_(terms[0] if len(terms) == 1 else terms[0] + terms[1])
+
+
+def _weighted_softmax(logits: Tensor, totals: Tensor, weights: Tensor) -> Tensor:
+    """``weights * exp(logits - totals)``.
+
+    What ``totals`` lose in the logits' dtype goes to the weights: it would be one error for a whole row.
+    """
+    rounded = totals.to(logits.dtype)
+    return torch.exp(logits - rounded) * (weights * torch.exp(rounded.double() - totals)).to(logits.dtype)

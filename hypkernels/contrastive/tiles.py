@@ -1,0 +1,310 @@
+"""A tile of pairs: gaps and their gradients, computed in place; and the sums of the gradients over all tiles.
+
+Distances, their squares and inner products are functions of ``z = cosh(k d) - 1`` alone, for which short
+formulas serve wherever the product of matrices tells every pair of the tile apart. All else goes to the
+general formulas of :mod:`hypkernels.pairwise.closed_form`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hypkernels.contrastive.problem import Embedding, Gradients, Problem
+from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
+from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
+from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows
+from hypkernels.scalar_functions import horner
+
+_LATERAL_TERMS, _RADIAL_TERMS = 2, 3
+
+# Terms that are added in the tile's own precision.
+_FEW_TERMS = 32
+# The gradient by the curvature is a difference of two sums: what has to be left of them.
+_LEAST_DIFFERENCE = 0.02
+# Up to here, in tanh^2 h, the series below ends with a rounding.
+_SERIES_REACH = 0.2
+_SERIES = [1 / (2 * j + 3) for j in range(9)]
+
+
+class Factors(NamedTuple):
+    """The points along one side of a tile: ``z`` of all pairs is the product of both sides' ``factors``.
+
+    ``sums`` are scalars whose products with the pairs' slopes make the gradients.
+    """
+
+    place: slice
+    points: Tensor
+    factors: Tensor
+    scalars: PointScalars
+    sums: Tensor
+
+
+def row_factors(p: Problem, place: slice) -> Factors:
+    def factors(points: Tensor, P: Tensor, offset: Tensor, a: Tensor) -> tuple[Tensor]:
+        u = p.x.centre.direction * P - k * points
+        return (torch.cat([u, P * offset, P, _cosh_minus_1(a), torch.ones_like(a), -torch.sinh(a)], 1),)
+
+    k = torch.sqrt(p.c)
+    return _side(p, p.x, place, factors, lambda s, apart: [s.P, s.A])
+
+
+def column_factors(p: Problem, place: slice) -> Factors:
+    def factors(points: Tensor, Q: Tensor, offset: Tensor, b: Tensor) -> tuple[Tensor]:
+        v = k * points - p.y.centre.direction * Q
+        return (torch.cat([v, Q, Q * offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1),)
+
+    k = torch.sqrt(p.c)
+    return _side(p, p.y, place, factors, lambda s, apart: [s.P, s.A, 1 / s.A, apart / s.A, apart**2 / s.A])
+
+
+def _side(
+    p: Problem,
+    side: Embedding,
+    place: slice,
+    factors: Callable[..., tuple[Tensor]],
+    sums: Callable[[PointScalars, Tensor], list[Tensor]],
+) -> Factors:
+    points = side.points[place]
+    scalars = PointScalars(*(scalar[place] for scalar in side.scalars))
+    operands = [points, scalars.P, side.offset[place], side.rapidity[place]]
+    (joined,) = map_rows(factors, operands, [(points.shape[1] + _LATERAL_TERMS + _RADIAL_TERMS, p.dtype)])
+    columns = torch.cat(sums(scalars, _apart(scalars, side)), 1).to(p.dtype)
+    return Factors(place, points, joined, scalars, columns)
+
+
+def _apart(scalars: PointScalars, side: Embedding) -> Tensor:
+    """``A`` less that of the centre."""
+    return scalars.A_minus_1 - _cosh_minus_1(side.centre.rapidity)
+
+
+def _cosh_minus_1(a: Tensor) -> Tensor:
+    return 2 * torch.sinh(a / 2) ** 2
+
+
+class Tile:
+    """A tile of pairs, computed in five buffers of its shape that all tiles share."""
+
+    def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
+        self.x, self.y, self.c = x, y, p.c
+        self.rows, self.columns = x.place, y.place
+        shape = (len(x.points), len(y.points))
+        self.z, self.sinh, self.value, self.push, self.spare = (
+            buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers
+        )
+        targets = p.targets[x.place] - y.place.start
+        inside = ((targets >= 0) & (targets < shape[1])).nonzero().squeeze(1)
+        self._positives = (inside, targets[inside]) if len(inside) else None
+        self.general: PairTile | None = None
+
+    def set_positives(self, values: Tensor, value: float) -> None:
+        if self._positives is not None:
+            values[self._positives] = value
+
+    def gaps(self, pairs: PairFunction) -> tuple[Tensor, float | None]:
+        """The gaps in units of ``pairs``, and the least of a negative unless the general formulas gave them.
+
+        Those of positives have no meaning.
+        """
+        form = _FORMS.get(pairs.value)
+        least = self._separate() if form else None
+        if form is None or least is None:
+            self.general = self._general()
+            return pairs.value(self.general), None
+        self.general = None
+        return form.value(self), form.scalar(least)
+
+    def _separate(self) -> float | None:
+        """Compute ``z``, and return its least value at a negative if the product resolves all of them."""
+        torch.mm(self.x.factors, self.y.factors.mT, out=self.z)
+        self.set_positives(self.z, math.inf)
+        least = self.z.amin().item()
+        self.set_positives(self.z, least if math.isfinite(least) else 1.0)
+        return least if self._resolution() < least < math.inf else None
+
+    def _resolution(self) -> float:
+        """Of ``z``, at its coarsest."""
+        ulps = RESOLUTION_ULPS * torch.finfo(self.z.dtype).eps
+        return ulps * self.x.scalars.P.amax().item() * self.y.scalars.P.amax().item()
+
+    def _general(self) -> PairTile:
+        """What the general formulas take."""
+        terms = self.x.points.shape[1] + _LATERAL_TERMS
+        lateral = self.x.factors[:, :terms] @ self.y.factors[:, :terms].mT
+        x, y = (
+            PointScalars(*(scalar.to(lateral.dtype) for scalar in side.scalars)) for side in (self.x, self.y)
+        )
+        return pair_tile(x, y.along_columns(), lateral, self.c)
+
+
+class _Form(NamedTuple):
+    """A gap that depends on ``z`` alone, computed in a tile's buffers.
+
+    ``value(tile)`` fills ``tile.value``, and ``tile.sinh`` if the slope needs it; ``scalar(z)`` is the same
+    of a number. ``slope(tile)`` turns ``tile.push`` from the gradient by the gap into that by ``z``.
+    ``by_curv(tile, by_gap)`` is, for each row, the sum of ``(curv_power * value - dvalue/dz * z)`` over its
+    pairs, weighted with their gradients; ``by_gap`` is that of ``value``.
+    """
+
+    value: Callable[[Tile], Tensor]
+    scalar: Callable[[float], float]
+    slope: Callable[[Tile], Tensor]
+    by_curv: Callable[[Tile, Tensor], Tensor]
+
+
+def _dist(tile: Tile) -> Tensor:
+    torch.add(tile.z, 2, out=tile.sinh).mul_(tile.z).sqrt_()
+    return torch.add(tile.z, tile.sinh, out=tile.value).log1p_()
+
+
+def _dist_of(z: float) -> float:
+    return math.log1p(z + math.sqrt(z * (z + 2)))
+
+
+def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
+    """Near pairs leave little of the difference: then by a function without cancellation."""
+    whole = power * by_gap
+    rest = whole - _row_dots(tile.push, tile.z, tile.spare)
+    if rest.abs().sum() > _LEAST_DIFFERENCE * whole.abs().sum():
+        return rest
+    return _row_dots(tile.push, _deficit(tile).mul_(tile.sinh), tile.spare)
+
+
+def _deficit(tile: Tile) -> Tensor:
+    """``h - tanh h`` with ``h = k d / 2``: ``t^3 (1/3 + t^2/5 + ...)`` with ``t = tanh h``."""
+    z_plus_2 = tile.z + 2
+    t = tile.sinh / z_plus_2
+    t2 = tile.z / z_plus_2
+    near = horner(t2.clamp(max=_SERIES_REACH), _SERIES).mul_(t2).mul_(t)
+    if t2.amax() <= _SERIES_REACH:
+        return near
+    return torch.where(t2 <= _SERIES_REACH, near, torch.asinh(torch.sqrt(tile.z / 2)).sub_(t))
+
+
+def row_sums(terms: Tensor) -> Tensor:
+    """Float64: positives and negatives nearly cancel. A few terms at a time may round."""
+    if terms.shape[1] % _FEW_TERMS:
+        return terms.sum(1, dtype=torch.float64)
+    return terms.unflatten(1, (-1, _FEW_TERMS)).sum(2).sum(1, dtype=torch.float64)
+
+
+def _row_dots(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
+    return row_sums(torch.mul(a, b, out=spare))
+
+
+_FORMS = {
+    DISTANCE.value: _Form(
+        _dist,
+        _dist_of,
+        lambda tile: tile.push.div_(tile.sinh),
+        lambda tile, by_gap: _dist_by_curv(tile, by_gap, 0.5),
+    ),
+    SQUARED_DISTANCE.value: _Form(
+        lambda tile: _dist(tile).square_(),
+        lambda z: _dist_of(z) ** 2,
+        lambda tile: tile.push.mul_(tile.value.sqrt_()).div_(tile.sinh).mul_(2),
+        lambda tile, by_gap: _dist_by_curv(tile, by_gap, 1.0),
+    ),
+    NEGATIVE_INNER.value: _Form(
+        lambda tile: torch.add(tile.z, 1, out=tile.value),
+        lambda z: 1 + z,
+        lambda tile: tile.push,
+        lambda tile, by_gap: row_sums(tile.push),
+    ),
+}
+
+
+class GradientSums:
+    """The gradients by the inputs, summed over tiles."""
+
+    def __init__(self, p: Problem) -> None:
+        self.p = p
+        self.x = _PointSums(p.x.points, p.dtype) if p.learns.x else None
+        self.y = _PointSums(p.y.points, p.dtype) if p.learns.y else None
+        self.curv = p.scale.new_zeros(())
+        self.scale = p.scale.new_zeros(p.scale.shape)
+
+    def add(
+        self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor, uniform: float | None
+    ) -> None:
+        """Add those of a tile whose ``push`` is the gradient by minus the logits ``per_unit * gaps``."""
+        by_gap = _row_dots(tile.push, gaps, tile.spare)
+        self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
+        if tile.general is not None:
+            self._add_general(tile, tile.general, pairs, gaps, per_unit)
+            return
+        form = _FORMS[pairs.value]
+        form.slope(tile)
+        if self.p.learns.curv:
+            self.curv += (form.by_curv(tile, by_gap) * per_unit).sum() / self.p.c
+        if uniform is None:
+            tile.push.mul_(per_unit.unsqueeze(1))
+        self._add_by_z(tile, 1.0 if uniform is None else uniform)
+
+    def _add_by_z(self, tile: Tile, factor: float) -> None:
+        """From ``z = A B - 1 - c x.y``, whose slopes are in ``tile.push``, less a ``factor``."""
+        x, y, c = tile.x, tile.y, self.p.c
+        A, B = x.scalars.A, y.scalars.A
+        by_row = (tile.push @ y.sums).double().mul_(factor)
+        by_column = (x.sums.mT @ tile.push).double().mT.mul_(factor)
+        if self.x:
+            self.x.add(x.place, tile.push, y.factors, factor, by_row[:, :1], -c * by_row[:, 1:2] / A)
+        if self.y:
+            self.y.add(
+                y.place, tile.push.mT, x.factors, -factor, by_column[:, :1], -c * by_column[:, 1:2] / B
+            )
+        s_0, s_1, s_2 = by_row[:, 2:].split(1, 1)
+        apart = _apart(x.scalars, self.p.x)
+        self.curv += ((apart * (apart * s_0 - 2 * s_1) + s_2) / A).sum() / (2 * c)
+
+    def _add_general(
+        self, tile: Tile, general: PairTile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor
+    ) -> None:
+        part = pairs.gradient(-per_unit.unsqueeze(1) * tile.push, gaps, general)
+        x, y, c = tile.x, tile.y, self.p.c
+        slopes = part.cross / c
+        self.curv += part.curv
+        if self.x:
+            along = (slopes @ y.sums[:, :1]).double()
+            self.x.add(x.place, slopes, y.factors, 1.0, along, part.x_coefficient.double())
+        if self.y:
+            along = (slopes.mT @ x.sums[:, :1]).double()
+            self.y.add(y.place, slopes.mT, x.factors, -1.0, along, part.y_coefficient.mT.double())
+
+    def gradients(self) -> Gradients:
+        p = self.p
+        x, y = (
+            side.gradient(embedding, p.c) if side else None
+            for side, embedding in ((self.x, p.x), (self.y, p.y))
+        )
+        return Gradients(x, y, self.curv, self.scale)
+
+
+class _PointSums:
+    """``k (factors + centre * o) + point * x``, with ``o`` the direction of the centre."""
+
+    def __init__(self, points: Tensor, dtype: torch.dtype) -> None:
+        self.factors = points.new_zeros(points.shape, dtype=dtype)
+        self.centre, self.point = points.new_zeros(2, len(points), 1, dtype=torch.float64)
+
+    def add(
+        self, place: slice, slopes: Tensor, factors: Tensor, factor: float, centre: Tensor, point: Tensor
+    ) -> None:
+        width = self.factors.shape[1]
+        self.factors[place].addmm_(slopes, factors[:, :width], alpha=factor)
+        self.centre[place] += centre
+        self.point[place] += point
+
+    def gradient(self, side: Embedding, c: Tensor) -> Tensor:
+        """In the memory of ``factors``."""
+        k, o = torch.sqrt(c), side.centre.direction
+        step = max(1, CPU_CHUNK_ELEMENTS // max(self.factors.shape[1], 1))
+        for start in range(0, len(self.factors), step):
+            chunk = slice(start, start + step)
+            total = torch.addcmul(self.factors[chunk].double(), self.centre[chunk], o).mul_(k)
+            self.factors[chunk] = total.addcmul_(self.point[chunk], side.points[chunk].double())
+        return self.factors
