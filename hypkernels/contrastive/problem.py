@@ -22,6 +22,8 @@ from hypkernels.pair_geometry import ratio
 from hypkernels.pairwise.geometry import PointScalars, point_scalars
 from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
 
+# Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
+_POSITIVES_CHUNK = 4
 # Rows from which the centre of the points is estimated.
 _CENTRE_SAMPLE = 512
 
@@ -87,7 +89,7 @@ class Problem(NamedTuple):
     def rows_and_targets(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Chunks of rows: where they are, their float64 points and those of their targets."""
         rows, width = self.x.points.shape
-        step = max(1, chunk_elements(self.x.points.device) // width)
+        step = max(1, _POSITIVES_CHUNK * chunk_elements(self.x.points.device) // max(width, 1))
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
             yield chunk, self.x.points[chunk].double(), self.y.points[self.targets[chunk]].double()

@@ -24,7 +24,7 @@ from torch import Tensor
 from hypkernels.contrastive import problem
 from hypkernels.contrastive.problem import Gradients, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Logits, logit_matrices
-from hypkernels.contrastive.tiles import GradientSums, Tile, column_factors, row_factors, row_sums
+from hypkernels.contrastive.tiles import GradientSums, Tile, column_factors, row_factors, sums
 
 # A tile of 512 x 512 float32 values is 1 MiB: with its companions it stays in a core's caches.
 TILE = 512
@@ -63,14 +63,14 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
         problem.softmax_gradient(weights, gaps, p, matrix, saved)
         for matrix, gaps in zip(matrices, saved.positives, strict=True)
     ]
-    sums = GradientSums(p)
+    totals = GradientSums(p)
     for tile in _tiles(p):
         for matrix, part, per_unit in zip(matrices, parts, _scales(p, matrices), strict=True):
             gaps, least = tile.gaps(matrix.gap.of_pairs)
             scales = per_unit[tile.rows]
             _fill_push(tile, gaps, least, scales, part)
-            sums.add(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
-    total = sums.gradients()
+            totals.add(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
+    total = totals.gradients()
     for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
         total.scale.sub_(part.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
         problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
@@ -128,11 +128,11 @@ def _log_sums(
     """Log-sum-exp over the tile's negatives, of each row and of each column, float64."""
     logits, level = _logits(tile, gaps, least, per_unit)
     terms = torch.exp(logits, out=tile.spare)
-    by_row = row_sums(terms) if matrix.rows else None
-    by_column = row_sums(terms.mT) if matrix.columns else None
-    sums = [one for one in (by_row, by_column) if one is not None]
-    if all(one.amin().item() > _LEAST_SUM for one in sums):
-        for one in sums:
+    by_row = sums(terms, 1) if matrix.rows else None
+    by_column = sums(terms, 0) if matrix.columns else None
+    present = [one for one in (by_row, by_column) if one is not None]
+    if all(one.amin().item() > _LEAST_SUM for one in present):
+        for one in present:
             one.log_().add_(level)
         return by_row, by_column
     by_row = _log_sum_exp(logits, 1).add_(level) if matrix.rows else None

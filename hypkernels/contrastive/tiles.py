@@ -185,15 +185,15 @@ def _deficit(tile: Tile) -> Tensor:
     return torch.where(t2 <= _SERIES_REACH, near, torch.asinh(torch.sqrt(tile.z / 2)).sub_(t))
 
 
-def row_sums(terms: Tensor) -> Tensor:
+def sums(terms: Tensor, dim: int) -> Tensor:
     """Float64: positives and negatives nearly cancel. A few terms at a time may round."""
-    if terms.shape[1] % _FEW_TERMS:
-        return terms.sum(1, dtype=torch.float64)
-    return terms.unflatten(1, (-1, _FEW_TERMS)).sum(2).sum(1, dtype=torch.float64)
+    if terms.shape[dim] % _FEW_TERMS:
+        return terms.sum(dim, dtype=torch.float64)
+    return terms.unflatten(dim, (-1, _FEW_TERMS)).sum(dim + 1).sum(dim, dtype=torch.float64)
 
 
 def _row_dots(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
-    return row_sums(torch.mul(a, b, out=spare))
+    return sums(torch.mul(a, b, out=spare), 1)
 
 
 _FORMS = {
@@ -213,7 +213,7 @@ _FORMS = {
         lambda tile: torch.add(tile.z, 1, out=tile.value),
         lambda z: 1 + z,
         lambda tile: tile.push,
-        lambda tile, by_gap: row_sums(tile.push),
+        lambda tile, by_gap: sums(tile.push, 1),
     ),
 }
 
