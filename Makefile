@@ -2,8 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Of benchmarks: small, medium or large; where results go; the commit they are of, where there is no git.
+SIZE    ?= small
+RESULTS ?= benchmarks/results
+COMMIT  ?=
 
-.PHONY: demo test lint test-gpu clean
+.PHONY: demo test lint test-gpu bench bench-gpu bench-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
@@ -15,6 +19,22 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On a machine with a GPU and any Python that has torch, triton, numpy and pytest, as PYTHON.
+test-gpu:
+	$(PYTHON) -m pytest tests/kernels tests/gpu --gpu-record runs/gpu.json
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m pytest benchmarks --size $(SIZE) --results $(RESULTS)
+	$(BIN)/python -m benchmarks.report --results $(RESULTS)
+
+# The same with pytest-benchmark and matplotlib. Cut short, it goes on where it stopped.
+bench-gpu:
+	$(PYTHON) -m pytest benchmarks --device cuda --size large --time-limit 420 --results $(RESULTS) --commit "$(COMMIT)"
+	$(PYTHON) -m benchmarks.report --results $(RESULTS)
+
+bench-report: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
