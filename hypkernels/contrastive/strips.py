@@ -26,8 +26,9 @@ from hypkernels.contrastive.problem import Gradients, Problem, SoftmaxGradient, 
 from hypkernels.contrastive.similarity import Logits, logit_matrices
 from hypkernels.contrastive.tiles import GradientSums, Tile, column_factors, row_factors, sums
 
-# A tile of 512 x 512 float32 values is 1 MiB: with its companions it stays in a core's caches.
-TILE = 512
+# A tile is large enough for a product of matrices to run at its speed and for the calls on it to be few, and
+# small enough for its buffers to stay in caches.
+ROWS, COLUMN_BYTES = 512, 4096
 # Columns whose factors are prepared at a time, in bytes.
 BLOCK_BYTES = 8 << 20
 # One exponential serves rows and columns as long as no sum has lost its terms to underflow, and no weight
@@ -83,21 +84,21 @@ def _scales(p: Problem, matrices: list[Logits]) -> list[Tensor]:
 
 def _tiles(p: Problem) -> Iterator[Tile]:
     """All pairs, a block of columns at a time, each against the rows in turn."""
-    buffers = torch.empty(5, TILE * TILE, dtype=p.dtype)
+    wide = COLUMN_BYTES // p.dtype.itemsize
+    buffers = torch.empty(5, ROWS * wide, dtype=p.dtype)
     rows, columns = len(p.x.points), len(p.y.points)
-    width = p.y.points.shape[1] * p.dtype.itemsize
-    block = max(1, BLOCK_BYTES // (width * TILE)) * TILE if width else columns
+    block = max(1, BLOCK_BYTES // (COLUMN_BYTES * max(p.y.points.shape[1], 1))) * wide
     for first in range(0, columns, block):
-        sides = [column_factors(p, place) for place in _slices(first, min(first + block, columns))]
-        for place in _slices(0, rows):
+        sides = [column_factors(p, place) for place in _slices(first, min(first + block, columns), wide)]
+        for place in _slices(0, rows, ROWS):
             x = row_factors(p, place)
             for y in sides:
                 yield Tile(x, y, p, buffers)
 
 
-def _slices(start: int, stop: int) -> Iterator[slice]:
-    for first in range(start, stop, TILE):
-        yield slice(first, min(first + TILE, stop))
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
 
 
 def _logits(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> tuple[Tensor, float]:
