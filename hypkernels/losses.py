@@ -76,10 +76,11 @@ def contrastive_loss(
         A scalar, or ``(M,)``; float64 for float64 points, else float32.
 
     The positives are computed exactly and kept apart from the negatives, so the loss and its gradients
-    keep their digits however small they are, in float32 down to a loss of about 1e-17. Negatives come from a product of matrices: of one that nearly
-    coincides with its row, closer than about ``2e-3 |x|`` in float32, the distance is uncertain by as much
-    and the gradient is bounded. Norms up to ``1e9 / sqrt(c)`` are supported in float32. A distance of 0
-    has gradient 0. No matrix ``(M, N)`` is ever held: beyond inputs and gradients, memory is bounded.
+    keep their digits however small they are, in float32 down to a loss of about 1e-17. Negatives come from
+    a product of matrices: of one that nearly coincides with its row, closer than about ``2e-3 |x|`` in
+    float32, the distance is uncertain by as much and the gradient is bounded. Norms up to
+    ``1e9 / sqrt(c)`` are supported in float32. A distance of 0 has gradient 0. No matrix ``(M, N)`` is ever
+    held: beyond inputs and gradients, memory is bounded.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Values
