@@ -25,6 +25,7 @@ DIST, SQDIST, INNER, ANGLE_AT_X, ANGLE_AT_Y = (tl.constexpr(i) for i in range(5)
 # The rows of the tables of scalars, see hypkernels.contrastive.kernel.
 HEIGHT, NORM, GROWTH, SHRINK, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(8))
 
+# Of an operation, constants are the right operand: the interpreter of Triton 3.8 loses a tensor on their right.
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
 _HALF_PI = tl.constexpr(1.5707963267948966)
@@ -428,7 +429,7 @@ def _gradient(product, gap, push, x, y, c, near, FORMULA: tl.constexpr, RESOLUTI
     distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)
-        push *= (2.0 * _LN2) * distance
+        push *= distance * (2.0 * _LN2)
     if near:
         deficit = _near_deficit(z)
     else:
@@ -462,7 +463,7 @@ def _distance(z, near, INLINE_PTX: tl.constexpr):
     """In bits. Where all points are near each other ``1 + z`` would round away what there is of ``z``."""
     if near:
         w = z / (z + 2.0)
-        distance = (2.0 * _LOG2E) * tl.sqrt(w) * tl.fma(w, _atanh_tail(w), 1.0)
+        distance = tl.sqrt(w) * (2.0 * _LOG2E) * tl.fma(w, _atanh_tail(w), 1.0)
     else:
         distance = _log2(1.0 + (z + tl.sqrt(z * (z + 2.0))), INLINE_PTX)
     return distance
@@ -501,7 +502,7 @@ def _angle(product, apex, other, c):
     along = tl.fma(-(1.0 + apex.height), lateral, apex.norm * sinh_between)
     across = tl.sqrt(lateral) * tl.sqrt(_opposite(lateral, extent))
     angle = tl.where(apex.norm == 0.0, _HALF_PI, _atan2(across, along))
-    return tl.where(z <= _COINCIDENT * extent, 0.0, angle)
+    return tl.where(z <= extent * _COINCIDENT, 0.0, angle)
 
 
 @triton.jit
@@ -510,7 +511,7 @@ def _angle_gradient(product, push, apex, other, c, RESOLUTION: tl.constexpr):
     lateral, chord, z, extent = _lateral_radial(product, apex, other, c)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
     gram = c * product
-    floor = RESOLUTION * extent
+    floor = extent * RESOLUTION
     floored = tl.maximum(z, floor, propagate_nan=tl.PropagateNan.ALL)
     per_z = tl.where(floored == 0.0, 0.0, push / floored)
     per_z_plus_2 = 1.0 / (floored + 2.0)
@@ -553,8 +554,8 @@ def _atan2(y, x):
     series = tl.fma(w, series, 0.1999853253364)
     series = tl.fma(w, series, -0.3333329260349)
     angle = tl.fma(t * w, series, t)
-    angle = tl.where(y > size, _HALF_PI - angle, angle)
-    return tl.where(x < 0.0, 2.0 * _HALF_PI - angle, angle)
+    angle = tl.where(y > size, -angle + _HALF_PI, angle)
+    return tl.where(x < 0.0, -angle + 2.0 * _HALF_PI, angle)
 
 
 @triton.jit
