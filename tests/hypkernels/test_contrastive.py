@@ -131,15 +131,19 @@ def test_gates_in_training(scenario, scale):
 
 
 def test_logits_in_the_thousands_with_many_even_rivals():
-    """Each is rounded by 6e-5, which averages out over a row as long as the row's sum is not rounded too."""
+    """Each is rounded by 6e-5, which averages out over a row as long as the row's sum is not rounded too.
+
+    Over 200 rows of some 50 even rivals that leaves 6e-7, of the loss and relative to the gradients by the
+    scalars; with other points and other processors up to four times as much.
+    """
     generator = torch.Generator().manual_seed(0)
     x, y = ((1e4 * unit(200, 2048, generator)).float() for _ in range(2))
     loss, *gradients = with_gradients(hk.contrastive_loss, x, y, 1.0, 100.0)
     true_loss, *true_gradients = with_gradients(oracle, x.double(), y.double(), 1.0, 100.0)
-    assert abs(loss - true_loss) <= 2e-6
+    assert abs(loss - true_loss) <= 3e-6
     errors = [relative_error(g, true) for g, true in zip(gradients, true_gradients, strict=True)]
     assert max(errors[:2]) <= 3e-5
-    assert max(errors[2:]) <= 1e-6
+    assert max(errors[2:]) <= 3e-6
 
 
 @pytest.mark.parametrize("argument", range(4))
