@@ -104,16 +104,20 @@ class _Tables(NamedTuple):
 
 
 class _Pairs:
-    """A problem as the kernels take it."""
+    """A problem as kernels take it: ``u`` and ``v`` make the logits; pairs' weights meet ``x`` and ``y``."""
 
     def __init__(self, p: Problem, plan: Plan) -> None:
         self.problem = p
         self.plan = plan
-        self.x, self.y = _dense_rows(p.x.points), _dense_rows(p.y.points)
+        self.precision = _precision(p)
+        self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
+        self.centred = self.x.dtype == torch.float32
+        self.u, self.v = self.x, self.y
+        if self.centred:
+            self.u, self.v = (_operand(problem.centred(side, p.c), self.precision) for side in (p.x, p.y))
         self.targets = p.targets.to(torch.int32)
         self.c = p.c.float()
         self.near = _all_near(p)
-        self.precision = _precision(p)
 
     def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
         return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
@@ -187,13 +191,13 @@ class _Pairs:
         strides: Sequence[int] = (),
         **constants: Any,
     ) -> None:
-        x, y = self.x[block.rows], self.y[block.columns]
+        u, v = self.u[block.rows], self.v[block.columns]
         rows, columns = tables.rows[:, block.rows], tables.columns[:, block.columns]
         programs = triton.cdiv(block.height, tile.rows) * triton.cdiv(block.width, tile.columns)
-        with torch.cuda.device_of(x):
+        with torch.cuda.device_of(u):
             kernel[(programs,)](
-                x,
-                y,
+                u,
+                v,
                 rows,
                 columns,
                 self.targets[block.rows] - block.columns.start,
@@ -202,15 +206,16 @@ class _Pairs:
                 *outputs,
                 block.height,
                 block.width,
-                x.stride(0),
-                y.stride(0),
+                u.stride(0),
+                v.stride(0),
                 rows.stride(0),
                 columns.stride(0),
                 *strides,
-                D=x.shape[1],
+                D=u.shape[1],
                 BLOCK_M=tile.rows,
                 BLOCK_N=tile.columns,
-                BLOCK_K=tile.depth_bytes // x.element_size(),
+                BLOCK_K=tile.depth_bytes // u.element_size(),
+                CENTRED=self.centred,
                 PIECES=tile.pieces,
                 GROUP=tile.group,
                 PRECISION=self.precision,
@@ -342,19 +347,17 @@ class _Negatives:
             )
 
     def gradients(self) -> Gradients:
-        for total, own, points in (
-            (self.total.x, self.own_x, self.pairs.x),
-            (self.total.y, self.own_y, self.pairs.y),
-        ):
+        p = self.pairs.problem
+        for total, own, side in ((self.total.x, self.own_x, p.x), (self.total.y, self.own_y, p.y)):
             if total is not None:
-                total.addcmul_(own.float().unsqueeze(1), points, value=-1).mul_(self.pairs.c)
+                total.addcmul_(own.float().unsqueeze(1), side.points, value=-1).mul_(self.pairs.c)
         return self.total
 
 
 def _table(points: Embedding, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
     """In the order of the kernels' names for the lines."""
     s = points.scalars
-    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink)]
+    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * points.offset)]
     if softmax is not None:
         weights, totals = softmax
         bits = totals / _LN2
@@ -384,8 +387,13 @@ def _merge_log_sums(parts: list[Tensor], out: Tensor, unsafe: Tensor, terms: int
         )
 
 
-def _dense_rows(points: Tensor) -> Tensor:
-    return points if points.stride(1) == 1 else points.contiguous()
+def _operand(points: Tensor, precision: str) -> Tensor:
+    """Rows without gaps. For tf32 to nearest: matrix units only drop bits, which would bias every product."""
+    if precision != "tf32":
+        return points if points.stride(1) == 1 else points.contiguous()
+    bits = points.contiguous().view(torch.int32)
+    nearest = ((bits + 0x1000) & -0x2000).view(torch.float32)
+    return torch.where(points.isfinite(), nearest, points)
 
 
 def _all_near(p: Problem) -> Tensor:

@@ -1,10 +1,17 @@
 # mypy: ignore-errors
 """Device code of the contrastive loss: one program computes the logits of one tile of pairs and reduces them.
 
-The points are multiplied in their own dtype and accumulated in float32. Distances, their squares and inner
-products are functions of ``z = cosh(k d) - 1 = (A B - 1) - c x.y`` with ``A = 1 + h_x``, ``B = 1 + h_y``:
+Products are accumulated in float32. Distances, their squares and inner products are functions of
+``z = cosh(k d) - 1 = (A B - 1) - c x.y`` with ``A = 1 + h_x``, ``B = 1 + h_y``. Points of half precision are
+multiplied as they are, without rounding:
 
     z = h_x B + h_y - c x.y
+
+``CENTRED``: float32 points are multiplied as ``u = k x - P o`` and ``v = k y - Q o``, ``o`` a direction near
+all of them. With the tilts ``t_x = P |x/|x| - o|^2 / 2`` the products are as small as the points are near it,
+and so is what they round, above all in tf32:
+
+    z = lateral + radial,   lateral = t_x Q + P t_y - u.v,   radial = 2 sinh^2((b - a)/2)
 
 Logits are in bits (base 2). A pair of a row and its target is no negative: its logit is ``-inf``. Rows and
 columns past the end repeat the last one, so every number is that of some pair; what is not to count has
@@ -23,9 +30,9 @@ from hypkernels.tritonlib.rows import rounded
 DIST, SQDIST, INNER, ANGLE_AT_X, ANGLE_AT_Y = (tl.constexpr(i) for i in range(5))
 
 # The rows of the tables of scalars, see hypkernels.contrastive.kernel.
-HEIGHT, NORM, GROWTH, SHRINK, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(8))
+HEIGHT, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(9))
 
-# Of an operation, constants are the right operand: the interpreter of Triton 3.8 loses a tensor on their right.
+# Stand to the right of a tensor: in the interpreter of Triton 3.8 they swallow one that is to their right.
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
 _HALF_PI = tl.constexpr(1.5707963267948966)
@@ -46,6 +53,7 @@ class Points(NamedTuple):
     norm: tl.tensor
     growth: tl.tensor
     shrink: tl.tensor
+    tilt: tl.tensor
 
 
 class Gradient(NamedTuple):
@@ -79,6 +87,7 @@ def log_sums(
     column_plane,
     D: tl.constexpr,
     FORMULA: tl.constexpr,
+    CENTRED: tl.constexpr,
     BY_ROW: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     SHARED: tl.constexpr,
@@ -107,7 +116,7 @@ def log_sums(
     pieces = _split(products, PIECES)
 
     c, near = tl.load(C), tl.load(NEAR) != 0
-    x = _row_scalars(ROWS, row_at, row_plane, FORMULA)
+    x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
     WIDTH: tl.constexpr = BLOCK_N // PIECES
@@ -115,8 +124,8 @@ def log_sums(
     row_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
     for piece in tl.static_range(PIECES):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-        y = _column_scalars(COLUMNS, tl.minimum(column, N - 1), column_plane, FORMULA)
-        gap = _gap(pieces[piece], x, y, c, near, FORMULA, INLINE_PTX)
+        y = _column_scalars(COLUMNS, tl.minimum(column, N - 1), column_plane, FORMULA, CENTRED)
+        gap = _gap(pieces[piece], x, y, c, near, FORMULA, CENTRED, INLINE_PTX)
         logits += (_logits(gap, rate, column, target, N),)
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
     if SHARED:
@@ -197,6 +206,7 @@ def pair_weights(
     weights_stride,
     D: tl.constexpr,
     FORMULA: tl.constexpr,
+    CENTRED: tl.constexpr,
     BY_ROW: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     RESOLUTION: tl.constexpr,
@@ -222,7 +232,7 @@ def pair_weights(
     pieces = _split(products, PIECES)
 
     c, near = tl.load(C), tl.load(NEAR) != 0
-    x = _row_scalars(ROWS, row_at, row_plane, FORMULA)
+    x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
     per_unit = tl.load(ROWS + PER_UNIT * row_plane + row_at, mask=row < M, other=0.0)[:, None]
@@ -235,8 +245,8 @@ def pair_weights(
     for piece in tl.static_range(PIECES):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
         column_at = tl.minimum(column, N - 1)
-        y = _column_scalars(COLUMNS, column_at, column_plane, FORMULA)
-        gap = _gap(pieces[piece], x, y, c, near, FORMULA, INLINE_PTX)
+        y = _column_scalars(COLUMNS, column_at, column_plane, FORMULA, CENTRED)
+        gap = _gap(pieces[piece], x, y, c, near, FORMULA, CENTRED, INLINE_PTX)
         logits = _logits(gap, rate, column, target, N)
         push = tl.zeros([BLOCK_M, WIDTH], tl.float32)
         if BY_ROW:
@@ -247,7 +257,8 @@ def pair_weights(
             push = tl.fma(_exp2(logits - column_total, INLINE_PTX), column_weight, push)
         gap_sum += tl.sum(push * gap, 1)
 
-        gradient = _gradient(pieces[piece], gap, push * per_unit, x, y, c, near, FORMULA, RESOLUTION)
+        pull = push * per_unit
+        gradient = _gradient(pieces[piece], gap, pull, x, y, c, near, FORMULA, CENTRED, RESOLUTION)
         curv_sum += tl.sum(gradient.curv, 1)
         if ROUND_TF32:
             weight = _round_to_tf32(gradient.weight)
@@ -256,7 +267,7 @@ def pair_weights(
         else:
             weight = rounded(gradient.weight, WEIGHTS.dtype.element_ty)
         tl.store(WEIGHTS + row[:, None].to(tl.int64) * weights_stride + column[None, :], weight)
-        by_x, by_y = _own_terms(gradient, weight.to(tl.float32), pieces[piece], x, y, c, FORMULA)
+        by_x, by_y = _own_terms(gradient, weight.to(tl.float32), pieces[piece], x, y, c, FORMULA, CENTRED)
         own_sum += tl.sum(by_x, 1)
         tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(by_y, 0), mask=column < N)
     at = j.to(tl.int64) * M + row
@@ -369,26 +380,29 @@ def _halves(tile):
 
 
 @triton.jit
-def _row_scalars(TABLE, at, plane, FORMULA: tl.constexpr):
-    p = _scalars(TABLE, at, plane, FORMULA)
-    return Points(p.height[:, None], p.norm[:, None], p.growth[:, None], p.shrink[:, None])
+def _row_scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
+    p = _scalars(TABLE, at, plane, FORMULA, CENTRED)
+    return Points(p.height[:, None], p.norm[:, None], p.growth[:, None], p.shrink[:, None], p.tilt[:, None])
 
 
 @triton.jit
-def _column_scalars(TABLE, at, plane, FORMULA: tl.constexpr):
-    p = _scalars(TABLE, at, plane, FORMULA)
-    return Points(p.height[None, :], p.norm[None, :], p.growth[None, :], p.shrink[None, :])
+def _column_scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
+    p = _scalars(TABLE, at, plane, FORMULA, CENTRED)
+    return Points(p.height[None, :], p.norm[None, :], p.growth[None, :], p.shrink[None, :], p.tilt[None, :])
 
 
 @triton.jit
-def _scalars(TABLE, at, plane, FORMULA: tl.constexpr):
+def _scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
+    """Those that are not used are not loaded."""
     height = tl.load(TABLE + HEIGHT * plane + at)
-    if FORMULA >= ANGLE_AT_X:
+    norm, growth, shrink, tilt = height, height, height, height
+    if CENTRED or FORMULA >= ANGLE_AT_X:
         norm = tl.load(TABLE + NORM * plane + at)
         growth = tl.load(TABLE + GROWTH * plane + at)
         shrink = tl.load(TABLE + SHRINK * plane + at)
-        return Points(height, norm, growth, shrink)
-    return Points(height, height, height, height)
+    if CENTRED:
+        tilt = tl.load(TABLE + TILT * plane + at)
+    return Points(height, norm, growth, shrink, tilt)
 
 
 @triton.jit
@@ -399,13 +413,13 @@ def _logits(gap, rate, column, target, N):
 
 
 @triton.jit
-def _gap(product, x, y, c, near, FORMULA: tl.constexpr, INLINE_PTX: tl.constexpr):
+def _gap(product, x, y, c, near, FORMULA: tl.constexpr, CENTRED: tl.constexpr, INLINE_PTX: tl.constexpr):
     """Distances in bits, ``d / ln 2``; angles in radians."""
     if FORMULA == ANGLE_AT_X:
-        return _angle(product, x, y, c)
+        return _angle(product, x, y, c, CENTRED)
     if FORMULA == ANGLE_AT_Y:
-        return _angle(product, y, x, c)
-    z, _ = _separation(product, x, y, c)
+        return _angle(product, y, x, c, CENTRED)
+    z, _ = _separation(product, x, y, c, CENTRED)
     if FORMULA == INNER:
         return 1.0 + z
     distance = _distance(z, near, INLINE_PTX)
@@ -413,17 +427,28 @@ def _gap(product, x, y, c, near, FORMULA: tl.constexpr, INLINE_PTX: tl.constexpr
 
 
 @triton.jit
-def _gradient(product, gap, push, x, y, c, near, FORMULA: tl.constexpr, RESOLUTION: tl.constexpr):
+def _gradient(
+    product,
+    gap,
+    push,
+    x,
+    y,
+    c,
+    near,
+    FORMULA: tl.constexpr,
+    CENTRED: tl.constexpr,
+    RESOLUTION: tl.constexpr,
+):
     if FORMULA == ANGLE_AT_X:
-        return _angle_gradient(product, push, x, y, c, RESOLUTION)
+        return _angle_gradient(product, push, x, y, c, CENTRED, RESOLUTION)
     if FORMULA == ANGLE_AT_Y:
-        g = _angle_gradient(product, push, y, x, c, RESOLUTION)
+        g = _angle_gradient(product, push, y, x, c, CENTRED, RESOLUTION)
         return Gradient(g.weight, g.curv, g.y, g.x)
     apart = x.height - y.height
     radial = (apart * (0.5 / (1.0 + x.height))) * (apart * (1.0 / (1.0 + y.height)))
     if FORMULA == INNER:
         return Gradient(push, tl.fma(push, radial, push), push, push)
-    z, extent = _separation(product, x, y, c)
+    z, extent = _separation(product, x, y, c, CENTRED)
     floored = tl.maximum(z, tl.fma(extent, RESOLUTION, _TINY), propagate_nan=tl.PropagateNan.ALL)
     per_sinh = tl.rsqrt(floored * (floored + 2.0))
     distance = gap
@@ -440,20 +465,24 @@ def _gradient(product, gap, push, x, y, c, near, FORMULA: tl.constexpr, RESOLUTI
 
 
 @triton.jit
-def _own_terms(gradient, weight, product, x, y, c, FORMULA: tl.constexpr):
+def _own_terms(gradient, weight, product, x, y, c, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
     """The weights of the points themselves, where ``weight`` is the matrix as it was rounded."""
     if FORMULA < ANGLE_AT_X:
         return weight * (1.0 + y.height), weight * (1.0 + x.height)
     kept = tl.where(gradient.weight == 0.0, 1.0, weight / gradient.weight)
-    at_apex = weight * (c * product)
+    lateral, extent = _lateral(product, x, y, c, CENTRED)
+    at_apex = weight * (extent - lateral)
     if FORMULA == ANGLE_AT_X:
         return tl.fma(gradient.x, kept, at_apex), gradient.y * kept
     return gradient.x * kept, tl.fma(gradient.y, kept, at_apex)
 
 
 @triton.jit
-def _separation(product, x, y, c):
-    """``z``, and ``A B - 1``, which bounds what its rounding is relative to."""
+def _separation(product, x, y, c, CENTRED: tl.constexpr):
+    """``z``, and what its rounding is relative to: ``A B - 1`` or, centred, ``P Q``."""
+    if CENTRED:
+        _, _, z, extent = _lateral_radial(product, x, y, c, CENTRED)
+        return z, extent
     extent = tl.fma(x.height, 1.0 + y.height, y.height)
     return tl.maximum(tl.fma(product, -c, extent), 0.0, propagate_nan=tl.PropagateNan.ALL), extent
 
@@ -487,17 +516,26 @@ def _atanh_tail(w):
 
 
 @triton.jit
-def _lateral_radial(product, apex, other, c):
+def _lateral_radial(product, apex, other, c, CENTRED: tl.constexpr):
     """``P Q - c x.y``, ``2 sinh((b - a) / 2)``, ``z`` and ``P Q``."""
-    extent = apex.norm * other.norm
-    lateral = tl.maximum(tl.fma(product, -c, extent), 0.0, propagate_nan=tl.PropagateNan.ALL)
+    lateral, extent = _lateral(product, apex, other, c, CENTRED)
     chord = (other.growth - apex.growth) * apex.shrink * other.shrink
     return lateral, chord, tl.fma(0.5 * chord, chord, lateral), extent
 
 
 @triton.jit
-def _angle(product, apex, other, c):
-    lateral, chord, z, extent = _lateral_radial(product, apex, other, c)
+def _lateral(product, apex, other, c, CENTRED: tl.constexpr):
+    extent = apex.norm * other.norm
+    if CENTRED:
+        lateral = tl.fma(apex.norm, other.tilt, tl.fma(apex.tilt, other.norm, -product))
+    else:
+        lateral = tl.fma(product, -c, extent)
+    return tl.maximum(lateral, 0.0, propagate_nan=tl.PropagateNan.ALL), extent
+
+
+@triton.jit
+def _angle(product, apex, other, c, CENTRED: tl.constexpr):
+    lateral, chord, z, extent = _lateral_radial(product, apex, other, c, CENTRED)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
     along = tl.fma(-(1.0 + apex.height), lateral, apex.norm * sinh_between)
     across = tl.sqrt(lateral) * tl.sqrt(_opposite(lateral, extent))
@@ -506,11 +544,11 @@ def _angle(product, apex, other, c):
 
 
 @triton.jit
-def _angle_gradient(product, push, apex, other, c, RESOLUTION: tl.constexpr):
+def _angle_gradient(product, push, apex, other, c, CENTRED: tl.constexpr, RESOLUTION: tl.constexpr):
     """``x`` stands for the apex, without ``weight c x.y``; what is divided by norms is so elsewhere."""
-    lateral, chord, z, extent = _lateral_radial(product, apex, other, c)
+    lateral, chord, z, extent = _lateral_radial(product, apex, other, c, CENTRED)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
-    gram = c * product
+    gram = extent - lateral
     floor = extent * RESOLUTION
     floored = tl.maximum(z, floor, propagate_nan=tl.PropagateNan.ALL)
     per_z = tl.where(floored == 0.0, 0.0, push / floored)
@@ -562,7 +600,8 @@ def _atan2(y, x):
 def _round_to_tf32(x):
     """To nearest: products of tf32 then see the very numbers that the sums see."""
     bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
+    nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(x == x, nearest, x)  # a GPU's NaN has all bits set: it would wrap around to -0
 
 
 @triton.jit

@@ -144,6 +144,17 @@ def _embedding(points: Tensor, c: Tensor, centre: Centre) -> Embedding:
     return Embedding(points, scalars, offset, torch.asinh(scalars.P) - centre.rapidity, centre)
 
 
+def centred(side: Embedding, c: Tensor) -> Tensor:
+    """``k x - P o``: the points less their norms times the direction of the centre, in the logits' dtype."""
+
+    def formula(rows: Tensor, P: Tensor) -> tuple[Tensor]:
+        return (torch.sqrt(c) * rows - P * side.centre.direction,)
+
+    points = side.points
+    (result,) = map_rows(formula, [points, side.scalars.P], [(points.shape[1], result_dtype(points.dtype))])
+    return result
+
+
 def positive_gaps(p: Problem, gap: Gap) -> Tensor:
     """The gap of each row to its target, in units of ``gap.of_pairs``."""
     gaps = p.scale.new_empty(p.scale.shape)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from kernel_lane import DEVICE
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
-from hypkernels.contrastive import kernel, problem, reference
+from hypkernels.contrastive import kernel, pair_kernels, problem, reference
 from hypkernels.contrastive.problem import Learns, Problem
 from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
 
@@ -245,12 +247,58 @@ def test_what_is_no_point_shows(similarity, value):
     assert actual.x.isnan().any()
 
 
+# A product of tf32 is off by 1e-4 of its factors' norms at these widths, and logits are 10 times a distance.
+TF32 = Tolerance(1e-5, 1e-4, 2e-5, 3e-5)
+
+
 def test_coarser_products_are_close():
-    """On a CPU all products are exact; on a GPU tf32 keeps 10 bits of each factor."""
+    """Operands reach the kernels rounded to tf32, so a product without rounding shows what a GPU's would."""
     given = inputs()
     expected = defined(given)
     assert_close(computed(given, precision="tf32x3"), expected, FLOAT32)
-    assert_close(computed(given, precision="tf32"), expected, Tolerance(1e-3, 3e-3, 3e-3, 1e-3))
+    actual = computed(given, precision="tf32")
+    assert_close(actual, expected, TF32)
+    with pytest.raises(AssertionError, match="losses"):
+        assert_close(actual, expected, FLOAT32)
+
+
+def test_points_of_a_narrow_cone_are_centred(monkeypatch):
+    """Their products are nearly all alike, and it is the rest that matters: tf32 would round that away."""
+    given = inputs(size=0.3, scale=20.0)
+    given = given._replace(x=given.x + 2 / WIDTH**0.5, y=given.y + 2 / WIDTH**0.5)
+    expected = defined(given)
+    narrow = Tolerance(1e-5, 4e-4, 2e-6, 4e-5)
+    assert_close(computed(given, precision="tf32"), expected, narrow)
+
+    def nowhere(points, c):
+        return problem.Centre(torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE), torch.zeros_like(c))
+
+    monkeypatch.setattr(problem, "_centre", nowhere)
+    assert_close(computed(given), expected, FLOAT32._replace(points=4e-6, curv=4e-6))
+    with pytest.raises(AssertionError):
+        assert_close(
+            computed(given, precision="tf32"), expected, Tolerance(*(10 * bound for bound in narrow))
+        )
+
+
+def test_rounding_to_tf32():
+    """To nearest, in the kernel and before it; what is no number stays so, with whatever bits."""
+    bits = torch.tensor([0x3F800FFF, 0x3F801000, -0x40800000 + 0x2FFF, 0x7F800000, 0x7FFFFFFF, -1, 0])
+    expected = torch.tensor([0x3F800000, 0x3F802000, -0x40800000 + 0x2000, 0x7F800000])
+    values = bits.to(torch.int32).view(torch.float32).to(DEVICE)
+    in_kernel = torch.empty_like(values)
+    _round[(1,)](values, in_kernel, len(values))
+    before = kernel._operand(values.unsqueeze(1), "tf32").squeeze(1)
+    for result in (in_kernel, before):
+        assert torch.equal(result[:4].view(torch.int32).cpu(), expected.to(torch.int32))
+        assert result[4:6].isnan().all()
+        assert result[6] == 0
+
+
+@triton.jit
+def _round(X, OUT, n):
+    at = tl.arange(0, 8)
+    tl.store(OUT + at, pair_kernels._round_to_tf32(tl.load(X + at, mask=at < n)), mask=at < n)
 
 
 @pytest.mark.parametrize("workspace_bytes", [1, 10**4, 10**6, 10**9])
