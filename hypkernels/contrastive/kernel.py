@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import problem, tile_plan
-from hypkernels.contrastive.problem import Embedding, Gradients, Problem, SoftmaxGradient, Statistics
+from hypkernels.contrastive.problem import Gradients, Problem, Side, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.pair_geometry import ratio
@@ -354,10 +354,10 @@ class _Negatives:
         return self.total
 
 
-def _table(points: Embedding, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
+def _table(side: Side, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
     """In the order of the kernels' names for the lines."""
-    s = points.scalars
-    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * points.offset)]
+    s = side.scalars
+    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * side.offset)]
     if softmax is not None:
         weights, totals = softmax
         bits = totals / _LN2
@@ -455,7 +455,7 @@ def _recorded(target: str, dtype: torch.dtype, similarity: str) -> list[Any]:
     points = torch.empty((_RECORDED_POINTS, _RECORDED_WIDTH), dtype=dtype, device="meta")
     rows = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
     x, y = problem.embeddings([points, points], rows[0])
-    p = Problem(x, y, rows[0], rows, rows.long(), "tf32x3")
+    p = Problem(*problem.sides(x, y, rows[0]), rows[0], rows, rows.long(), "tf32x3")
     pairs = _Pairs(p, plan_for(target, dtype, similarity))
     matrix, form = logit_matrices(similarity, True)[-1], _FORMS[similarity][-1]
     by_row = (rows, rows) if matrix.rows else None

@@ -57,8 +57,7 @@ class _Call(NamedTuple):
         learning = learns or [True] * (len(self.points) + 2)
         return [
             Problem(
-                embeddings[row],
-                embeddings[column],
+                *problem.sides(embeddings[row], embeddings[column], c),
                 c,
                 scale.double().expand(self.points[row].shape[0]),
                 targets,

@@ -7,9 +7,9 @@ multiplied as they are, without rounding:
 
     z = h_x B + h_y - c x.y
 
-``CENTRED``: float32 points are multiplied as ``u = k x - P o`` and ``v = k y - Q o``, ``o`` a direction near
-all of them. With the tilts ``t_x = P |x/|x| - o|^2 / 2`` the products are as small as the points are near it,
-and so is what they round, above all in tf32:
+``CENTRED``: float32 points are multiplied as ``u = k x - P o`` and ``v = k y - Q p``, with the centres ``o``
+and ``p`` of :class:`hypkernels.contrastive.problem.Side`. The products are as small as the points are near
+their centre, and so is what they round, above all in tf32. With the tilts ``t = P offset``
 
     z = lateral + radial,   lateral = t_x Q + P t_y - u.v,   radial = 2 sinh^2((b - a)/2)
 

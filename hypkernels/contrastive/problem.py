@@ -28,29 +28,35 @@ _POSITIVES_CHUNK = 4
 _CENTRE_SAMPLE = 512
 
 
-class Centre(NamedTuple):
-    """Where the points are: a typical direction ``(D,)`` and a typical rapidity, float64.
-
-    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
-    """
-
-    direction: Tensor
-    rapidity: Tensor
-
-
 class Embedding(NamedTuple):
-    """One set of points with the float64 scalars ``(M, 1)`` that all its pairings use.
+    """One set of points with what all its pairings use: float64, scalars ``(M, 1)``.
 
-    ``offset`` is ``|x/|x| - o|^2 / 2``, with ``o`` the direction of the centre, so that
-    ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - o)``. ``rapidity`` is ``asinh(k|x|)`` less
-    that of the centre.
+    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
+    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
+    ``rapidity`` is ``asinh(k|x|)`` less the typical one.
     """
 
     points: Tensor
     scalars: PointScalars
-    offset: Tensor
     rapidity: Tensor
-    centre: Centre
+    centre: Tensor
+    typical_rapidity: Tensor
+
+
+class Side(NamedTuple):
+    """One of the two sets of a pairing, before the other.
+
+    With ``o`` the centre of the one and ``p`` of the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
+    ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - p)``.
+    """
+
+    points: Tensor
+    scalars: PointScalars
+    rapidity: Tensor
+    centre: Tensor
+    typical_rapidity: Tensor
+    other_centre: Tensor
+    offset: Tensor
 
 
 class Learns(NamedTuple):
@@ -65,8 +71,8 @@ class Learns(NamedTuple):
 class Problem(NamedTuple):
     """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row."""
 
-    x: Embedding
-    y: Embedding
+    x: Side
+    y: Side
     c: Tensor
     scale: Tensor
     targets: Tensor
@@ -118,37 +124,41 @@ class Gradients(NamedTuple):
 
 
 def embeddings(points: Sequence[Tensor], c: Tensor) -> list[Embedding]:
-    """Prepare point sets that share ``D``, dtype and device, with one centre for all of them."""
-    centre = _centre(points, c)
-    return [_embedding(one, c, centre) for one in points]
+    """Prepare point sets that share ``D``, dtype and device."""
+    scalars = [point_scalars(one, c, torch.float64) for one in points]
+    centres, rapidities = zip(*(_where(*one) for one in zip(points, scalars, strict=True)), strict=True)
+    typical = torch.nanmean(torch.stack(rapidities)).nan_to_num(0, posinf=0)
+    return [
+        Embedding(one, of_one, torch.asinh(of_one.P) - typical, centre, typical)
+        for one, of_one, centre in zip(points, scalars, centres, strict=True)
+    ]
 
 
-def _centre(points: Sequence[Tensor], c: Tensor) -> Centre:
-    """Means over a few rows of each set; a row that is no finite point does not count."""
-    directions, rapidities = [], []
-    for one in points:
-        sample = one[:: max(1, len(one) // _CENTRE_SAMPLE)].double()
-        norm = torch.linalg.vector_norm(sample, dim=1, keepdim=True)
-        directions.append(torch.nanmean(ratio(sample, norm), 0))
-        rapidities.append(torch.nanmedian(torch.asinh(torch.sqrt(c) * norm)))
-    direction = torch.nanmean(torch.stack(directions), 0).nan_to_num(0)
-    rapidity = torch.nanmean(torch.stack(rapidities)).nan_to_num(0, posinf=0)
-    return Centre(direction.to(result_dtype(points[0].dtype)).double(), rapidity)
+def _where(points: Tensor, scalars: PointScalars) -> tuple[Tensor, Tensor]:
+    """Mean direction and median rapidity of a few rows; a row that is no finite point does not count."""
+    step = max(1, len(points) // _CENTRE_SAMPLE)
+    sample = points[::step].double()
+    directions = ratio(sample, torch.linalg.vector_norm(sample, dim=1, keepdim=True))
+    centre = torch.nanmean(directions, 0).nan_to_num(0).to(result_dtype(points.dtype)).double()
+    return centre, torch.nanmedian(torch.asinh(scalars.P[::step]))
 
 
-def _embedding(points: Tensor, c: Tensor, centre: Centre) -> Embedding:
-    scalars = point_scalars(points, c, torch.float64)
-    (along,) = map_rows(lambda rows: (rows @ centre.direction.unsqueeze(1),), [points], [(1, torch.float64)])
-    cosine = ratio(along * torch.sqrt(c), scalars.P)
-    offset = (1 + centre.direction.dot(centre.direction)) / 2 - cosine
-    return Embedding(points, scalars, offset, torch.asinh(scalars.P) - centre.rapidity, centre)
+def sides(x: Embedding, y: Embedding, c: Tensor) -> tuple[Side, Side]:
+    """A pairing of two sets."""
+    return _side(x, y, c), _side(y, x, c)
 
 
-def centred(side: Embedding, c: Tensor) -> Tensor:
-    """``k x - P o``: the points less their norms times the direction of the centre, in the logits' dtype."""
+def _side(one: Embedding, other: Embedding, c: Tensor) -> Side:
+    (along,) = map_rows(lambda rows: (rows @ other.centre.unsqueeze(1),), [one.points], [(1, torch.float64)])
+    cosine = ratio(along * torch.sqrt(c), one.scalars.P)
+    return Side(*one, other.centre, (1 + one.centre.dot(other.centre)) / 2 - cosine)
+
+
+def centred(side: Side, c: Tensor) -> Tensor:
+    """``k x - P o``: the points less their norms times the centre, in the logits' dtype."""
 
     def formula(rows: Tensor, P: Tensor) -> tuple[Tensor]:
-        return (torch.sqrt(c) * rows - P * side.centre.direction,)
+        return (torch.sqrt(c) * rows - P * side.centre,)
 
     points = side.points
     (result,) = map_rows(formula, [points, side.scalars.P], [(points.shape[1], result_dtype(points.dtype))])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypkernels.contrastive.problem import Embedding, Gradients, Problem
+from hypkernels.contrastive.problem import Gradients, Problem, Side
 from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
 from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows
@@ -46,7 +46,7 @@ class Factors(NamedTuple):
 
 def row_factors(p: Problem, place: slice) -> Factors:
     def factors(points: Tensor, P: Tensor, offset: Tensor, a: Tensor) -> tuple[Tensor]:
-        u = p.x.centre.direction * P - k * points
+        u = p.x.centre * P - k * points
         return (torch.cat([u, P * offset, P, _cosh_minus_1(a), torch.ones_like(a), -torch.sinh(a)], 1),)
 
     k = torch.sqrt(p.c)
@@ -55,7 +55,7 @@ def row_factors(p: Problem, place: slice) -> Factors:
 
 def column_factors(p: Problem, place: slice) -> Factors:
     def factors(points: Tensor, Q: Tensor, offset: Tensor, b: Tensor) -> tuple[Tensor]:
-        v = k * points - p.y.centre.direction * Q
+        v = k * points - p.y.centre * Q
         return (torch.cat([v, Q, Q * offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1),)
 
     k = torch.sqrt(p.c)
@@ -64,7 +64,7 @@ def column_factors(p: Problem, place: slice) -> Factors:
 
 def _side(
     p: Problem,
-    side: Embedding,
+    side: Side,
     place: slice,
     factors: Callable[..., tuple[Tensor]],
     sums: Callable[[PointScalars, Tensor], list[Tensor]],
@@ -77,9 +77,9 @@ def _side(
     return Factors(place, points, joined, scalars, columns)
 
 
-def _apart(scalars: PointScalars, side: Embedding) -> Tensor:
-    """``A`` less that of the centre."""
-    return scalars.A_minus_1 - _cosh_minus_1(side.centre.rapidity)
+def _apart(scalars: PointScalars, side: Side) -> Tensor:
+    """``A`` less the typical one."""
+    return scalars.A_minus_1 - _cosh_minus_1(side.typical_rapidity)
 
 
 def _cosh_minus_1(a: Tensor) -> Tensor:
@@ -295,7 +295,7 @@ class GradientSums:
 
 
 class _PointSums:
-    """``k (factors + centre * o) + point * x``, with ``o`` the direction of the centre."""
+    """``k (factors + centre * o) + point * x``, with ``o`` the centre of the other side."""
 
     def __init__(self, points: Tensor, dtype: torch.dtype) -> None:
         self.factors = points.new_zeros(points.shape, dtype=dtype)
@@ -309,9 +309,9 @@ class _PointSums:
         self.centre[place] += centre
         self.point[place] += point
 
-    def gradient(self, side: Embedding, c: Tensor) -> Tensor:
+    def gradient(self, side: Side, c: Tensor) -> Tensor:
         """In the memory of ``factors``."""
-        k, o = torch.sqrt(c), side.centre.direction
+        k, o = torch.sqrt(c), side.other_centre
         step = max(1, CPU_CHUNK_ELEMENTS // max(self.factors.shape[1], 1))
         for start in range(0, len(self.factors), step):
             chunk = slice(start, start + step)

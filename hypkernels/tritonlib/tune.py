@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.testing import do_bench
 
 from hypkernels.contrastive import kernel
-from hypkernels.contrastive.problem import Problem, embeddings
+from hypkernels.contrastive.problem import Problem, embeddings, sides
 from hypkernels.contrastive.tile_plan import Plan, Tile, default_plan
 
 OPTIONS: Mapping[str, Sequence[int]] = {
@@ -153,7 +153,7 @@ def random_problem(
     c = torch.ones((), dtype=torch.float64, device=device)
     x, y = embeddings([points(), points()], c)
     scale = torch.full((rows,), 15.0, dtype=torch.float64, device=device)
-    return Problem(x, y, c, scale, torch.arange(rows, device=device), precision)
+    return Problem(*sides(x, y, c), c, scale, torch.arange(rows, device=device), precision)
 
 
 def table(plan: Plan) -> str:

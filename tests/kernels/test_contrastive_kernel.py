@@ -80,7 +80,7 @@ def upstream(rows: int) -> Tensor:
 def computed(given: Inputs, similarity="dist", symmetric=True, plan=PLAN, learns=None, precision="ieee"):
     x, y, c, scale, targets = (tensor.to(DEVICE) for tensor in given)
     with poisoned_memory():
-        sides = problem.embeddings([x, y], c)
+        sides = problem.sides(*problem.embeddings([x, y], c), c)
         p = Problem(*sides, c, scale, targets, precision, learns or Learns())
         losses, saved = kernel.forward(p, similarity, symmetric, plan=plan)
         grad = upstream(len(x)).to(DEVICE)
@@ -270,10 +270,10 @@ def test_points_of_a_narrow_cone_are_centred(monkeypatch):
     narrow = Tolerance(1e-5, 4e-4, 2e-6, 4e-5)
     assert_close(computed(given, precision="tf32"), expected, narrow)
 
-    def nowhere(points, c):
-        return problem.Centre(torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE), torch.zeros_like(c))
+    def nowhere(points, scalars):
+        return torch.zeros_like(points[0], dtype=torch.float64), scalars.P.new_zeros(())
 
-    monkeypatch.setattr(problem, "_centre", nowhere)
+    monkeypatch.setattr(problem, "_where", nowhere)
     assert_close(computed(given), expected, FLOAT32._replace(points=4e-6, curv=4e-6))
     with pytest.raises(AssertionError):
         assert_close(
