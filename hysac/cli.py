@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hysac.config import TRAINING_PRECISIONS, TrainConfig, columns
 from hysac.convert import from_reference
-from hysac.data import Quadruplets, collate, open_dataset, write_toy
+from hysac.data import Batches, Quadruplets, open_dataset, write_toy
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
@@ -188,7 +187,7 @@ def _encode(
         progress=sys.stderr.isatty(),
     )
     workers = default_workers() if args.workers is None else args.workers
-    loader = DataLoader(dataset, args.batch_size, num_workers=workers, collate_fn=collate)
+    loader = Batches(dataset, batch_size=args.batch_size, num_workers=workers)
     device = next(model.parameters()).device
     with torch.no_grad(), autocast(args.precision, device)():
         return dataset, encode_dataset(model, loader, progress=sys.stderr.isatty())

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from hysac import plots
 from hysac.config import TrainConfig
-from hysac.data import Manifest, Quadruplets, collate, load_manifest, open_dataset, save_manifest, write_toy
+from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_dataset, save_manifest, write_toy
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
@@ -143,8 +142,7 @@ def _encode(model: HySAC, model_dir: Path, manifest: Path) -> tuple[Quadruplets,
     dataset = open_dataset(
         manifest, "test", transforms(model)[1], get_tokenizer(f"local-dir:{model_dir}"), verify=False
     )
-    loader = DataLoader(dataset, 64, collate_fn=collate)
-    return dataset, encode_dataset(model, loader, progress=_watched())
+    return dataset, encode_dataset(model, Batches(dataset, batch_size=64), progress=_watched())
 
 
 def _watched() -> bool:

@@ -169,3 +169,12 @@ class StopRequest:
         work = dist.all_reduce(noted, dist.ReduceOp.MAX, group=self._processes.control, async_op=True)
         self._pending = (work, noted)
         return answer
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Let a loader's worker ignore what :class:`StopRequest` handles.
+
+    Ctrl-C and schedulers signal every process; a worker that died would take the step in progress with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
-from hysac.data import Quadruplets, collate
+from hysac.data import Batches, Quadruplets
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import COLUMNS, evaluate_embeddings
 from hysac.loss import HySACLoss
 from hysac.model import HySAC
-from hysac.processes import Processes
+from hysac.processes import Processes, leave_signals_to_main
 from hysac.report import EvaluationReport
 from hysac.safety import MODALITIES, Bounds, fit_bounds
 
@@ -112,12 +112,11 @@ def validate(
         progress: show a progress bar.
     """
     rows = _share(len(dataset), processes)
-    loader = DataLoader(
+    loader = Batches(
         Subset(dataset, rows),
-        batch_size,
+        batch_size=batch_size,
         num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # or making the iterator would draw from the global one
+        worker_init_fn=leave_signals_to_main,
     )
     with autocast():
         embeddings = encode_dataset(model, loader, processes.device, progress)

@@ -8,11 +8,10 @@ import math
 import os
 import random
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -24,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hysac.checkpoint import (
@@ -36,7 +34,7 @@ from hysac.checkpoint import (
     set_random_state,
 )
 from hysac.config import TrainConfig, augmentation, columns
-from hysac.data import QuadrupletDataset, Quadruplets, collate, open_dataset
+from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
 from hysac.factory import create_model, get_tokenizer, transforms
 from hysac.files import remove_leftovers, replacing
 from hysac.gradient_cache import MicroBatch, backward
@@ -45,7 +43,7 @@ from hysac.loss import HySACLoss
 from hysac.model import SCALARS, HySAC
 from hysac.optim import learning_rate, make_optimizer, set_learning_rate
 from hysac.pretrained import save_pretrained
-from hysac.processes import Processes, StopRequest, join_processes
+from hysac.processes import Processes, StopRequest, join_processes, leave_signals_to_main
 from hysac.run_log import RunLog
 from hysac.sampler import SeededItems, StepSampler
 from hysac.selection import Selection, Validation, validate
@@ -251,39 +249,40 @@ class _Run:
             self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
         stopping = False
         window = _Window()
-        for micro_batches in self._steps():
-            lr = self._train_step(micro_batches, window)
-            stopping = stop.poll()
-            saving = self._epoch_ended() or stopping or self._every(self.config.save_every_n_steps)
-            if saving or self._every(self.config.log_every_n_steps):
-                self._record(window, lr)
-            if self._validation_is_due():
-                self._validate()
-            if saving:
-                self._save()
-                window.restart()
-            if stopping or self._patience_is_over():
-                break
+        with closing(self._steps()) as steps:
+            for micro_batches in steps:
+                lr = self._train_step(micro_batches, window)
+                stopping = stop.poll()
+                saving = self._epoch_ended() or stopping or self._every(self.config.save_every_n_steps)
+                if saving or self._every(self.config.log_every_n_steps):
+                    self._record(window, lr)
+                if self._validation_is_due():
+                    self._validate()
+                if saving:
+                    self._save()
+                    window.restart()
+                if stopping or self._patience_is_over():
+                    break
         return self._finish(stop.signal if stopping else None)
 
-    def _steps(self) -> Iterator[list[MicroBatch]]:
+    def _steps(self) -> Generator[list[MicroBatch], None, None]:
         """The micro-batches of each step that is left, on the device."""
         if self._patience_is_over():  # of a run that stopped early and is resumed
             return
         self.sampler.start, self.sampler.stop = self.step, self.total_steps
-        loader = DataLoader(
+        loader = Batches(
             SeededItems(self.train_set, self.config.seed),
             batch_sampler=self.sampler,
             num_workers=self._workers(),
-            collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_main,
-            generator=torch.Generator(),  # or making the iterator would draw from the global one
+            worker_init_fn=leave_signals_to_main,
         )
-        batches = iter(loader)
-        with tqdm(
-            desc="train", total=self.total_steps, initial=self.step, unit="step", disable=self._silent()
-        ) as self.bar:
+        with (
+            closing(iter(loader)) as batches,
+            tqdm(
+                desc="train", total=self.total_steps, initial=self.step, unit="step", disable=self._silent()
+            ) as self.bar,
+        ):
             while self.step < self.total_steps:
                 yield [self._to_device(next(batches)) for _ in range(self.config.accum_freq)]
                 self.bar.update()
@@ -559,9 +558,3 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def _leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and schedulers signal every process; a loader that died would take the last step with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

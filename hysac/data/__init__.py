@@ -3,10 +3,12 @@
 from hysac.data.dataset import QuadrupletDataset, open_dataset
 from hysac.data.images import load_image
 from hysac.data.items import Quadruplets, collate
+from hysac.data.loading import Batches
 from hysac.data.manifest import Manifest, Quadruplet, load_manifest, save_manifest, verify_images
 from hysac.data.toy import ToyQuadruplets, write_toy
 
 __all__ = [
+    "Batches",
     "Manifest",
     "Quadruplet",
     "QuadrupletDataset",
