@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_datas
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
-from hysac.files import replacing
+from hysac.files import read_json, write_json
 from hysac.model import HySAC
 from hysac.pretrained import BOUNDS_FILE
 from hysac.report import EvaluationReport
@@ -87,8 +86,7 @@ def demo(directory: Path, *, seed: int = 0) -> str:
         dataset, test = _encode(model, result.model_dir, manifests["test"])
     traversal = Traversal(Bounds.load(result.model_dir / BOUNDS_FILE), "avg")
     report = evaluate_embeddings(test, traversal=traversal, thresholds=calibrate_thresholds(calibration))
-    with replacing(directory / "evaluation.json") as file:
-        file.write((json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    write_json(directory / "evaluation.json", report.to_dict())
     pictures = plots.save_plots(directory / "plots", dataset, test, traversal)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))
     places = "\n".join(f"  {path}" for path in pictures)
@@ -154,7 +152,7 @@ def _clear(directory: Path) -> None:
     """Remove an earlier demonstration, and nothing else."""
     config = directory / "config.json"
     if config.is_file():
-        is_demo = json.loads(config.read_text())["train_data"] == str(directory / "data" / "train.jsonl")
+        is_demo = read_json(config)["train_data"] == str(directory / "data" / "train.jsonl")
     else:
         is_demo = not directory.exists() or {path.name for path in directory.iterdir()} <= {"data"}
     if not is_demo:

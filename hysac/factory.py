@@ -6,6 +6,7 @@ import inspect
 import os
 from copy import deepcopy
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import open_clip
@@ -16,7 +17,7 @@ from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_
 from torchvision.transforms import Compose
 
 from hysac.model import MIN_SCALE, HySAC
-from hysac.pretrained import is_model_directory, load_scalars, read_curv_init
+from hysac.pretrained import check_files, is_model_directory, load_scalars, read_curv_init
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
@@ -50,20 +51,22 @@ def create_model(
             ``force_image_size``, ``force_quick_gelu`` and so on.
 
     Raises:
-        ValueError: an unknown name or precision, or a ``curv_init`` that contradicts the directory.
+        ValueError: an unknown name, weight or precision, weights of another architecture, a damaged
+            directory, or a ``curv_init`` that contradicts it.
+        FileNotFoundError: a directory that lacks a file.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if open_clip_options.pop("jit", False):
         raise ValueError("jit=True is not supported: use torch.compile")
-    model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
     directory = _hysac_directory(model_name)
+    if directory is not None:
+        check_files(directory)
+    model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
     if directory is not None:
         curv_init = _agreed_curv_init(curv_init, read_curv_init(directory), directory)
 
-    clip = open_clip.create_model(
-        model_name, pretrained, precision=precision, device=device, **open_clip_options
-    )
+    clip = _create_clip(model_name, pretrained, precision=precision, device=device, **open_clip_options)
     model = HySAC.from_clip(
         clip,
         curv_init=1.0 if curv_init is None else curv_init,
@@ -115,7 +118,7 @@ def from_pretrained(
 
     Raises:
         FileNotFoundError: ``directory`` is not a HySAC model directory.
-        ValueError: a file of another format version, or with other tensors.
+        ValueError: a file of another format version, damaged, or with other tensors.
     """
     if not is_model_directory(Path(directory)):
         raise FileNotFoundError(f"{os.fspath(directory)} is not a HySAC model: no hysac_config.json")
@@ -143,6 +146,16 @@ def transforms(
     """The transforms of ``model`` for training and for inference, from a PIL image to ``(3, H, W)``."""
     cfg = PreprocessCfg(**get_model_preprocess_cfg(model))
     return image_transform_v2(cfg, is_train=True, aug_cfg=aug_cfg), image_transform_v2(cfg, is_train=False)
+
+
+def _create_clip(model_name: str, pretrained: str | None, **options: Any) -> open_clip.CLIP:
+    try:
+        return open_clip.create_model(model_name, pretrained, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # for tags and files it does not know, and tensors that do not fit
+        reason = shorten(str(error), 400, placeholder=" ...")  # it may list every tensor
+        raise ValueError(f"cannot make model {model_name!r}: {reason}") from error
 
 
 def _model_cfg(model_name: str) -> dict[str, Any]:

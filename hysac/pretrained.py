@@ -13,9 +13,8 @@ Stock open_clip loads the towers: ``open_clip.create_model("local-dir:DIRECTORY"
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from typing import Any
 import torch
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hysac.files import read_json, replacing_path, write_json
 from hysac.lora import merged_state_dict
 from hysac.model import SCALARS, HySAC
 from hysac.safety import Bounds
@@ -65,6 +65,7 @@ def save_pretrained(
     Raises:
         TypeError: ``model`` is not a HySAC model.
         ValueError: the configuration is not known.
+        OSError: the disk is full or not writable; the files there before are intact.
     """
     if not isinstance(model, HySAC):
         raise TypeError(f"model must be a HySAC model, got {type(model).__name__}")
@@ -80,9 +81,9 @@ def save_pretrained(
     settings = {"format_version": FORMAT_VERSION, "curv_init": model.curv_init}
 
     _write_tensors(directory / TOWERS_FILE, towers)
-    _write_json(directory / TOWERS_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+    write_json(directory / TOWERS_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
     _write_tensors(directory / SCALARS_FILE, scalars)
-    _write_json(directory / SETTINGS_FILE, settings)
+    write_json(directory / SETTINGS_FILE, settings)
     if bounds is not None:
         bounds.save(directory / BOUNDS_FILE)
     return directory
@@ -94,14 +95,38 @@ def is_model_directory(directory: Path) -> bool:
 
 
 def read_curv_init(directory: Path) -> float:
-    """The centre of the curvature's range, which no tensor holds."""
-    settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
-    if settings.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{directory / SETTINGS_FILE}: format_version must be {FORMAT_VERSION}, "
-            f"got {settings.get('format_version')!r}"
-        )
-    return settings["curv_init"]
+    """The centre of the curvature's range, which no tensor holds.
+
+    Raises:
+        ValueError: another format version, or no such number.
+    """
+    path = directory / SETTINGS_FILE
+    settings = read_json(path)
+    if not isinstance(settings, dict) or settings.get("format_version") != FORMAT_VERSION:
+        version = settings.get("format_version") if isinstance(settings, dict) else None
+        raise ValueError(f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}")
+    curv_init = settings.get("curv_init")
+    if isinstance(curv_init, bool) or not isinstance(curv_init, int | float):
+        raise ValueError(f"{path}: curv_init must be a number, got {curv_init!r}")
+    return float(curv_init)
+
+
+def check_files(directory: Path) -> None:
+    """Refuse a model directory with a missing or damaged file, before open_clip takes one for another.
+
+    Raises:
+        FileNotFoundError, ValueError: names the file.
+    """
+    for name in (TOWERS_CONFIG, TOWERS_FILE, SCALARS_FILE):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory} is an incomplete HySAC model: no {name}")
+    read_json(directory / TOWERS_CONFIG)
+    for name in (TOWERS_FILE, SCALARS_FILE):
+        try:
+            with safe_open(directory / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{directory / name} is damaged or incomplete: {error}") from error
 
 
 @torch.no_grad()
@@ -118,20 +143,9 @@ def load_scalars(model: HySAC, directory: Path) -> None:
         getattr(model, name).copy_(value.reshape(()))
 
 
-def _replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in the place of ``path`` at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    _replace_file(path, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    _replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    with replacing_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # its name for a full disk
+            raise OSError(f"cannot write {path}: {error}") from error

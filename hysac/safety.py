@@ -6,10 +6,7 @@ safe text, V safe image, U unsafe text, G unsafe image.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +19,7 @@ from torch import Tensor
 
 import hypkernels as hk
 from hysac.embeddings import CLASSES, Embeddings
+from hysac.files import read_json, write_json
 
 Statistic = Literal["low_05", "avg", "up_95"]
 Mode = Literal["geodesic", "paper"]
@@ -232,17 +230,7 @@ class Bounds:
 
     def save(self, path: str | Path) -> None:
         """Write JSON; a reader sees the old file or the new one, never a part."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(self.to_dict(), file, indent=2)
-                file.write("\n")
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Bounds:
@@ -251,11 +239,7 @@ class Bounds:
         Raises:
             ValueError: the file is not JSON, lacks a statistic, or its values are impossible.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        return cls.from_dict(data)
+        return cls.from_dict(read_json(Path(path)))
 
 
 def fit_bounds(embeddings: Embeddings) -> Bounds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -36,7 +35,7 @@ from hysac.checkpoint import (
 from hysac.config import TrainConfig, augmentation, columns
 from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
 from hysac.factory import create_model, get_tokenizer, transforms
-from hysac.files import remove_leftovers, replacing
+from hysac.files import remove_leftovers, write_json
 from hysac.gradient_cache import MicroBatch, backward
 from hysac.lora import add_lora
 from hysac.loss import HySACLoss
@@ -108,21 +107,18 @@ def build_model(config: TrainConfig, device: torch.device | str = "cpu") -> HySA
         ValueError: the architecture, its weights or the adapters' targets are unknown.
     """
     _seed(config.seed)
-    try:
-        model = create_model(
-            config.model,
-            config.pretrained,
-            precision=config.precision or default_precision(torch.device(device)),
-            device=device,
-            curv_init=config.curv_init,
-            learn_curv=config.learn_curv,
-            scale_init=config.scale_init,
-            force_image_size=config.force_image_size,
-            force_quick_gelu=config.force_quick_gelu,
-            output_dict=True,
-        )
-    except RuntimeError as error:  # open_clip's, for tags and files it does not know
-        raise ValueError(f"cannot make model {config.model!r}: {error}") from error
+    model = create_model(
+        config.model,
+        config.pretrained,
+        precision=config.precision or default_precision(torch.device(device)),
+        device=device,
+        curv_init=config.curv_init,
+        learn_curv=config.learn_curv,
+        scale_init=config.scale_init,
+        force_image_size=config.force_image_size,
+        force_quick_gelu=config.force_quick_gelu,
+        output_dict=True,
+    )
     if config.lora_r is not None:
         add_lora(model, config.lora_r, config.lora_alpha, config.lora_targets)
     if config.grad_checkpointing:
@@ -245,7 +241,7 @@ class _Run:
 
     def run(self, stop: StopRequest) -> TrainResult:
         if self.processes.is_main:
-            self._write_config()
+            self._prepare_directory()
             self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
         stopping = False
         window = _Window()
@@ -419,10 +415,13 @@ class _Run:
         if self.processes.is_main:
             log.info("continuing after step %d", self.step)
 
-    def _write_config(self) -> None:
+    def _prepare_directory(self) -> None:
+        """Write the settings, and undo what a killed process left half done."""
         remove_leftovers(self.directory / CHECKPOINTS)
-        with replacing(self.directory / CONFIG) as file:
-            file.write((json.dumps(self.config.to_dict(), indent=2) + "\n").encode())
+        final, old = self.directory / MODEL, self.directory / f"{MODEL}.old"
+        if old.exists() and not final.exists():  # killed between the two renames of _save_model
+            old.rename(final)
+        write_json(self.directory / CONFIG, self.config.to_dict())
 
     def _finish(self, number: int | None) -> TrainResult:
         status: Status = "finished"

@@ -1,6 +1,11 @@
 """The model directory: what is in it, who can read it, and that nothing is lost on the way."""
 
 import json
+import os
+import stat
+import subprocess
+import sys
+import textwrap
 
 import open_clip
 import pytest
@@ -186,3 +191,65 @@ def test_other_versions_and_tensors_are_refused(tmp_path):
     (tmp_path / "hysac_config.json").write_text(json.dumps(settings | {"format_version": 2}))
     with pytest.raises(ValueError, match="format_version"):
         hysac.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [20_000, 500])
+def test_a_file_size_limit_leaves_the_old_model(tmp_path, limit):
+    """The kernel refuses the write, as it does on a full disk: first of the towers, then of their config."""
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path)
+    program = f"""
+        import resource, sys, torch, hysac
+        model = hysac.create_model("hysac-toy")
+        if {limit} < 1000:
+            hysac.pretrained._write_tensors = lambda path, tensors: None
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        try:
+            hysac.save_pretrained(model, {str(tmp_path)!r})
+        except OSError as error:
+            sys.exit(17 if "File too large" in str(error) else 1)
+    """
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False)
+    assert process.returncode == 17
+    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert_equal_outputs(hysac.from_pretrained(tmp_path, output_dict=True), model)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_missing_or_damaged_file_is_named(tmp_path, name):
+    hysac.save_pretrained(make_model(), tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=name):
+        hysac.from_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        hysac.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [[], {"format_version": 1}, {"format_version": 1, "curv_init": "one"}])
+def test_settings_of_another_kind_are_refused(tmp_path, settings):
+    hysac.save_pretrained(make_model(), tmp_path)
+    (tmp_path / "hysac_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"hysac_config\.json: (format_version|curv_init) must be"):
+        hysac.from_pretrained(tmp_path)
+
+
+def test_towers_of_another_architecture_are_refused(tmp_path):
+    hysac.save_pretrained(make_model(), tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["layers"] += 1
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"cannot make model.*visual\.transformer\.resblocks"):
+        hysac.from_pretrained(tmp_path)
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path):
+    """safetensors and temporary files are private to their user; a model directory is for sharing."""
+    bounds = Bounds({c: ClassBounds(0.4, 0.5, 0.6) for c in "SVUG"}, 0.7)
+    mask = os.umask(0o027)
+    try:
+        hysac.save_pretrained(make_model(), tmp_path, bounds=bounds)
+    finally:
+        os.umask(mask)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}

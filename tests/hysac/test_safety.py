@@ -265,11 +265,10 @@ class TestBounds:
         bounds.save(path)
         before = path.read_text()
 
-        def fail(data, file, **options):
-            file.write("{")
+        def fail(descriptor):
             raise OSError("disk full")
 
-        monkeypatch.setattr(json, "dump", fail)
+        monkeypatch.setattr("os.fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             bounds.save(path)
         assert path.read_text() == before

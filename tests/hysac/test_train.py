@@ -481,6 +481,14 @@ class TestRun:
         assert rates == pytest.approx([1e-3 * math.cos(math.pi * s / 8) ** 2 for s in range(4)])
         assert result.metrics
 
+    def test_a_model_between_two_names_is_brought_back(self, config):
+        """What ``kill -9`` between the two renames of a model directory leaves."""
+        first = train(replace(config, max_steps=1))
+        first.model_dir.rename(first.run_dir / "model.old")
+        again = train(replace(config, max_steps=1, resume="latest"))
+        assert again.model_dir == first.model_dir
+        assert from_pretrained(again.model_dir).curv_init == 1.0
+
     def test_tensorboard(self, config):
         result = train(replace(config, epochs=1, report_to="tensorboard"))
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
