@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -23,7 +22,7 @@ from hysac.data import Batches, Quadruplets, open_dataset, write_toy
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
-from hysac.files import replacing
+from hysac.files import write_json
 from hysac.model import HySAC
 from hysac.pretrained import BOUNDS_FILE, is_model_directory, save_pretrained
 from hysac.processes import choose_device
@@ -96,7 +95,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     print(report.format_tables())
     out = home / "evaluation.json" if args.out is None else Path(args.out)
-    _write_json(out, report.to_dict())
+    write_json(out, report.to_dict())
     print(f"\nall numbers: {out}")
     if args.plots is not None:
         from hysac.plots import save_plots
@@ -154,7 +153,6 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _load_model(args: argparse.Namespace) -> tuple[HySAC, Any, Path]:
     """The model, its tokenizer, and the directory that belongs to it."""
-
     device = choose_device(args.device)
     if args.checkpoint is not None:
         model, config, run = model_of_checkpoint(Path(args.checkpoint), device)
@@ -165,8 +163,7 @@ def _load_model(args: argparse.Namespace) -> tuple[HySAC, Any, Path]:
     return from_pretrained(directory, device=device), get_tokenizer(f"local-dir:{directory}"), directory
 
 
-def _stored_bounds(args: argparse.Namespace, home: Path) -> Any:
-
+def _stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:
     if args.bounds is not None:
         return Bounds.load(args.bounds)
     return Bounds.load(home / BOUNDS_FILE) if (home / BOUNDS_FILE).is_file() else None
@@ -191,12 +188,6 @@ def _encode(
     device = next(model.parameters()).device
     with torch.no_grad(), autocast(args.precision, device)():
         return dataset, encode_dataset(model, loader, progress=sys.stderr.isatty())
-
-
-def _write_json(path: Path, content: Any) -> None:
-
-    with replacing(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 # What the user sees
@@ -235,9 +226,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS) or action.required or not action.option_strings:
-            return text
         default = action.default
+        is_told = default is None or default is False or default is argparse.SUPPRESS
+        if is_told or action.required or not action.option_strings:
+            return text
         shown = " ".join(map(_quoted, default)) if isinstance(default, list | tuple) else default
         return f"{text} (default: {shown})".replace("%", "%%")
 
@@ -259,6 +251,8 @@ _TRAIN_EPILOG = """\
 data:
   A manifest has one quadruplet a row: safe_image, unsafe_image, safe_caption, unsafe_caption, and
   optionally tag and id; image paths are relative to the manifest. `hysac toy` writes a small one.
+  A shard of webdataset has the members KEY.safe.jpg, KEY.unsafe.jpg, KEY.safe.txt and KEY.unsafe.txt
+  (or .jpeg, .png, .webp), and optionally KEY.json with a tag.
 
 examples:
   the paper's recipe, on one GPU with the paper's batch of 256:
@@ -266,7 +260,7 @@ examples:
         --model ViT-L-14-quickgelu --pretrained openai --lora-r 16 --lora-alpha 1 \\
         --batch-size 64 --accum-freq 4 --epochs 20 --patience 5
   the same on 4 GPUs:
-    torchrun --nproc-per-node 4 -m hysac.cli train ... --accum-freq 1
+    torchrun --nproc-per-node 4 -m -- hysac.cli train ... --accum-freq 1
   continue it after an interruption:
     hysac train ... --name paper --resume latest
   open_clip's column names:
@@ -363,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(sub)
     data = _add_data(sub)
     data.add_argument(
-        "--val-data", required=True, metavar="DATA", help="what to evaluate on: a manifest, or 'toy'"
+        "--val-data", required=True, metavar="DATA", help="what to evaluate on: a manifest, shards, or 'toy'"
     )
     data.add_argument(
         "--calibration-data",
@@ -404,7 +398,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(sub)
     _add_data(sub).add_argument(
-        "--data", required=True, metavar="DATA", help="what to fit on: a manifest, or 'toy'"
+        "--data", required=True, metavar="DATA", help="what to fit on: a manifest, shards, or 'toy'"
     )
     sub.add_argument("--out", metavar="FILE", help="JSON file; by default bounds.json beside the model")
 
@@ -442,7 +436,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """A flag for each field of TrainConfig."""
-
     hints = get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
     for setting in fields(TrainConfig):
@@ -473,7 +466,6 @@ def _argument_kind(hint: Any, rules: Any) -> dict[str, Any]:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-
     group = parser.add_argument_group("model")
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--model-dir", metavar="DIR", help="a model directory, or a run with one")
@@ -486,13 +478,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", default="fp32", choices=TRAINING_PRECISIONS[:4], help="of the towers")
 
 
+_OF_TRAINING = ("train_data", "val_data", "aug_cfg")
+
+
 def _add_data(parser: argparse.ArgumentParser) -> Any:
     """The flags of ``hysac train`` that say how to read a manifest."""
-
     hints = get_type_hints(TrainConfig)
     group = parser.add_argument_group("data")
     for setting in fields(TrainConfig):
-        is_reading = setting.metadata["group"] == "data" and not setting.name.endswith("_data")
+        is_reading = setting.metadata["group"] == "data" and setting.name not in _OF_TRAINING
         if is_reading or setting.name == "batch_size":
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",

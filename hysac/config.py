@@ -46,7 +46,8 @@ class TrainConfig:
         metadata={
             "group": "data",
             "metavar": "DATA",
-            "help": "what to train on: a manifest (.jsonl, .json, .csv, .tsv) of quadruplets, or 'toy'",
+            "help": "what to train on: a manifest (.jsonl, .json, .csv, .tsv) of quadruplets, shards such as "
+            "'train-{0000..0012}.tar', or 'toy'",
         }
     )
     val_data: str | None = _option(
@@ -68,7 +69,7 @@ class TrainConfig:
     on_bad_image: Literal["raise", "skip"] = _option(
         "data", "what to do with rows and images that cannot be used", "raise"
     )
-    verify_images: bool = _option("data", "decode every image once before training starts", True)
+    verify_images: bool = _option("data", "decode every image once before the work starts", True)
     aug_cfg: tuple[str, ...] | None = _option(
         "data",
         "open_clip's augmentation for training, as 'scale=0.9,1.0'; that is the default",

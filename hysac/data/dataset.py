@@ -12,6 +12,7 @@ from hysac.data.formats import READERS
 from hysac.data.images import load_image
 from hysac.data.items import Preprocess, Quadruplets, Tokenizer
 from hysac.data.manifest import Manifest, OnError, load_manifest, verify_images
+from hysac.data.shards import is_shards, load_shards
 from hysac.data.toy import ToyQuadruplets
 
 
@@ -82,10 +83,11 @@ def open_dataset(
 
     Args:
         spec: ``"toy"`` for :class:`ToyQuadruplets`; a manifest file, which is taken whole whatever ``split``
-            is; or a folder with a manifest named after the split, such as ``train.jsonl``.
+            is; a folder with a manifest named after the split, such as ``train.jsonl``; or shards, see
+            :func:`load_shards`.
         split: ``"train"`` or ``"val"`` for the toy data, a manifest's name without suffix for a folder.
         preprocess, tokenizer: see :class:`QuadrupletDataset`.
-        columns, image_root: see :func:`load_manifest`; not for the toy data.
+        columns, image_root: see :func:`load_manifest`; for manifests only.
         on_error: ``"raise"`` or ``"skip"``, both for unusable rows and for broken images.
         verify, progress: see :class:`QuadrupletDataset`.
 
@@ -97,6 +99,11 @@ def open_dataset(
         if columns is not None or image_root is not None:
             raise ValueError('columns and image_root are for manifests, not for the data set "toy"')
         return ToyQuadruplets(split, preprocess=preprocess, tokenizer=tokenizer)
+    if is_shards(os.fspath(spec)):
+        if columns is not None or image_root is not None:
+            raise ValueError("columns and image_root are for manifests, not for shards")
+        manifest = load_shards(os.fspath(spec), on_error=on_error, progress=progress)
+        return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, verify=verify, progress=progress)
     path = Path(spec)
     if path.is_dir():
         path = _manifest_of(path, split)

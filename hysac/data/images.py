@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 
-def load_image(path: Path) -> Image.Image:
+@dataclass(frozen=True)
+class ShardMember:
+    """A file within a tar file: its name, where its ``size`` bytes start, and the tar file."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with open(self.shard, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.shard}:{self.name}"
+
+
+ImageFile = Path | ShardMember
+
+
+def load_image(path: ImageFile) -> Image.Image:
     """Decode an image file completely and convert it to 8-bit RGB.
 
     The EXIF orientation is applied. Grey, palette, CMYK and YCbCr images are converted; of 16-bit grey images
@@ -20,7 +43,7 @@ def load_image(path: Path) -> Image.Image:
             or of a mode without a defined range (32-bit integers, floats); the message names the path.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             return _to_rgb(ImageOps.exif_transpose(image), image.format)
     except FileNotFoundError:
         raise ValueError(f"image {path} does not exist") from None

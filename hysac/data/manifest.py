@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from hysac.data.formats import Row, first_few, read_rows
-from hysac.data.images import load_image
+from hysac.data.images import ImageFile, load_image
 
 OnError = Literal["raise", "skip"]
 CAPTIONS = ("safe_caption", "unsafe_caption")
@@ -35,7 +35,7 @@ class Quadruplet:
 
     Attributes:
         id: unique within its manifest.
-        safe_image, unsafe_image: image files; both None for text-only data.
+        safe_image, unsafe_image: image files, or members of a shard; both None for text-only data.
         safe_caption, unsafe_caption: not blank.
         tag: the category of what is unsafe, or None.
 
@@ -44,8 +44,8 @@ class Quadruplet:
     """
 
     id: str
-    safe_image: Path | None
-    unsafe_image: Path | None
+    safe_image: ImageFile | None
+    unsafe_image: ImageFile | None
     safe_caption: str
     unsafe_caption: str
     tag: str | None = None
@@ -61,7 +61,7 @@ class Quadruplet:
             raise ValueError(f"{missing} is empty: give both images, or none for text-only data")
 
     @property
-    def images(self) -> tuple[Path, ...]:
+    def images(self) -> tuple[ImageFile, ...]:
         """The safe and the unsafe image, or nothing for text-only data."""
         return tuple(path for path in (self.safe_image, self.unsafe_image) if path is not None)
 
@@ -157,7 +157,7 @@ def load_manifest(
             records.append(parse(row))
         except ValueError as error:
             faults.append((row.place, str(error)))
-    _settle(str(path), faults, len(rows), on_error)
+    settle(str(path), faults, len(rows), on_error)
     try:
         return Manifest(tuple(records), skipped=len(faults))
     except ValueError as error:
@@ -168,11 +168,13 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     """Write a manifest as JSON lines, image paths relative to its folder, for :func:`load_manifest`.
 
     Raises:
-        ValueError: the name does not end in ``.jsonl``.
+        ValueError: the name does not end in ``.jsonl``, or images lie within shards.
     """
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"a manifest is written as .jsonl, got {path}")
+    if not all(isinstance(image, Path) for record in manifest.records for image in record.images):
+        raise ValueError("a manifest names image files; these images lie within shards")
     with path.open("w", encoding="utf-8") as file:
         for record in manifest.records:
             values = {field: getattr(record, field) for field in ("id", *IMAGES, *CAPTIONS, "tag")}
@@ -213,11 +215,11 @@ def verify_images(manifest: Manifest, *, on_error: OnError = "raise", progress: 
         if path in broken
     ]
     good = tuple(record for record in manifest.records if broken.keys().isdisjoint(record.images))
-    _settle("images", faults, len(manifest), on_error)
+    settle("images", faults, len(manifest), on_error)
     return replace(manifest, records=good, skipped=manifest.skipped + len(manifest) - len(good))
 
 
-def _find_unreadable(paths: Sequence[Path], progress: bool) -> dict[Path, str]:
+def _find_unreadable(paths: Sequence[ImageFile], progress: bool) -> dict[ImageFile, str]:
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         reasons = pool.map(_why_unreadable, paths)
@@ -227,7 +229,7 @@ def _find_unreadable(paths: Sequence[Path], progress: bool) -> dict[Path, str]:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are left
 
 
-def _why_unreadable(path: Path) -> str | None:
+def _why_unreadable(path: ImageFile) -> str | None:
     try:
         load_image(path)
     except ValueError as error:
@@ -310,7 +312,7 @@ def _list_coco(root: Path) -> dict[str, Path]:
     return {name: folder / name for folder in folders for name in os.listdir(folder)}
 
 
-def _settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error: OnError) -> None:
+def settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error: OnError) -> None:
     """Raise or report ``(place, fault)`` pairs; equal faults are told once, with their places."""
     if not faults:
         return

@@ -105,13 +105,13 @@ def write_toy(
     for split, path in manifests.items():
         records = _records(scenes[split], split, root)
         pixels = _render(split, len(records), seed)
-        for folder in {image.parent for image in records[0].images}:
-            folder.mkdir(parents=True, exist_ok=True)
+        for side in ("safe", "unsafe"):
+            (root / split / side).mkdir(parents=True, exist_ok=True)
         for record, pair in zip(
             tqdm(records, desc=f"write {split}", disable=not progress), pixels, strict=True
         ):
             for image, array in zip(record.images, pair, strict=True):
-                Image.fromarray(array).save(image)
+                Image.fromarray(array).save(str(image))
         save_manifest(Manifest(records), path)
     return manifests
 

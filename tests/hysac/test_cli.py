@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -92,6 +93,14 @@ class TestHelp:
         assert "peak learning rate (default: 0.0001)" in told
         assert "(default: 'T->I R@1' 'I->T R@1' 'T*->I u I* (traversed) R@1'" in told
         assert "(default: k v out_proj c_fc c_proj conv1)" in told
+        assert "of weights, order and augmentation (default: 0)" in told
+
+    def test_evaluation_has_no_flag_without_effect(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "--help"])
+        told = capsys.readouterr().out
+        assert "--image-root" in told
+        assert "--aug-cfg" not in told
 
     def test_every_setting_has_a_flag(self, capsys):
         with pytest.raises(SystemExit):
@@ -239,6 +248,10 @@ class TestEvaluate:
         assert "has no checkpoints" in fails(["evaluate", "--checkpoint", folder, *data])
         assert "gone.json" in fails(["evaluate", "--model-dir", run, *data, "--bounds", "gone.json"])
         assert "ks must be positive" in fails(["evaluate", "--model-dir", run, *data, "--ks", "0"])
+        broken = folder / "damaged-model"
+        shutil.copytree(run / "model", broken)
+        (broken / "hysac.safetensors").write_bytes(b"half")
+        assert "hysac.safetensors is damaged" in fails(["evaluate", "--model-dir", broken, *data])
         other = folder / "other_bounds.json"
         bounds = Bounds.load(run / "model" / "bounds.json").to_dict()
         other.write_text(json.dumps({**bounds, "curv": 7.0}))
