@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
-from tqdm import tqdm
+from torch import Tensor
 
 import hypkernels as hk
-from hysac.embeddings import Embeddings, encode_dataset, evaluation_mode
-from hysac.loss import HySACLoss
+from hysac.embeddings import Embeddings, encode_dataset
 from hysac.report import SYMBOLS, EvaluationReport
 from hysac.safety import (
     Bounds,
@@ -40,7 +37,6 @@ __all__ = [
     "encode_dataset",
     "evaluate",
     "evaluate_embeddings",
-    "evaluate_loss",
     "expected_recall",
     "per_tag",
     "rank_counts",
@@ -280,59 +276,6 @@ def evaluate(
 ) -> EvaluationReport:
     """Encode ``loader`` with :func:`encode_dataset` and pass ``options`` to :func:`evaluate_embeddings`."""
     return evaluate_embeddings(encode_dataset(model, loader, device, progress), **options)
-
-
-def evaluate_loss(
-    model: nn.Module,
-    loss: HySACLoss,
-    loader: Iterable[dict[str, Any]],
-    *,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict[str, float]:
-    """The loss over a whole set: each batch's terms, weighted by its number of quadruplets.
-
-    A contrastive term depends on which quadruplets share a batch, so values compare only at one batch size
-    and in one order; a shuffling loader is refused. Parameters are not written and no process is waited for.
-
-    Args:
-        model: a HySAC model; called as ``model(images, texts)`` in evaluation mode.
-        loss: built for one process (``world_size=1``).
-        loader: batches of :func:`hysac.data.collate`, with images.
-        device: where the model is; by default that of its parameters.
-        progress: show a progress bar.
-
-    Returns:
-        The mean of every term by name, and their sum as ``"loss"``.
-
-    Raises:
-        ValueError: the loader is empty, shuffles or has no images, or the loss gathers over processes.
-    """
-    if loss.world_size != 1:
-        raise ValueError(f"evaluate_loss needs a loss with world_size=1, got {loss.world_size}")
-    if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
-        raise ValueError("evaluate_loss needs a loader in fixed order, got one that shuffles")
-    device = device or next(model.parameters()).device
-    totals: dict[str, Tensor] = {}
-    quadruplets = 0
-    with evaluation_mode(model):
-        for batch in tqdm(loader, desc="loss", unit="batch", disable=not progress):
-            if "image" not in batch:
-                raise ValueError("evaluate_loss needs images: every term relates texts to images")
-            output = model(batch["image"].to(device), batch["text"].to(device))
-            terms = (
-                loss(**output, output_dict=True)
-                if isinstance(output, dict)
-                else loss(*output, output_dict=True)
-            )
-            size = len(batch["text"])
-            quadruplets += size
-            for name, term in terms.items():
-                totals[name] = totals.get(name, 0) + size * term.double()
-    if not quadruplets:
-        raise ValueError("the loader is empty: there is no loss to average")
-    means = {name: total.item() / quadruplets for name, total in totals.items()}
-    return means | {"loss": sum(means.values())}
 
 
 def _distances(queries: Tensor, gallery: Tensor, curv: float | Tensor) -> Iterator[tuple[slice, Tensor]]:

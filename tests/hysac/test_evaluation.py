@@ -13,7 +13,6 @@ from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import (
     evaluate,
     evaluate_embeddings,
-    evaluate_loss,
     expected_recall,
     per_tag,
     rank_counts,
@@ -22,6 +21,7 @@ from hysac.evaluation import (
 )
 from hysac.loss import HySACLoss
 from hysac.safety import Bounds, ClassBounds, Traversal, fit_bounds
+from hysac.selection import embeddings_loss
 
 CURV = 0.4
 
@@ -346,11 +346,10 @@ class TestEmbeddings:
 class StubModel(nn.Module):
     """Encoders with dropout and a normalisation layer, so that the mode shows in the result."""
 
-    def __init__(self, output_dict=True):
+    def __init__(self):
         super().__init__()
         self.tower = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
         self.frozen = nn.Dropout(0.5).eval()
-        self.output_dict = output_dict
 
     curvature = torch.tensor(CURV)
 
@@ -364,11 +363,6 @@ class StubModel(nn.Module):
 
     def encode_text(self, text, normalize=False):
         return self.encode(text, normalize)
-
-    def forward(self, image, text):
-        output = self.encode(image, True), self.encode(text, True), torch.tensor(3.0)
-        names = ("image_features", "text_features", "logit_scale")
-        return dict(zip(names, output, strict=True)) if self.output_dict else output
 
 
 def batches(sizes=(4, 4, 2), images=True):
@@ -460,45 +454,25 @@ class TestEncoding:
         assert report.curv == pytest.approx(1.0)
         assert len(report.retrieval) == 10
         assert report.tag_sizes == {"a": 2, "b": 1}
-        losses = evaluate_loss(model, HySACLoss(), loader, progress=False)
-        assert losses["loss"] == pytest.approx(sum(losses.values()) - losses["loss"])
 
 
-class TestEvaluateLoss:
-    @pytest.mark.parametrize("output_dict", [True, False])
-    def test_batches_count_by_their_size(self, output_dict):
-        model = StubModel(output_dict).train()
-        before = state(model)
-        loss = HySACLoss(entail_weight=0.5)
-        means = evaluate_loss(model, loss, batches(), progress=False)
-        model.eval()
-        wanted = {}
-        with torch.inference_mode():
-            for batch in batches():
-                output = model(batch["image"], batch["text"])
-                output = (
-                    output
-                    if output_dict
-                    else dict(zip(("image_features", "text_features", "logit_scale"), output, strict=True))
-                )
-                for name, term in loss(**output, output_dict=True).items():
-                    wanted[name] = wanted.get(name, 0.0) + term.item() * len(batch["text"]) / 10
-        assert means == pytest.approx(wanted | {"loss": sum(wanted.values())}, rel=1e-6)
-        after = state(model)
-        assert all(after[name][:2] == before[name][:2] for name in before)
-
-    def test_refusals(self):
-        model, loss = StubModel(), HySACLoss()
-        dataset = [next(batches((1,)))] * 4
-        with pytest.raises(ValueError, match="shuffles"):
-            evaluate_loss(model, loss, torch.utils.data.DataLoader(dataset, shuffle=True), progress=False)
-        with pytest.raises(ValueError, match="empty"):
-            evaluate_loss(model, loss, [], progress=False)
-        with pytest.raises(ValueError, match="needs images"):
-            evaluate_loss(model, loss, batches(images=False), progress=False)
-        with pytest.raises(ValueError, match="world_size=1, got 2"):
-            evaluate_loss(model, HySACLoss(world_size=2), batches(), progress=False)
-        assert model.training
+def test_the_loss_of_validation_counts_batches_by_their_size():
+    torch.manual_seed(0)
+    model = hysac.create_model("hysac-toy", curv_init=0.4, output_dict=True).eval()
+    image = torch.randn(5, 2, 3, 32, 32)
+    text = hysac.get_tokenizer("hysac-toy")([f"caption {row}" for row in range(10)]).reshape(5, 2, -1)
+    loss = HySACLoss(entail_weight=0.5)
+    wanted = {}
+    with torch.inference_mode():
+        for rows in (slice(0, 3), slice(3, 5)):
+            for name, term in loss(**model(image[rows], text[rows]), output_dict=True).items():
+                wanted[name] = wanted.get(name, 0.0) + term.item() * (rows.stop - rows.start) / 5
+    # Encoded in other batches than the loss is taken over.
+    e = encode_dataset(
+        model, [{"image": image[:1], "text": text[:1]}, {"image": image[1:], "text": text[1:]}]
+    )
+    got = embeddings_loss(e, loss, model.scale, batch_size=3)
+    assert got == pytest.approx(wanted | {"loss": sum(wanted.values())}, rel=1e-5)
 
 
 def test_bounds_of_another_model_are_refused():
