@@ -48,5 +48,6 @@ $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar on -e '.[train,bench,test]'
 	touch $@
 
+# What a venv that failed half-way leaves would pass for a whole one.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -49,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if args.debug:
             raise
-        if os.environ.get("RANK", "0") == "0":
-            print(f"hysac {args.name_of_command}: error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        place = "" if rank == "0" else f" (process {rank})"  # it may be the only one that met the error
+        print(f"hysac {args.name_of_command}{place}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

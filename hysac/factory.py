@@ -62,9 +62,8 @@ def create_model(
     directory = _hysac_directory(model_name)
     if directory is not None:
         check_files(directory)
-    model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
-    if directory is not None:
         curv_init = _agreed_curv_init(curv_init, read_curv_init(directory), directory)
+    model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
 
     clip = _create_clip(model_name, pretrained, precision=precision, device=device, **open_clip_options)
     model = HySAC.from_clip(

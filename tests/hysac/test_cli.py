@@ -160,6 +160,11 @@ class TestTrain:
         told = fails(train_arguments(toy, **{"train-data": broken / "rows.jsonl", "name": "x"}))
         assert "image.png cannot be read" in told
 
+    def test_an_error_of_one_process_is_told(self, toy, monkeypatch, capsys):
+        monkeypatch.setenv("RANK", "3")
+        assert main([*map(str, train_arguments(toy, **{"batch-size": 0}))]) == 2
+        assert "hysac train (process 3): error: batch_size must be" in capsys.readouterr().err
+
     def test_debug_shows_the_traceback(self, toy):
         with pytest.raises(FileNotFoundError):
             main([*train_arguments(toy, **{"train-data": "gone.jsonl", "name": "x"}), "--debug"])
