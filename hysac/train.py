@@ -417,7 +417,8 @@ class _Run:
 
     def _prepare_directory(self) -> None:
         """Write the settings, and undo what a killed process left half done."""
-        remove_leftovers(self.directory / CHECKPOINTS)
+        for directory in (self.directory, self.directory / CHECKPOINTS):
+            remove_leftovers(directory)
         final, old = self.directory / MODEL, self.directory / f"{MODEL}.old"
         if old.exists() and not final.exists():  # killed between the two renames of _save_model
             old.rename(final)

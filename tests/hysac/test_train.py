@@ -481,12 +481,19 @@ class TestRun:
         assert rates == pytest.approx([1e-3 * math.cos(math.pi * s / 8) ** 2 for s in range(4)])
         assert result.metrics
 
-    def test_a_model_between_two_names_is_brought_back(self, config):
-        """What ``kill -9`` between the two renames of a model directory leaves."""
+    def test_what_a_killed_process_left_half_done_is_undone(self, config):
+        """Between the two renames of a model directory, and while files were written."""
         first = train(replace(config, max_steps=1))
         first.model_dir.rename(first.run_dir / "model.old")
+        leftovers = [
+            first.run_dir / ".config.json.1.tmp",
+            first.run_dir / "checkpoints" / ".step-00000001.pt.1.tmp",
+        ]
+        for path in leftovers:
+            path.touch()
         again = train(replace(config, max_steps=1, resume="latest"))
         assert again.model_dir == first.model_dir
+        assert not any(path.exists() for path in leftovers)
         assert from_pretrained(again.model_dir).curv_init == 1.0
 
     def test_tensorboard(self, config):
