@@ -424,13 +424,16 @@ def _own_norms(p: Problem, form: _Form) -> tuple[Tensor, Tensor]:
 
 
 def aot_variants() -> Iterator[Variant]:
-    """The kernels for half precision on every target, and all that else is launched on one."""
+    """Every tile of every plan, with the dtype and the similarity of its kind that need the most registers."""
     for target in TARGETS:
-        yield from _variants(target, torch.bfloat16, "dist", ["log_sums", "merge_log_sums", "pair_weights"])
-    everything = ["log_sums", "log_sums,separate", "pair_weights"]
-    yield from _variants("sm_90", torch.bfloat16, "dist", everything[1:2])
-    yield from _variants("sm_90", torch.bfloat16, "angle", everything)
-    yield from _variants("sm_90", torch.float32, "dist", [*everything, "add_product"])
+        for dtype in (torch.bfloat16, torch.float32):
+            for similarity in ("dist", "angle"):
+                wanted = ["log_sums", "log_sums,separate", "pair_weights"]
+                if similarity == "dist":
+                    wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
+                yield from _variants(target, dtype, similarity, wanted)
+    yield from _variants("sm_90", torch.float16, "dist", ["pair_weights", "add_product"])
+    yield from _variants("gfx942", torch.float16, "dist", ["pair_weights", "add_product"])
 
 
 def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
@@ -455,7 +458,8 @@ def _recorded(target: str, dtype: torch.dtype, similarity: str) -> list[Any]:
     points = torch.empty((_RECORDED_POINTS, _RECORDED_WIDTH), dtype=dtype, device="meta")
     rows = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
     x, y = problem.embeddings([points, points], rows[0])
-    p = Problem(*problem.sides(x, y, rows[0]), rows[0], rows, rows.long(), "tf32x3")
+    precision = "ieee" if target == "gfx942" else "tf32x3"
+    p = Problem(*problem.sides(x, y, rows[0]), rows[0], rows, rows.long(), precision)
     pairs = _Pairs(p, plan_for(target, dtype, similarity))
     matrix, form = logit_matrices(similarity, True)[-1], _FORMS[similarity][-1]
     by_row = (rows, rows) if matrix.rows else None

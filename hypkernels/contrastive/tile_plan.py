@@ -87,7 +87,7 @@ _TABLES = {
     "interpreter": _Table(_INTERPRETER, _INTERPRETER, _INTERPRETER),
     "sm_80": _Table(
         half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
-        float32=Plan(_NARROW, _NARROW, _NARROW, _PRODUCT, inline_ptx=True),
+        float32=Plan(_NARROW, _NARROW, _NARROW, _PRODUCT._replace(depth_bytes=64), inline_ptx=True),
         angle=Plan(
             _NARROW._replace(stages=2),
             _NARROW._replace(stages=2),
