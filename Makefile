@@ -24,17 +24,18 @@ lint: $(VENV)/.installed-test
 test-gpu:
 	$(PYTHON) -m pytest tests/kernels tests/gpu --gpu-record runs/gpu.json
 
-bench: $(VENV)/.installed-test
-	$(BIN)/python -m pytest benchmarks --size $(SIZE) --results $(RESULTS)
-	$(BIN)/python -m benchmarks.report --results $(RESULTS)
+# A wrong result fails the benchmarks, and is reported all the same.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m pytest benchmarks --size $(SIZE) --results $(RESULTS); status=$$?; \
+	$(BIN)/python -m benchmarks.report --results $(RESULTS) && exit $$status
 
 # The same with pytest-benchmark and matplotlib. Cut short, it goes on where it stopped.
 bench-gpu:
-	$(PYTHON) -m pytest benchmarks --device cuda --size large --time-limit 420 --results $(RESULTS) --commit "$(COMMIT)"
-	$(PYTHON) -m benchmarks.report --results $(RESULTS)
+	$(PYTHON) -m pytest benchmarks --device cuda --size large --time-limit 420 --results $(RESULTS) --commit "$(COMMIT)"; \
+	status=$$?; $(PYTHON) -m benchmarks.report --results $(RESULTS) && exit $$status
 
-bench-report: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.report
+bench-report: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.report --results $(RESULTS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
@@ -46,6 +47,10 @@ $(VENV)/.installed-demo: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar on -e '.[train,bench,test]'
+	touch $@
+
+$(VENV)/.installed-bench: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar on -e '.[train,bench,bench-peers]'
 	touch $@
 
 # What a venv that failed half-way leaves would pass for a whole one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ class Case:
 
     ``draw`` makes the float32 inputs; those named in ``points`` take each provider's dtype and, like those in
     ``scalars``, a gradient. ``references`` maps what a provider computes to the float64 answer. ``products``
-    counts the floating-point operations of forward and backward that any algorithm needs.
+    counts the floating-point operations of forward and backward that any algorithm needs. ``headline``
+    are further shapes, which take long: only those providers run there that the summary shows.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     references: Mapping[str, Callable[[Inputs], Outputs]]
     products: Callable[[Shape], tuple[float, float]]
     scalars: tuple[str, ...] = ("curv",)
+    headline: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)
 
     def obstacle(self) -> str | None:
         """Why this case cannot run here, or None."""

@@ -85,8 +85,11 @@ def _binary(function: Callable[..., Tensor]) -> Callable[[Inputs], Outputs]:
 
 
 def _cone(inputs: Inputs) -> Outputs:
-    x, y, curv = inputs["x"], inputs["y"], inputs["curv"]
-    return formulas.half_aperture(x, curv), formulas.oxy_angle(x, y, curv)
+    return formulas.cone(inputs["x"], inputs["y"], inputs["curv"])
+
+
+def _inner_products(inputs: Inputs) -> Outputs:
+    return (inputs["x"] @ inputs["y"].T,)
 
 
 def _contrastive(logits: formulas.Logits) -> Callable[[Inputs], Outputs]:
@@ -194,9 +197,11 @@ CASES: dict[str, Case] = {
             {
                 "lorentz": _contrastive(formulas.distance_logits),
                 "euclidean": _contrastive(formulas.dot_logits),
+                "products": _inner_products,
             },
             _per_matrix(1),
             scalars=("curv", "logit_scale"),
+            headline=_shapes(512, small=(4096,), medium=(8192,)),
         ),
         Case(
             "contrastive_angle",

@@ -73,6 +73,11 @@ def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return angle_of_inner(inner, time_component(x, c), time_component(y, c), x.norm(dim=-1), c)
 
 
+def cone(x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """What decides whether ``x`` entails ``y``: half-aperture and exterior angle at ``x``."""
+    return half_aperture(x, c), oxy_angle(x, y, c)
+
+
 def pairwise_angles(x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """``(M, N)`` twice: the exterior angle at ``x_i`` towards ``y_j``, and at ``y_j`` towards ``x_i``."""
     inner = pairwise_inner(x, y, c)

@@ -17,6 +17,7 @@ from benchmarks.tables import (
     by_case,
     ceilings_table,
     detail_table,
+    fullest,
     growth_table,
     largest,
     memory_of,
@@ -64,17 +65,17 @@ A run that is cut short goes on where it stopped when it is started again with t
 
 
 def newest_runs(folder: Path) -> list[Results]:
-    """For each device and size, the newest run; the smallest size first."""
+    """For each device and size, the newest run of every case, or else of some; the smallest size first."""
     runs: dict[tuple[str, str], Results] = {}
     for path in sorted(folder.glob("*/*.json"), key=_age):
         try:
             results = Results.load(path)
         except ValueError:
-            continue  # other files of the demonstration live here too
-        runs[results.header["device"]["slug"], results.header["size"]] = results
-    return sorted(
-        runs.values(), key=lambda run: (run.header["device"]["slug"], SIZES.index(run.header["size"]))
-    )
+            continue  # the demonstration keeps its report here, too
+        key = results.header["device"]["slug"], results.header["size"]
+        if key not in runs or results.header["whole"] >= runs[key].header["whole"]:
+            runs[key] = results
+    return [runs[key] for key in sorted(runs, key=lambda key: (key[0], SIZES.index(key[1])))]
 
 
 def _age(path: Path) -> tuple[str, int]:
@@ -91,8 +92,8 @@ def render(runs: Sequence[Results], page: Path, images: Path) -> None:
 
 
 def summary(runs: Sequence[Results], page: Path, images: Path) -> str:
-    """What the README shows: for each device, its largest run's table and picture."""
-    latest = {run.header["device"]["slug"]: run for run in runs}
+    """What the README shows: for each device its largest run, of every case if there is one."""
+    latest = {run.header["device"]["slug"]: run for run in sorted(runs, key=lambda run: run.header["whole"])}
     return "\n\n".join(
         f"{_identity(run)}:\n\n{summary_table(run)}\n\n{_growth_picture(run, page, images)}".rstrip()
         for run in latest.values()
@@ -116,6 +117,8 @@ def _identity(run: Results) -> str:
     if header["device"]["kind"] == "cuda":
         parts += [f"Triton {software['triton']}", f"driver {header['device']['driver']}"]
     parts += [f"commit {header['commit'] or 'unknown'}", header["date"], f"size {header['size']}"]
+    if not header["whole"]:
+        parts.append("some of the cases")
     return ", ".join(parts)
 
 
@@ -149,8 +152,10 @@ def _section(run: Results, page: Path, images: Path) -> str:
         parts.append(_growth_picture(run, page, images))
     parts.append(_picture(images / f"{stem}-roofline.png", page, "Roofline"))
     for name, records in by_case(run).items():
-        at = largest(records)
-        parts += [f"### {CASES[name].title} (`{name}`), {shape_name(at[0]['shape'])}", detail_table(run, at)]
+        parts.append(f"### {CASES[name].title} (`{name}`)")
+        shown = [fullest(records), largest(records)]
+        for at in shown[: 1 if shown[0] == shown[1] else 2]:
+            parts += [f"{shape_name(at[0]['shape'])}:", detail_table(run, at)]
         for title, quantity, show in (
             ("Forward and backward, ms", time_of, milliseconds),
             ("Peak memory, MiB", memory_of, mebibytes),

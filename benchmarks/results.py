@@ -11,13 +11,17 @@ from typing import Any
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"
 STATUSES = ("ok", "wrong", "too slow", "out of memory", "failed")
-_REQUIRED = ("schema", "date", "complete", "size", "device", "software", "commit", "source", "ceilings")
+_STATE = ("complete", "whole")
+_REQUIRED = ("schema", "date", *_STATE, "size", "device", "software", "commit", "source", "ceilings")
 
 Record = dict[str, Any]
 
 
 class Results:
-    """A run: what identifies it, the providers, and a record for each case, shape and provider."""
+    """A run: what identifies it, the providers, and a record for each case, shape and provider.
+
+    It is ``complete`` when it has all that was asked for, and ``whole`` when it has every case of its size.
+    """
 
     def __init__(self, path: Path, header: Mapping[str, Any], records: list[Record] | None = None) -> None:
         self.path = path
@@ -55,8 +59,8 @@ class Results:
         self._records |= {_key(record): record for record in records}
         self.save()
 
-    def finish(self) -> None:
-        self.header["complete"] = True
+    def finish(self, whole: bool) -> None:
+        self.header |= {"complete": True, "whole": whole}
         self.save()
 
     def save(self) -> None:
@@ -73,7 +77,7 @@ def open_run(header: Mapping[str, Any], folder: Path = FOLDER) -> Results:
     """The unfinished run with the same header, to go on with; else a new one, named by today's date.
 
     Args:
-        header: what identifies the run; ``date``, ``schema`` and ``complete`` are added.
+        header: what identifies the run; the schema, the date and its state are added.
         folder: where each device has its folder.
     """
     place = folder / header["device"]["slug"]
@@ -90,7 +94,7 @@ def open_run(header: Mapping[str, Any], folder: Path = FOLDER) -> Results:
     while path.exists():
         path = place / f"{today}-{count}.json"
         count += 1
-    return Results(path, {"schema": SCHEMA, "date": today, "complete": False, **header})
+    return Results(path, {"schema": SCHEMA, "date": today, **dict.fromkeys(_STATE, False), **header})
 
 
 def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -26,27 +26,23 @@ PLANS = {
 }
 
 
-def groups(size: str) -> Iterator[tuple[Case, Shape]]:
-    """Every case that can run here, at every shape of ``size``."""
-    for case in CASES.values():
-        if case.obstacle() is None:
-            for shape in case.shapes[size]:
-                yield case, shape
-
-
 def obstacles(device: torch.device) -> dict[str, str]:
     """The providers that cannot run on ``device``, and why."""
     found = {provider.name: provider.obstacle(device) for provider in PROVIDERS.values()}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
-def candidates(case: Case, shape: Shape, device: torch.device) -> list[Provider]:
+def groups(size: str, device: torch.device) -> Iterator[tuple[Case, Shape, list[Provider]]]:
+    """Every case that can run here, at every shape of ``size``, with those who can compute it."""
     missing = obstacles(device)
-    return [
-        provider
-        for provider in PROVIDERS.values()
-        if provider.name not in missing and provider.supports(case.name, shape)
-    ]
+    present = [provider for provider in PROVIDERS.values() if provider.name not in missing]
+    headline = [provider for provider in present if provider.headline]
+    for case in CASES.values():
+        if case.obstacle() is not None:
+            continue
+        for shapes, providers in ((case.shapes[size], present), (case.headline.get(size, ()), headline)):
+            for shape in shapes:
+                yield case, shape, [p for p in providers if p.supports(case.name, shape)]
 
 
 class Session:
@@ -101,7 +97,14 @@ class Session:
         if self._child is not None:
             self._child.close()
         if complete and not self.cut_short:
-            self.results.finish()
+            self.results.finish(whole=self._has_every_record())
+
+    def _has_every_record(self) -> bool:
+        return all(
+            self.results.find(case.name, shape, provider.name) is not None
+            for case, shape, providers in groups(self.results.header["size"], self._device)
+            for provider in providers
+        )
 
     def _open(self, size: str, folder: Path, commit: str | None) -> Results:
         header: dict[str, Any] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.case import shape_name
 from benchmarks.cases import CASES
 from benchmarks.growth import fit
-from benchmarks.providers import BASELINE
+from benchmarks.providers import BASELINE, COMPILED
 from benchmarks.results import Record, Results
 from benchmarks.style import digits, mebibytes, milliseconds, percent
 
@@ -41,12 +42,23 @@ def largest(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record["shape"]["B"] == rows]
 
 
+def fullest(records: Sequence[Record]) -> list[Record]:
+    """Those of the batch that most providers could do; of equals, the largest."""
+    done = Counter(record["shape"]["B"] for record in records if record["status"] == "ok")
+    rows = max(done, key=lambda size: (done[size], size), default=records[0]["shape"]["B"])
+    return [record for record in records if record["shape"]["B"] == rows]
+
+
 def ours_and_baseline(records: Sequence[Record]) -> tuple[Record, Record] | None:
     """hypkernels, with kernels if they ran, and eager PyTorch, both in float32; None if one is missing."""
-    done = {record["provider"]: record for record in records if record["status"] == "ok"}
+    done = _by_provider(records)
     ours = next((done[name] for name in BEST_OURS if name in done), None)
     baseline = done.get(BASELINE.name)
     return None if ours is None or baseline is None else (ours, baseline)
+
+
+def _by_provider(records: Sequence[Record]) -> dict[str, Record]:
+    return {record["provider"]: record for record in records if record["status"] == "ok"}
 
 
 def label(results: Results, record: Record) -> str:
@@ -55,7 +67,7 @@ def label(results: Results, record: Record) -> str:
 
 def detail_table(results: Results, records: Sequence[Record]) -> str:
     """All providers of one case at one shape."""
-    baseline = next((r for r in records if r["provider"] == BASELINE.name and r["status"] == "ok"), None)
+    baseline = _by_provider(records).get(BASELINE.name)
     head = (
         "provider",
         "forward, ms",
@@ -140,18 +152,20 @@ def memory_of(record: Record) -> float | None:
 
 
 def summary_table(results: Results) -> str:
-    """hypkernels beside eager PyTorch, both in float32, at each case's largest common size."""
+    """hypkernels beside eager and compiled PyTorch, in float32, at each case's largest common size."""
     rows = []
     for name, records in by_case(results).items():
         pair = ours_and_baseline(largest(records))
         if pair is None:
             continue
         ours, baseline = pair
+        compiled = _by_provider(largest(records)).get(COMPILED.name)
         rows.append(
             [
                 CASES[name].title,
                 shape_name(ours["shape"]),
                 milliseconds(time_of(baseline)),
+                "" if compiled is None else milliseconds(time_of(compiled)),
                 milliseconds(time_of(ours)),
                 digits(time_of(baseline) / time_of(ours)),
                 mebibytes(memory_of(baseline)),
@@ -164,8 +178,9 @@ def summary_table(results: Results) -> str:
         "forward and backward",
         "size",
         "eager, ms",
+        "torch.compile, ms",
         "hypkernels, ms",
-        "speed-up",
+        "speed-up over eager",
         "eager, MiB",
         "hypkernels, MiB",
         "eager, error",

@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.case import Case, Shape, shape_name
 from benchmarks.providers import Provider
 from benchmarks.sampling import PHASES
-from benchmarks.session import Session, candidates, groups
+from benchmarks.session import Session, groups
 
 
 class ReplayClock:
@@ -51,8 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 (case.name, *(f"{name}{size}" for name, size in shape.items()), provider.name, phase)
             ),
         )
-        for case, shape in groups(size)
-        for provider in candidates(case, shape, device)
+        for case, shape, providers in groups(size, device)
+        for provider in providers
         for phase in PHASES
     ]
     metafunc.parametrize(("case", "shape", "provider", "phase"), parameters)

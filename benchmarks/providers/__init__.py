@@ -10,6 +10,7 @@ from benchmarks.providers import (
     linear_cross_entropy,
     open_clip,
     own,
+    products,
 )
 from benchmarks.providers.provider import Provider
 
@@ -23,11 +24,12 @@ _MODULES = (
     liger,
     linear_cross_entropy,
     open_clip,
+    products,
 )
 
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider for module in _MODULES for provider in module.PROVIDERS
 }
-BASELINE = eager.PROVIDERS[0]
+BASELINE, COMPILED = eager.PROVIDERS[0], compiled.PROVIDERS[0]
 
-__all__ = ["BASELINE", "PROVIDERS", "Provider"]
+__all__ = ["BASELINE", "COMPILED", "PROVIDERS", "Provider"]

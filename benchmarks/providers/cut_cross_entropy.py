@@ -28,7 +28,6 @@ PROVIDERS = (
         computes="euclidean",
         tolerance=2e-2,
         package="cut_cross_entropy",
-        install="pip install cut-cross-entropy",
         needs_cuda=True,
     ),
 )

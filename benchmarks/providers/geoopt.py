@@ -53,6 +53,5 @@ PROVIDERS = (
             "elementwise_dist": _with_math(_dist),
         },
         package="geoopt",
-        install="pip install geoopt",
     ),
 )

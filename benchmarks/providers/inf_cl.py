@@ -28,7 +28,6 @@ PROVIDERS = (
         computes="euclidean",
         tolerance=1e-2,
         package="inf_cl",
-        install="pip install inf_cl",
         needs_cuda=True,
     ),
 )

@@ -26,7 +26,6 @@ PROVIDERS = (
         computes="euclidean",
         tolerance=2e-2,
         package="liger_kernel",
-        install="pip install liger-kernel",
         needs_cuda=True,
     ),
 )

@@ -91,6 +91,7 @@ def _provider(
     only: tuple[str, ...] = (),
     tolerance: float = 2e-4,
     most_rows: int | None = None,
+    headline: bool = False,
 ) -> Provider:
     programs = _programs(PRODUCT_PRECISION[precision])
     if dtype == torch.float32 and precision == "fp32":
@@ -109,6 +110,7 @@ def _provider(
         tolerance=tolerance,
         needs_cuda=backend == "triton",
         most_rows=most_rows,
+        headline=headline,
         ours=True,
     )
 
@@ -118,7 +120,7 @@ PROVIDERS = (
     _provider("triton", "tf32", only=WITH_PRODUCTS, tolerance=1e-2),
     _provider("triton", "tf32x3", only=WITH_PRODUCTS),
     _provider("triton", "bf16", torch.bfloat16, tolerance=1e-2),
-    _provider("torch", "fp32"),
+    _provider("torch", "fp32", headline=True),
     _provider("torch", "bf16", torch.bfloat16, tolerance=1e-2),
     _provider("reference", "fp32", most_rows=256),
 )

@@ -27,9 +27,10 @@ class Provider:
         computes: which of a case's references it must match.
         tolerance: of the correctness gate, relative to the norm of what is compared.
         package: the import it needs.
-        install: how to get it.
+        install: how to get that.
         needs_cuda: whether it runs on a GPU only.
         most_rows: its largest ``B``, where memory or time rule out more.
+        headline: whether it runs at the headline shapes of a case, too, see :class:`benchmarks.case.Case`.
         refusal: any further reason not to run on a device.
         ours: whether it is this project's.
     """
@@ -43,18 +44,19 @@ class Provider:
     computes: str = "lorentz"
     tolerance: float = 2e-3
     package: str | None = None
-    install: str = ""
+    install: str = "pip install hysac[bench-peers]"
     needs_cuda: bool = False
     most_rows: int | None = None
+    headline: bool = False
     refusal: Callable[[torch.device], str | None] = field(default=lambda device: None)
     ours: bool = False
 
     def obstacle(self, device: torch.device) -> str | None:
         """Why it cannot run on ``device``, or None."""
-        if self.package is not None and find_spec(self.package) is None:
-            return f"not installed ({self.install})"
         if self.needs_cuda and device.type != "cuda":
             return "needs CUDA"
+        if self.package is not None and find_spec(self.package) is None:
+            return f"not installed ({self.install})"
         return self.refusal(device)
 
     def supports(self, case: str, shape: Shape) -> bool:

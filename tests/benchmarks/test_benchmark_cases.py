@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,8 +15,11 @@ from benchmarks.case import SIZES, values
 from benchmarks.cases import CASES
 from benchmarks.gate import answer, expected, verdict
 from benchmarks.growth import LEAST_SIZES
+from benchmarks.machine import ROOT
 from benchmarks.providers import PROVIDERS
 from benchmarks.providers.own import _programs
+from benchmarks.session import groups
+from benchmarks.training_step import GATE_PARAMETERS
 
 CPU = torch.device("cpu")
 OPERATIONS = [name for name in CASES if not name.startswith("step")]
@@ -114,6 +119,21 @@ def test_one_wrong_gradient_fails_the_gate(name, provider):
         assert wrong == f"gradient of {leaf} is off by 0.1 of its norm ({honest.tolerance:g} allowed)"
 
 
+@pytest.mark.parametrize("parameter", GATE_PARAMETERS)
+def test_one_wrong_gradient_of_a_training_step_fails_the_gate(parameter):
+    pytest.importorskip("open_clip")
+    honest, hooks = PROVIDERS["eager-fp32"], []
+
+    def program(inputs):
+        leaf = dict(inputs["model"].named_parameters())[parameter]
+        hooks.append(leaf.register_hook(lambda gradient: 0.9 * gradient))
+        return honest.programs["step_toy"](inputs)
+
+    _, wrong = judged(replace(honest, programs={"step_toy": program}), "step_toy")
+    hooks[0].remove()  # all share one model
+    assert wrong == f"gradient of {parameter} is off by 0.1 of its norm ({honest.tolerance:g} allowed)"
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_wrong_output_fails_the_gate(name):
     honest = PROVIDERS["eager-fp32"]
@@ -150,8 +170,53 @@ def test_the_registry_is_consistent():
 
 
 @pytest.mark.parametrize("name", ["inf-cl", "cce-exact-bf16", "liger-bf16", "hypkernels-triton-fp32"])
-def test_providers_for_gpus_say_why_they_do_not_run(name):
-    assert PROVIDERS[name].obstacle(CPU).startswith(("needs CUDA", "not installed (pip install"))
+def test_providers_for_gpus_say_so(name):
+    assert PROVIDERS[name].obstacle(CPU) == "needs CUDA"
+
+
+def test_a_provider_whose_package_is_missing_names_the_extra():
+    missing = replace(PROVIDERS["geoopt-fp32"], package="no_such_package")
+    assert missing.obstacle(CPU) == "not installed (pip install hysac[bench-peers])"
+
+
+def test_headline_shapes_are_for_the_providers_of_the_summary():
+    found = {
+        (case.name, shape["B"]): [provider.name for provider in providers]
+        for case, shape, providers in groups("small", CPU)
+    }
+    every, headline = found["contrastive_dist", 1536], found["contrastive_dist", 4096]
+    assert set(headline) < set(every)
+    assert {"hypkernels-torch-fp32", "eager-fp32", "products-fp32"} <= set(headline)
+    assert "hypkernels-torch-bf16" in every
+
+
+def test_only_the_training_step_needs_more_than_torch_and_triton():
+    """The listing of all tests, the report and the comparison, in a process that finds no other package."""
+    program = """
+import sys
+
+class Hiding:
+    hidden = {"open_clip", "torchvision", "timm", "PIL", "safetensors", "tqdm", "mpmath", "hypothesis"}
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *arguments):
+        return None if name.split(".")[0] in self.hidden else self.finder.find_spec(name, *arguments)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+import torch
+import benchmarks.compare, benchmarks.report, benchmarks.test_cases
+from benchmarks.session import groups
+assert "hysac" not in sys.modules
+print(len({case.name for case, _, _ in groups("large", torch.device("cpu"))}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(OPERATIONS)
 
 
 def test_compulsory_bytes_are_those_of_the_tensors():

@@ -41,6 +41,7 @@ def document():
     providers = {
         "hypkernels-torch-fp32": {"label": "hypkernels torch, fp32", "note": "ours", "ours": True},
         "eager-fp32": {"label": "eager PyTorch, fp32", "note": "formulas", "ours": False},
+        "compile-fp32": {"label": "torch.compile, fp32", "note": "compiled formulas", "ours": False},
         "geoopt-fp32": {"label": "geoopt, fp32", "note": "points with time", "ours": False},
     }
     records = []
@@ -48,6 +49,7 @@ def document():
         shape = {"B": batch, "D": 512}
         records.append(ok("contrastive_dist", shape, "hypkernels-torch-fp32", 1e-8 * batch**2, 4096 * batch))
         records.append(ok("contrastive_dist", shape, "eager-fp32", 3e-8 * batch**2, 24 * batch**2))
+    records.append(ok("contrastive_dist", shape, "compile-fp32", 1.5e-8 * batch**2))
     shape = {"B": 4096, "D": 512}
     records.append(ok("exp_map0", shape, "hypkernels-torch-fp32", 0.0123456))
     records.append(ok("exp_map0", shape, "eager-fp32", 0.0246912))
@@ -61,6 +63,7 @@ def document():
         "schema": 1,
         "date": "2025-01-31",
         "complete": True,
+        "whole": True,
         "size": "small",
         "device": {"slug": "test-cpu-2-cores", "name": "Test CPU, 2 cores", "kind": "cpu", "driver": None},
         "software": {"python": "3.11", "torch": "2.8.0", "triton": None, "cuda": None, "system": "Linux"},
@@ -109,12 +112,24 @@ def row(page, *starts):
 
 def test_the_page_shows_times_speed_ups_and_what_differs(rendered):
     page, _ = rendered
-    cells = row(page, "(`exp_map0`), B=4096 D=512", "| hypkernels torch, fp32")
+    cells = row(page, "(`exp_map0`)", "B=4096 D=512:", "| hypkernels torch, fp32")
     assert cells == [
         "hypkernels torch, fp32",
         *("4.94", "7.41", "12.3", "11.1 to 13.6", "2.00", "4.00", "12", "1e-07"),
         "ours",
     ]
+
+
+def test_the_details_are_of_the_largest_batch_and_of_the_one_that_most_could_do(tmp_path):
+    content = document()
+    content["records"].append(ok("contrastive_dist", {"B": 2048, "D": 512}, "eager-fp32", 0.1))
+    write(tmp_path / "results", content)
+    (run,) = report.newest_runs(tmp_path / "results")
+    report.render([run], tmp_path / "benchmarks.md", tmp_path / "images")
+    page = (tmp_path / "benchmarks.md").read_text()
+    section = page[page.index("(`contrastive_dist`)") :]
+    assert section.index("B=1024 D=512:") < section.index("B=2048 D=512:")
+    assert "| torch.compile" not in section[section.index("B=2048 D=512:") : section.index(", by batch:")]
 
 
 def test_a_wrong_provider_shows_no_number(rendered):
@@ -147,7 +162,8 @@ def test_the_readme_has_the_summary_between_its_markers(rendered):
     assert "old figures" not in readme
     assert "Test CPU, 2 cores, PyTorch 2.8.0, commit 0123456789, 2025-01-31" in readme
     cells = row(readme, "| Contrastive loss on distances")
-    assert cells[1:] == ["B=1024 D=512", "31.5", "10.5", "3.00", "24.0", "4.00", "1e-07", "1e-07"]
+    assert cells[1:] == ["B=1024 D=512", "31.5", "15.7", "10.5", "3.00", "24.0", "4.00", "1e-07", "1e-07"]
+    assert row(readme, "| Exponential map")[3] == ""  # torch.compile did not run there
 
 
 def test_only_the_newest_run_of_a_size_is_shown(tmp_path):
@@ -156,6 +172,18 @@ def test_only_the_newest_run_of_a_size_is_shown(tmp_path):
         write(tmp_path, content | {"commit": commit}, name)
     write(tmp_path, {"device": {"slug": "test-cpu-2-cores"}}, "demo")  # not a file of results
     assert [run.header["commit"] for run in report.newest_runs(tmp_path)] == ["newest"]
+
+
+def test_a_run_of_some_cases_does_not_hide_one_of_all(tmp_path):
+    content = document()
+    write(tmp_path, content | {"commit": "all"}, "2025-01-31")
+    write(tmp_path, content | {"commit": "some", "whole": False}, "2025-02-01")
+    write(tmp_path, content | {"commit": "larger", "whole": False, "size": "medium"}, "2025-02-01-2")
+    runs = report.newest_runs(tmp_path)
+    assert [run.header["commit"] for run in runs] == ["all", "larger"]
+    text = report.summary(runs, tmp_path / "README.md", tmp_path / "images")
+    assert "commit all" in text
+    assert "some of the cases" not in text
 
 
 def test_a_document_without_markers_stays(tmp_path):
@@ -198,7 +226,9 @@ def test_other_files_are_refused(tmp_path, damage, message):
 def test_only_an_unfinished_run_of_the_same_code_is_continued(tmp_path):
     content = document()
     header = {
-        name: content[name] for name in content if name not in ("schema", "date", "complete", "records")
+        name: content[name]
+        for name in content
+        if name not in ("schema", "date", "complete", "whole", "records")
     }
     path = write(tmp_path, content | {"complete": False})
     assert open_run(header, tmp_path).path == path
