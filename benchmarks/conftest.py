@@ -13,6 +13,7 @@ from benchmarks.session import Session, obstacles
 
 _SESSION = pytest.StashKey[Session]()
 _ALL_TESTS_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+_COLUMNS = ["median", "iqr", "min", "max", "rounds"]  # what fits a terminal
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("the benchmarks need pytest-benchmark: pip install hysac[bench]")
+    config.option.benchmark_columns = config.option.benchmark_columns or _COLUMNS
     try:
         torch.empty(1, device=config.getoption("--device"))
     except (RuntimeError, AssertionError) as error:
@@ -42,7 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     missing = obstacles(torch.device(config.getoption("--device")))
-    return [f"left out: {name}: {reason}" for name, reason in missing.items()]
+    return [
+        f"left out, {reason}: {', '.join(name for name in missing if missing[name] == reason)}"
+        for reason in dict.fromkeys(missing.values())
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +70,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.config.stash[_SESSION].close(complete=not cut_short)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if _SESSION in config.stash:
         results = config.stash[_SESSION].results

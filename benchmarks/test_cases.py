@@ -91,7 +91,7 @@ def test_case(
     if provider.name not in measurement.samples:
         pytest.skip("measured by the run that this one continues")
     seconds = measurement.samples[provider.name].seconds[phase]
-    benchmark.group = f"{case.name} {shape_name(shape)}, {phase}"
+    benchmark.group, benchmark.name = f"{case.name} {shape_name(shape)}, {phase}", provider.label
     benchmark.extra_info = {name: record[name] for name in ("error", "peak_bytes")}
     benchmark.extra_info["share of the roofline"] = record["roofline"][phase]
     _CLOCK.load(seconds)
