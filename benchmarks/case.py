@@ -16,7 +16,9 @@ Outputs = tuple[Tensor, ...]
 Shape = Mapping[str, int]
 
 
-# The arguments of the losses, in the order of their formulas.
+# The arguments of the functions, in the order of their formulas.
+UNARY = ("x", "curv")
+BINARY = ("x", "y", "curv")
 CONTRASTIVE = ("x", "y", "curv", "logit_scale")
 HYSAC = ("image", "text", "logit_scale")
 HYCOCLIP = ("image", "text", "box_image", "box_text", "curv", "logit_scale")

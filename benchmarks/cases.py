@@ -101,7 +101,8 @@ def _contrastive(logits: formulas.Logits) -> Callable[[Inputs], Outputs]:
 
 
 def _block(block: Callable[..., Tensor], names: tuple[str, ...]) -> Callable[[Inputs], Outputs]:
-    whole = partial(block, contrastive=formulas.contrastive_by_strips)
+    by_strips = partial(formulas.contrastives, contrastive=formulas.contrastive_by_strips)
+    whole = partial(block, contrastives=by_strips)
     return lambda inputs: (whole(*values(inputs, names)),)
 
 

@@ -9,7 +9,7 @@ Points are space components, ``(B, D)``; ``c > 0`` is a 0-d tensor and the curva
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -144,30 +144,37 @@ def contrastive_by_strips(
     return 0.5 * (rows.sum() + columns) / len(x)
 
 
+def contrastives(
+    points: Sequence[Tensor],
+    pairings: Sequence[tuple[int, int]],
+    c: Tensor,
+    scale: Tensor,
+    symmetric: bool = True,
+    contrastive: Callable[..., Tensor] = contrastive,
+) -> list[Tensor]:
+    """The contrastive loss of each pair of point sets."""
+    return [
+        contrastive(points[row], points[column], c, scale, symmetric=symmetric) for row, column in pairings
+    ]
+
+
 def hysac_block(
     image: Tensor,
     text: Tensor,
     scale: Tensor,
-    contrastive: Callable[..., Tensor] = contrastive,
+    contrastives: Callable[..., list[Tensor]] = contrastives,
     entailment: Callable[..., Tensor] = entailment_loss,
 ) -> Tensor:
     """HySAC's seven terms of quadruplets ``(B, 2, D)``, safe then unsafe, on the unit hyperboloid.
 
-    A provider that has a contrastive and an entailment loss passes its own.
+    A provider that has its own contrastive losses of several pairings and entailment loss passes them.
     """
     c = torch.ones_like(scale)
-    safe_image, unsafe_image = image.unbind(1)
-    safe_text, unsafe_text = text.unbind(1)
-    pairings = (
-        (safe_text, safe_image),
-        (unsafe_text, unsafe_image),
-        (safe_text, unsafe_image),
-        (unsafe_text, safe_image),
-    )
+    points = (*text.unbind(1), *image.unbind(1))
+    safe_text, unsafe_text, safe_image, unsafe_image = points
+    terms = contrastives(points, ((0, 2), (1, 3), (0, 3), (1, 2)), c, scale)
     cones = ((safe_text, safe_image), (unsafe_text, unsafe_image), (safe_image, unsafe_text))
-    terms = [contrastive(t, i, c, scale) for t, i in pairings]
-    terms += [entailment(apex, point, c) for apex, point in cones]
-    return torch.stack(terms).sum()
+    return torch.stack([*terms, *(entailment(apex, point, c) for apex, point in cones)]).sum()
 
 
 def hycoclip_block(
@@ -177,15 +184,14 @@ def hycoclip_block(
     box_text: Tensor,
     c: Tensor,
     scale: Tensor,
-    contrastive: Callable[..., Tensor] = contrastive,
+    contrastives: Callable[..., list[Tensor]] = contrastives,
     entailment: Callable[..., Tensor] = entailment_loss,
 ) -> Tensor:
     """HyCoCLIP's four one-way contrastive terms and four cones, with the weights of its configuration."""
-    pairs = 0.5 * contrastive(image, text, c, scale)
-    boxes = contrastive(box_image, text, c, scale, symmetric=False)
-    boxes = boxes + contrastive(box_text, image, c, scale, symmetric=False)
+    (pairs,) = contrastives((image, text), ((0, 1),), c, scale)
+    boxes = contrastives((image, text, box_image, box_text), ((2, 1), (3, 0)), c, scale, symmetric=False)
     between = [(text, image), (box_text, box_image)]
     within = [(box_image, image), (box_text, text)]
     cones = [entailment(apex, point, c, aperture_scale=0.7) for apex, point in between]
     cones += [entailment(apex, point, c, aperture_scale=1.2) for apex, point in within]
-    return pairs + 0.25 * boxes + 0.2 * 0.5 * torch.stack(cones).sum()
+    return 0.5 * pairs + 0.25 * torch.stack(boxes).sum() + 0.2 * 0.5 * torch.stack(cones).sum()

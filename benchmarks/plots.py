@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from benchmarks.case import shape_name
 from benchmarks.cases import CASES
 from benchmarks.providers import BASELINE
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 WIDTH = 9.0  # inches; shown at 900 pixels
 OURS_COLOUR, BASELINE_COLOUR, SLOWER_COLOUR = "#0072B2", "#000000", "#D55E00"
 MEBIBYTE = 2**20
+# In the roofline: the size of a marker, and where its number may stand, the best place first. In typographic
+# points.
+MARKER = 7.0
+PLACES = [
+    distance * np.array(direction)
+    for distance in (10.0, 18.0)
+    for direction in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.9, 0.9), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9))
+]
 
 
 @contextmanager
@@ -62,7 +72,7 @@ def growth(results: Results, case: str, path: Path) -> None:
         _lines(right, results, records, _memory_mebibytes)
         right.set_ylabel("peak memory, MiB")
         handles, names = left.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, handlelength=4)
         width = records[0]["shape"]["D"]
         figure.suptitle(f"{CASES[case].title}, D = {width}, {results.header['device']['name']}")
 
@@ -83,10 +93,21 @@ def _lines(
             axes.plot(*zip(*points, strict=True), label=label(results, done[0]), **styles[provider])
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    _plain_ticks(axes)
     sizes = sorted({record["shape"]["B"] for record in records})
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
     axes.set_xlabel("batch B, pairs")
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers instead of powers of ten along y, more than one a decade where there is room."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.minorticks_off()
 
 
 def speed_ups(results: Results, path: Path) -> None:
@@ -131,23 +152,19 @@ def roofline(results: Results, path: Path) -> None:
         _ceilings(axes, results.header["ceilings"], [_intensity(ours) for ours, _ in found])
         axes.plot([], [], "o", color=OURS_COLOUR, label="hypkernels, fp32")
         axes.plot([], [], "X", color=BASELINE_COLOUR, label=BASELINE.label)
-        for index, (ours, baseline) in enumerate(found, start=1):
-            side = "right" if index % 2 else "left"  # of neighbours with the same intensity
-            for record, colour, marker in ((baseline, BASELINE_COLOUR, "X"), (ours, OURS_COLOUR, "o")):
-                point = _intensity(record), _rate(record)
-                axes.plot(*point, marker, color=colour, markersize=7)
-                offset = (7, -3) if side == "right" else (-7, -3)
-                axes.annotate(
-                    str(index),
-                    point,
-                    offset,
-                    textcoords="offset points",
-                    ha="left" if side == "right" else "right",
-                    color=colour,
-                    fontsize=9,
-                )
+        for index, (ours, _) in enumerate(found, start=1):
             axes.plot([], [], " ", label=f"{index}  {CASES[ours['case']].title}")
         figure.legend(loc="outside right center", fontsize=9)
+        series = (
+            ([baseline for _, baseline in found], BASELINE_COLOUR, "X"),
+            ([ours for ours, _ in found], OURS_COLOUR, "o"),
+        )
+        for records, colour, marker in series:
+            where = [*map(_intensity, records)], [*map(_rate, records)]
+            axes.plot(*where, marker, color=colour, markersize=MARKER)
+        figure.canvas.draw()  # from here on it is known where on the page a point is
+        _name_the_slope(axes, results.header["ceilings"])
+        _number(axes, series)
 
 
 def _ceilings(axes: Axes, measured: Mapping[str, Any], intensities: Sequence[float]) -> None:
@@ -158,9 +175,52 @@ def _ceilings(axes: Axes, measured: Mapping[str, Any], intensities: Sequence[flo
         ys = [min(rate, x * bandwidth) / 1e9 for x in xs]
         axes.plot(xs, ys, color="#7F7F7F", linestyle=style)
         axes.annotate(f"{name} products", (xs[-1], ys[-1]), ha="right", va="bottom", fontsize=9)
+
+
+def _name_the_slope(axes: Axes, measured: Mapping[str, Any]) -> None:
+    """Along the part of the roof that the bandwidth sets, halfway up."""
+    bandwidth = measured["bytes_per_s"]
+    ends = np.array([axes.get_xlim()[0], min(measured["flop_per_s"].values()) / bandwidth])
+    middle = np.sqrt(ends.prod())
+    run, rise = np.diff(axes.transData.transform(np.column_stack([ends, ends * bandwidth / 1e9])), axis=0)[0]
     axes.annotate(
-        "copy bandwidth", (start, start * bandwidth / 1e9), (4, 14), textcoords="offset points", fontsize=9
+        "copy bandwidth",
+        (middle, middle * bandwidth / 1e9),
+        (-5, 5),
+        textcoords="offset points",
+        rotation=np.degrees(np.arctan2(rise, run)),
+        rotation_mode="anchor",
+        ha="center",
+        fontsize=9,
     )
+
+
+def _number(axes: Axes, series: Sequence[tuple[list[Record], str, str]]) -> None:
+    """The records' numbers beside their points, each at the first place that is free."""
+    points = [(_intensity(record), _rate(record)) for records, *_ in series for record in records]
+    positions = axes.transData.transform(points) * 72 / axes.figure.dpi  # in typographic points
+    colours = [colour for records, colour, _ in series for _ in records]
+    numbers = [str(index + 1) for records, *_ in series for index in range(len(records))]
+    taken = [(position, np.full(2, MARKER)) for position in positions]
+    for point, position, colour, number in zip(points, positions, colours, numbers, strict=True):
+        size = np.array([6.0 * len(number), 9.0])
+        free = (place for place in PLACES if not _covers(position + place, size, taken))
+        place = next(free, PLACES[0])
+        taken.append((position + place, size))
+        axes.annotate(
+            number,
+            point,
+            (float(place[0]), float(place[1])),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
+
+
+def _covers(centre: np.ndarray, size: np.ndarray, taken: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    return any((abs(centre - other) < (size + other_size) / 2).all() for other, other_size in taken)
 
 
 def _pairs(results: Results) -> list[tuple[Record, Record]]:

@@ -60,9 +60,9 @@ A run that is cut short goes on where it stopped when it is started again with t
   functions such as `acosh` are not counted, so what is bound by them stays below.
 - **Growth** with the batch is the exponent of a power law, fitted to all sizes, with its standard error.
 - **Four bare products** are what a contrastive loss that keeps no logits cannot do without, timed among the
-  providers: the rest of a loss's time is its softmax and its geometry. They leave nothing for speed beyond 75 %
-  of the roofline, which counts the three products that a loss with unlimited memory needs.
-- **Largest batch**: there, for the sake of time, only the providers of the summary and the bare products run.
+  providers; the rest of a loss's time is its softmax and its geometry. The roofline counts three, for a loss
+  with unlimited memory, so that four reach 75 % of it at best.
+- **The largest batch** takes long on a CPU: only the summary's providers and the bare products run there.
 - *Euclidean* providers compute CLIP's loss, on inner products and without geometry: they are the nearest
   fused relatives, and do less.
 """

@@ -6,27 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart, without its yellow: too pale for
-# a line on white. Ours are solid, the others dashed, and every line has its own marker.
-_OURS = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#E69F00", "#D55E00")
+# a line on white. Ours are solid, the others dashed or dotted, and each has its own marker.
+_OURS = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#E69F00", "#D55E00", "#7F7F7F")
 _OTHERS = ("#000000", "#D55E00", "#009E73", "#E69F00", "#7F7F7F", "#56B4E9", "#CC79A7", "#0072B2")
-_MARKERS = "osD^vP"
-_OTHER_MARKERS = "XhdpH*<>"
+_MARKERS = "osD^vP*"
+_OTHER_MARKERS = "Xhdp*<>8"
+_OTHER_DASHES = ("--", ":")
 
 
 def line_styles(providers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dash of each provider, the same in every plot."""
     styles = {}
-    counts = {True: 0, False: 0}
-    for name, provider in providers.items():
-        ours = bool(provider["ours"])
-        colours, markers = (_OURS, _MARKERS) if ours else (_OTHERS, _OTHER_MARKERS)
-        index = counts[ours]
-        counts[ours] += 1
-        styles[name] = {
-            "color": colours[index % len(colours)],
-            "marker": markers[index % len(markers)],
-            "linestyle": "-" if ours else "--",
-        }
+    for ours, colours, markers, dashes in (
+        (True, _OURS, _MARKERS, ("-",)),
+        (False, _OTHERS, _OTHER_MARKERS, _OTHER_DASHES),
+    ):
+        names = [name for name, provider in providers.items() if provider["ours"] == ours]
+        for index, name in enumerate(names):
+            turn = index // len(colours)
+            styles[name] = {
+                "color": colours[index % len(colours)],
+                "marker": markers[(index + 3 * turn) % len(markers)],
+                "linestyle": dashes[turn % len(dashes)],
+            }
     return styles
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.case import Inputs, Outputs
-from benchmarks.providers.eager import FUNCTIONS, program
-from benchmarks.providers.provider import Program, Provider
+from benchmarks.providers.eager import FUNCTIONS
+from benchmarks.providers.provider import Program, Provider, program
 
 
 def _compiled(case: str) -> Program:

@@ -10,28 +10,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import formulas
-from benchmarks.case import CONTRASTIVE, HYCOCLIP, HYSAC, Inputs, Outputs, values
-from benchmarks.providers.provider import Program, Provider
+from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs
+from benchmarks.providers.provider import Program, Provider, program
 from benchmarks.training_step import formula_step
 
-
-def program(function: Callable[..., Any], names: tuple[str, ...]) -> Program:
-    """Of a function that takes the named inputs and returns a tensor or a tuple of them."""
-
-    def run(inputs: Inputs) -> Outputs:
-        result = function(*values(inputs, names))
-        return result if isinstance(result, tuple) else (result,)
-
-    return run
-
-
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "exp_map0": (formulas.exp_map0, ("x", "curv")),
-    "log_map0": (formulas.log_map0, ("x", "curv")),
-    "elementwise_dist": (formulas.elementwise_dist, ("x", "y", "curv")),
-    "pairwise_dist": (formulas.pairwise_dist, ("x", "y", "curv")),
-    "cone": (formulas.cone, ("x", "y", "curv")),
-    "entailment_loss": (formulas.entailment_loss, ("x", "y", "curv")),
+    "exp_map0": (formulas.exp_map0, UNARY),
+    "log_map0": (formulas.log_map0, UNARY),
+    "elementwise_dist": (formulas.elementwise_dist, BINARY),
+    "pairwise_dist": (formulas.pairwise_dist, BINARY),
+    "cone": (formulas.cone, BINARY),
+    "entailment_loss": (formulas.entailment_loss, BINARY),
     "contrastive_dist": (formulas.contrastive, CONTRASTIVE),
     "contrastive_angle": (partial(formulas.contrastive, logits=formulas.angle_logits), CONTRASTIVE),
     "hysac_block": (formulas.hysac_block, HYSAC),

@@ -3,66 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
 
 import torch
 from torch import Tensor
 
 import hypkernels as hk
 from benchmarks import formulas
-from benchmarks.case import CONTRASTIVE, HYCOCLIP, HYSAC, Inputs, Outputs, values
-from benchmarks.providers.provider import Program, Provider
+from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs
+from benchmarks.providers.provider import Program, Provider, program
 
 NOTES = {
-    "triton": "fused kernels on a GPU",
-    "torch": "closed forms in PyTorch, in bounded memory",
-    "reference": "the dense float64 definition, to compare with",
+    "triton": "fused kernels on a GPU; {points} points, {products}",
+    "torch": "closed forms in PyTorch, in bounded memory; {points} points, float32 products",
+    "reference": "the dense float64 definition, to compare with; {points} points",
 }
-PRECISION_NOTES = {
-    "fp32": "; float32 points and products",
-    "tf32": "; float32 points, TF32 products",
-    "tf32x3": "; float32 points, each product three TF32 ones, for nearly the digits of float32",
-    "bf16": "; bfloat16 points and products, everything else in float32 or better",
+PRODUCT_NOTES = {
+    "fp32": "float32 products",
+    "tf32": "TF32 products",
+    "tf32x3": "each product three TF32 ones, for nearly the digits of float32",
+    "bf16": "bfloat16 products, everything else in float32 or better",
 }
 PRODUCT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "tf32x3": "tf32x3", "bf16": None}
 PRODUCTS = {"fp32": "float32", "tf32": "tf32", "tf32x3": "tf32", "bf16": "bfloat16"}
 WITH_PRODUCTS = ("contrastive_dist", "contrastive_angle", "hysac_block", "hycoclip_block")
 
 
-def _unary(function: Callable[..., Tensor]) -> Program:
-    return lambda inputs: (function(inputs["x"], inputs["curv"]),)
-
-
-def _binary(function: Callable[..., Tensor]) -> Program:
-    return lambda inputs: (function(inputs["x"], inputs["y"], inputs["curv"]),)
-
-
-def _cone(inputs: Inputs) -> Outputs:
-    x, y, curv = inputs["x"], inputs["y"], inputs["curv"]
+def _cone(x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor]:
     return hk.half_aperture(x, curv), hk.oxy_angle(x, y, curv)
 
 
 def _programs(precision: str | None) -> dict[str, Program]:
-    def contrastive(*arguments: Tensor, **options: Any) -> Tensor:
-        return hk.contrastive_loss(*arguments, **options, precision=precision)
-
-    def contrastive_case(similarity: str) -> Program:
-        return lambda inputs: (contrastive(*values(inputs, CONTRASTIVE), similarity=similarity),)
+    def contrastive(similarity: str) -> Program:
+        loss = partial(hk.contrastive_loss, similarity=similarity, precision=precision)
+        return program(loss, CONTRASTIVE)
 
     def block(function: Callable[..., Tensor], names: tuple[str, ...]) -> Program:
-        parts = {"contrastive": contrastive, "entailment": hk.entailment_loss}
-        return lambda inputs: (function(*values(inputs, names), **parts),)
+        contrastives = partial(hk.contrastive_losses, precision=precision)
+        return program(partial(function, contrastives=contrastives, entailment=hk.entailment_loss), names)
 
     return {
-        "exp_map0": _unary(hk.exp_map0),
-        "log_map0": _unary(hk.log_map0),
-        "elementwise_dist": _binary(hk.elementwise_dist),
-        "pairwise_dist": _binary(hk.pairwise_dist),
-        "cone": _cone,
-        "entailment_loss": _binary(hk.entailment_loss),
-        "contrastive_dist": contrastive_case("dist"),
-        "contrastive_angle": contrastive_case("angle"),
+        "exp_map0": program(hk.exp_map0, UNARY),
+        "log_map0": program(hk.log_map0, UNARY),
+        "elementwise_dist": program(hk.elementwise_dist, BINARY),
+        "pairwise_dist": program(hk.pairwise_dist, BINARY),
+        "cone": program(_cone, BINARY),
+        "entailment_loss": program(hk.entailment_loss, BINARY),
+        "contrastive_dist": contrastive("dist"),
+        "contrastive_angle": contrastive("angle"),
         "hysac_block": block(formulas.hysac_block, HYSAC),
         "hycoclip_block": block(formulas.hycoclip_block, HYCOCLIP),
     }
@@ -74,11 +62,11 @@ def _training_step(inputs: Inputs) -> Outputs:
     return (HySACLoss()(*inputs["model"](inputs["image"], inputs["tokens"])),)
 
 
-def _with_backend(program: Program, backend: str) -> Program:
-    @wraps(program)
+def _with_backend(auto: Program, backend: str) -> Program:
+    @wraps(auto)
     def run(inputs: Inputs) -> Outputs:
         with hk.use_backend(backend):
-            return program(inputs)
+            return auto(inputs)
 
     return run
 
@@ -94,19 +82,18 @@ def _provider(
     headline: bool = False,
 ) -> Provider:
     programs = _programs(PRODUCT_PRECISION[precision])
+    points = str(dtype).removeprefix("torch.")
     if dtype == torch.float32 and precision == "fp32":
         programs |= {"step_toy": _training_step, "step_vit_b_32": _training_step}
     return Provider(
         name=f"hypkernels-{backend}-{precision}",
         label=f"hypkernels {backend}, {precision}",
-        note=NOTES[backend] + PRECISION_NOTES[precision],
+        note=NOTES[backend].format(points=points, products=PRODUCT_NOTES[precision]),
         programs={
-            name: _with_backend(program, backend)
-            for name, program in programs.items()
-            if not only or name in only
+            name: _with_backend(auto, backend) for name, auto in programs.items() if not only or name in only
         },
         dtype=dtype,
-        products=PRODUCTS[precision],
+        products=PRODUCTS[precision] if backend == "triton" else "float32",
         tolerance=tolerance,
         needs_cuda=backend == "triton",
         most_rows=most_rows,
