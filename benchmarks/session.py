@@ -20,7 +20,7 @@ from benchmarks.roofline import ceilings
 from benchmarks.sampling import Plan
 
 PLANS = {
-    "small": Plan(most=50, seconds=0.5, slowest=3.0),
+    "small": Plan(most=50, seconds=0.5, slowest=4.0),
     "medium": Plan(most=100, seconds=3.0, slowest=20.0),
     "large": Plan(most=100, seconds=1.0, slowest=0.6),
 }
