@@ -10,6 +10,7 @@ import torch
 from benchmarks.case import SIZES
 from benchmarks.results import FOLDER
 from benchmarks.session import Session, obstacles
+from benchmarks.style import by_reason
 
 _SESSION = pytest.StashKey[Session]()
 _ALL_TESTS_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -44,10 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     missing = obstacles(torch.device(config.getoption("--device")))
-    return [
-        f"left out, {reason}: {', '.join(name for name in missing if missing[name] == reason)}"
-        for reason in dict.fromkeys(missing.values())
-    ]
+    return [f"left out, {reason}: {', '.join(names)}" for reason, names in by_reason(missing).items()]
 
 
 @pytest.fixture(scope="session")

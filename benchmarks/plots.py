@@ -14,7 +14,7 @@ from benchmarks.cases import CASES
 from benchmarks.providers import BASELINE
 from benchmarks.results import Record, Results
 from benchmarks.style import digits, line_styles
-from benchmarks.tables import by_case, label, largest, memory_of, ours_and_baseline, time_of
+from benchmarks.tables import by_case, comparisons, label, memory_of, time_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 def speed_ups(results: Results, path: Path) -> None:
     """hypkernels over eager PyTorch for every case, both in float32."""
-    found = _pairs(results)
+    found = comparisons(results)
     names = [f"{CASES[ours['case']].title}\n{shape_name(ours['shape'])}" for ours, _ in found]
     factors = [time_of(baseline) / time_of(ours) for ours, baseline in found]
     low, high = min([*factors, 0.5]) / 2, max([*factors, 2]) * 2
@@ -142,7 +142,7 @@ def speed_ups(results: Results, path: Path) -> None:
 
 def roofline(results: Results, path: Path) -> None:
     """Operations per second against operations per byte, below the measured ceilings."""
-    found = _pairs(results)
+    found = comparisons(results)
     with _figure(path, 5.0) as (figure, axes):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -221,12 +221,6 @@ def _number(axes: Axes, series: Sequence[tuple[list[Record], str, str]]) -> None
 
 def _covers(centre: np.ndarray, size: np.ndarray, taken: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
     return any((abs(centre - other) < (size + other_size) / 2).all() for other, other_size in taken)
-
-
-def _pairs(results: Results) -> list[tuple[Record, Record]]:
-    """hypkernels and eager PyTorch for each case that has both."""
-    pairs = [ours_and_baseline(largest(records)) for records in by_case(results).values()]
-    return [pair for pair in pairs if pair is not None]
 
 
 def _intensity(record: Record) -> float:

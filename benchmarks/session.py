@@ -27,8 +27,9 @@ PLANS = {
 
 
 def obstacles(device: torch.device) -> dict[str, str]:
-    """The providers that cannot run on ``device``, and why."""
+    """The providers and cases that cannot run on ``device``, and why."""
     found = {provider.name: provider.obstacle(device) for provider in PROVIDERS.values()}
+    found |= {case.name: case.obstacle() for case in CASES.values()}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
@@ -38,7 +39,7 @@ def groups(size: str, device: torch.device) -> Iterator[tuple[Case, Shape, list[
     present = [provider for provider in PROVIDERS.values() if provider.name not in missing]
     headline = [provider for provider in present if provider.headline]
     for case in CASES.values():
-        if case.obstacle() is not None:
+        if case.name in missing:
             continue
         for shapes, providers in ((case.shapes[size], present), (case.headline.get(size, ()), headline)):
             for shape in shapes:

@@ -32,6 +32,14 @@ def line_styles(providers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     return styles
 
 
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names that share a reason."""
+    return {
+        reason: [name for name, own in reasons.items() if own == reason]
+        for reason in dict.fromkeys(reasons.values())
+    }
+
+
 def digits(value: float) -> str:
     """Three significant digits without an exponent."""
     if value == 0:

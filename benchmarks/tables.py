@@ -61,6 +61,12 @@ def _by_provider(records: Sequence[Record]) -> dict[str, Record]:
     return {record["provider"]: record for record in records if record["status"] == "ok"}
 
 
+def comparisons(results: Results) -> list[tuple[Record, Record]]:
+    """hypkernels and eager PyTorch for each case that has both, at its largest common size."""
+    pairs = [ours_and_baseline(largest(records)) for records in by_case(results).values()]
+    return [pair for pair in pairs if pair is not None]
+
+
 def label(results: Results, record: Record) -> str:
     return str(results.header["providers"][record["provider"]]["label"])
 
@@ -154,18 +160,14 @@ def memory_of(record: Record) -> float | None:
 def summary_table(results: Results) -> str:
     """hypkernels beside eager and compiled PyTorch, in float32, at each case's largest common size."""
     rows = []
-    for name, records in by_case(results).items():
-        pair = ours_and_baseline(largest(records))
-        if pair is None:
-            continue
-        ours, baseline = pair
-        compiled = _by_provider(largest(records)).get(COMPILED.name)
+    for ours, baseline in comparisons(results):
+        compiled = results.find(ours["case"], ours["shape"], COMPILED.name)
         rows.append(
             [
-                CASES[name].title,
+                CASES[ours["case"]].title,
                 shape_name(ours["shape"]),
                 milliseconds(time_of(baseline)),
-                "" if compiled is None else milliseconds(time_of(compiled)),
+                milliseconds(time_of(compiled)) if compiled and compiled["status"] == "ok" else "",
                 milliseconds(time_of(ours)),
                 digits(time_of(baseline) / time_of(ours)),
                 mebibytes(memory_of(baseline)),

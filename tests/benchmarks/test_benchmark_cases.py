@@ -196,7 +196,7 @@ def test_only_the_training_step_needs_more_than_torch_and_triton():
 import sys
 
 class Hiding:
-    hidden = {"open_clip", "torchvision", "timm", "PIL", "safetensors", "tqdm", "mpmath", "hypothesis"}
+    hidden = {"open_clip", "torchvision", "timm", "PIL", "safetensors", "tqdm", "hypothesis"}
 
     def __init__(self, finder):
         self.finder = finder

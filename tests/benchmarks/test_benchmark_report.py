@@ -70,7 +70,7 @@ def document():
         "commit": "0123456789",
         "source": "abc",
         "providers": providers,
-        "unavailable": {"geoopt-fp32": "not installed (pip install geoopt)"},
+        "unavailable": {"geoopt-fp32": "not installed", "step_toy": "not installed", "inf-cl": "needs CUDA"},
         "ceilings": {"bytes_per_s": 2e10, "flop_per_s": {"float32": 1e11, "bfloat16": 2e11}},
         "records": records,
     }
@@ -184,6 +184,22 @@ def test_a_run_of_some_cases_does_not_hide_one_of_all(tmp_path):
     text = report.summary(runs, tmp_path / "README.md", tmp_path / "images")
     assert "commit all" in text
     assert "some of the cases" not in text
+
+
+def test_what_was_not_measured_is_listed_by_reason(rendered):
+    listed = rendered[0][rendered[0].index("Not measured here:") :].splitlines()[2:]
+    assert listed[0] == "- not installed: geoopt, fp32; HySAC training step, toy towers"
+    assert listed[1] == "- needs CUDA: inf-cl"
+
+
+def test_a_run_without_a_comparison_is_reported_without_its_pictures(tmp_path):
+    content = document()
+    content["records"] = content["records"][-2:-1]  # eager PyTorch alone
+    write(tmp_path / "results", content)
+    report.render(report.newest_runs(tmp_path / "results"), tmp_path / "benchmarks.md", tmp_path / "images")
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "| eager PyTorch, fp32 | 9.88 |" in page
+    assert "![" not in page
 
 
 def test_a_document_without_markers_stays(tmp_path):
