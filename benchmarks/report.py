@@ -163,7 +163,7 @@ def _section(run: Results, page: Path, images: Path) -> str:
         parts.append(_growth_picture(run, page, images))
     for name, records in by_case(run).items():
         parts.append(f"### {CASES[name].title} (`{name}`)")
-        shown = [fullest(records), largest(records)]
+        shown = [fullest(run, records), largest(records)]
         for at in shown[: 1 if shown[0] == shown[1] else 2]:
             parts += [f"{shape_name(at[0]['shape'])}:", detail_table(run, at)]
         for title, quantity, show in (

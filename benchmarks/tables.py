@@ -42,10 +42,12 @@ def largest(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record["shape"]["B"] == rows]
 
 
-def fullest(records: Sequence[Record]) -> list[Record]:
-    """Those of the batch that most providers could do; of equals, the largest."""
-    done = Counter(record["shape"]["B"] for record in records if record["status"] == "ok")
-    rows = max(done, key=lambda size: (done[size], size), default=records[0]["shape"]["B"])
+def fullest(results: Results, records: Sequence[Record]) -> list[Record]:
+    """Those of the batch that most of the others' providers could do; of equals, the largest."""
+    others = {name for name, provider in results.header["providers"].items() if not provider["ours"]}
+    done = [record for record in records if record["status"] == "ok" and record["provider"] in others]
+    counts = Counter(record["shape"]["B"] for record in done or records)
+    rows = max(counts, key=lambda size: (counts[size], size))
     return [record for record in records if record["shape"]["B"] == rows]
 
 
