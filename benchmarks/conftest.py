@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.case import SIZES
 from benchmarks.results import FOLDER
-from benchmarks.session import Session, obstacles
+from benchmarks.session import TIME_LIMITS, Session, obstacles
 from benchmarks.style import by_reason
 
 _SESSION = pytest.StashKey[Session]()
@@ -25,9 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--time-limit",
         type=float,
-        default=float("inf"),
         metavar="SECONDS",
-        help="begin no measurement after that; the next run goes on from there",
+        help="begin no measurement after that; the next run goes on from there "
+        f"(default: {TIME_LIMITS['small']:.0f} for size small, none for the others)",
     )
     group.addoption("--commit", help="what to record as the commit where there is no git repository")
     group.addoption("--no-memory", action="store_true", help="on a CPU, leave out the peak memory")

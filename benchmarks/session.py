@@ -24,6 +24,8 @@ PLANS = {
     "medium": Plan(most=100, seconds=3.0, slowest=20.0),
     "large": Plan(most=100, seconds=1.0, slowest=0.6),
 }
+# Seconds after which no group is begun: small runs are to be over in five minutes, and the last one is long.
+TIME_LIMITS = {"small": 170.0}
 
 
 def obstacles(device: torch.device) -> dict[str, str]:
@@ -34,16 +36,15 @@ def obstacles(device: torch.device) -> dict[str, str]:
 
 
 def groups(size: str, device: torch.device) -> Iterator[tuple[Case, Shape, list[Provider]]]:
-    """Every case that can run here, at every shape of ``size``, with those who can compute it."""
+    """Every case that can run here, at every shape of ``size``, and who can compute it; the headlines last."""
     missing = obstacles(device)
     present = [provider for provider in PROVIDERS.values() if provider.name not in missing]
     headline = [provider for provider in present if provider.headline]
-    for case in CASES.values():
-        if case.name in missing:
-            continue
-        for shapes, providers in ((case.shapes[size], present), (case.headline.get(size, ()), headline)):
-            for shape in shapes:
-                yield case, shape, [p for p in providers if p.supports(case.name, shape)]
+    cases = [case for case in CASES.values() if case.name not in missing]
+    shapes = [(case, shape, present) for case in cases for shape in case.shapes[size]]
+    shapes += [(case, shape, headline) for case in cases for shape in case.headline.get(size, ())]
+    for case, shape, providers in shapes:
+        yield case, shape, [provider for provider in providers if provider.supports(case.name, shape)]
 
 
 class Session:
@@ -53,7 +54,7 @@ class Session:
         size: a key of :data:`PLANS`.
         device: where to run.
         folder: for the results.
-        time_limit: seconds after which no group is begun.
+        time_limit: seconds after which no group is begun; by default that of the size in :data:`TIME_LIMITS`.
         memory: whether to take the peak memory on a CPU, which runs everything again in a child process.
         commit: what to record where there is no git repository.
     """
@@ -63,7 +64,7 @@ class Session:
         size: str,
         device: torch.device,
         folder: Path = FOLDER,
-        time_limit: float = float("inf"),
+        time_limit: float | None = None,
         memory: bool = True,
         commit: str | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class Session:
         self._began = time.monotonic()
         self._device = device
         self._plan = PLANS[size]
-        self._time_limit = time_limit
+        self._time_limit = TIME_LIMITS.get(size, float("inf")) if time_limit is None else time_limit
         self._child = Child() if memory and device.type == "cpu" else None
         self._measured: dict[tuple[object, ...], Measurement] = {}
         self.cut_short = False

@@ -179,11 +179,12 @@ def test_a_provider_whose_package_is_missing_names_the_extra():
     assert missing.obstacle(CPU) == "not installed (pip install hysac[bench-peers])"
 
 
-def test_headline_shapes_are_for_the_providers_of_the_summary():
+def test_headline_shapes_are_for_the_providers_of_the_summary_and_come_last():
     found = {
         (case.name, shape["B"]): [provider.name for provider in providers]
         for case, shape, providers in groups("small", CPU)
     }
+    assert list(found)[-1] == ("contrastive_dist", 4096)
     every, headline = found["contrastive_dist", 1536], found["contrastive_dist", 4096]
     assert set(headline) < set(every)
     assert {"hypkernels-torch-fp32", "eager-fp32", "products-fp32"} <= set(headline)

@@ -186,6 +186,17 @@ def test_nothing_begins_when_the_time_is_up(quick, tmp_path):
     assert not Results.load(session.results.path).header["complete"]
 
 
+def test_a_small_run_ends_within_its_time_unless_told_otherwise(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(session_module, "TIME_LIMITS", {"small": 0.0})
+    monkeypatch.setattr(session_module, "PLANS", {"small": PLAN, "medium": PLAN})
+    assert Session("small", CPU, tmp_path, memory=False).measurement(CASE, SHAPE, [EAGER]) is None
+    for longer in (
+        Session("small", CPU, tmp_path, time_limit=600.0, memory=False),
+        Session("medium", CPU, tmp_path, memory=False),
+    ):
+        assert longer.measurement(CASE, SHAPE, [EAGER]) is not None
+
+
 def test_the_clock_replays_the_samples():
     clock = ReplayClock()
     clock.load([0.25, 1.5])
