@@ -14,6 +14,7 @@ SIZES = ("small", "medium", "large")
 Inputs = dict[str, Any]
 Outputs = tuple[Tensor, ...]
 Shape = Mapping[str, int]
+Program = Callable[[Inputs], Outputs]
 
 
 # The arguments of the functions, in the order of their formulas.
@@ -26,6 +27,16 @@ HYCOCLIP = ("image", "text", "box_image", "box_text", "curv", "logit_scale")
 
 def values(inputs: Inputs, names: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(inputs[name] for name in names)
+
+
+def program(function: Callable[..., Any], names: tuple[str, ...]) -> Program:
+    """Of a function that takes the named inputs and returns a tensor or a tuple of them."""
+
+    def run(inputs: Inputs) -> Outputs:
+        result = function(*values(inputs, names))
+        return result if isinstance(result, tuple) else (result,)
+
+    return run
 
 
 def shape_name(shape: Shape) -> str:
@@ -47,7 +58,7 @@ class Case:
     shapes: Mapping[str, tuple[Shape, ...]]
     draw: Callable[[Shape, torch.Generator], Inputs]
     points: tuple[str, ...]
-    references: Mapping[str, Callable[[Inputs], Outputs]]
+    references: Mapping[str, Program]
     products: Callable[[Shape], tuple[float, float]]
     scalars: tuple[str, ...] = ("curv",)
     headline: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)

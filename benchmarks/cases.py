@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import formulas
-from benchmarks.case import CONTRASTIVE, HYCOCLIP, HYSAC, Case, Inputs, Outputs, Shape, values
+from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Case, Inputs, Program, Shape, program
 from benchmarks.training_step import training_steps
 
 
@@ -76,34 +76,13 @@ def _draw_quadruplets(shape: Shape, generator: torch.Generator) -> Inputs:
     }
 
 
-def _unary(function: Callable[..., Tensor]) -> Callable[[Inputs], Outputs]:
-    return lambda inputs: (function(inputs["x"], inputs["curv"]),)
+def _contrastive(logits: formulas.Logits) -> Program:
+    return program(partial(formulas.contrastive_by_strips, logits=logits), CONTRASTIVE)
 
 
-def _binary(function: Callable[..., Tensor]) -> Callable[[Inputs], Outputs]:
-    return lambda inputs: (function(inputs["x"], inputs["y"], inputs["curv"]),)
-
-
-def _cone(inputs: Inputs) -> Outputs:
-    return formulas.cone(inputs["x"], inputs["y"], inputs["curv"])
-
-
-def _inner_products(inputs: Inputs) -> Outputs:
-    return (inputs["x"] @ inputs["y"].T,)
-
-
-def _contrastive(logits: formulas.Logits) -> Callable[[Inputs], Outputs]:
-    def reference(inputs: Inputs) -> Outputs:
-        x, y, curv, scale = values(inputs, CONTRASTIVE)
-        return (formulas.contrastive_by_strips(x, y, curv, scale, logits),)
-
-    return reference
-
-
-def _block(block: Callable[..., Tensor], names: tuple[str, ...]) -> Callable[[Inputs], Outputs]:
+def _block(block: Callable[..., Tensor], names: tuple[str, ...]) -> Program:
     by_strips = partial(formulas.contrastives, contrastive=formulas.contrastive_by_strips)
-    whole = partial(block, contrastives=by_strips)
-    return lambda inputs: (whole(*values(inputs, names)),)
+    return program(partial(block, contrastives=by_strips), names)
 
 
 def _per_element(forward: float, backward: float) -> Callable[[Shape], tuple[float, float]]:
@@ -136,7 +115,7 @@ CASES: dict[str, Case] = {
             _ROWS,
             _draw_tangents,
             ("x",),
-            {"lorentz": _unary(formulas.exp_map0)},
+            {"lorentz": program(formulas.exp_map0, UNARY)},
             _per_element(3, 6),
         ),
         Case(
@@ -145,7 +124,7 @@ CASES: dict[str, Case] = {
             _ROWS,
             _draw_point,
             ("x",),
-            {"lorentz": _unary(formulas.log_map0)},
+            {"lorentz": program(formulas.log_map0, UNARY)},
             _per_element(3, 6),
         ),
         Case(
@@ -154,7 +133,7 @@ CASES: dict[str, Case] = {
             _ROWS,
             _draw_pair,
             ("x", "y"),
-            {"lorentz": _binary(formulas.elementwise_dist)},
+            {"lorentz": program(formulas.elementwise_dist, BINARY)},
             _per_element(6, 6),
         ),
         Case(
@@ -163,7 +142,7 @@ CASES: dict[str, Case] = {
             _shapes(512, small=(512,), medium=(2048,), large=(16384,)),
             _draw_pair,
             ("x", "y"),
-            {"lorentz": _binary(formulas.pairwise_dist)},
+            {"lorentz": program(formulas.pairwise_dist, BINARY)},
             _per_matrix(1),
         ),
         Case(
@@ -172,7 +151,7 @@ CASES: dict[str, Case] = {
             _ROWS,
             _draw_pair,
             ("x", "y"),
-            {"lorentz": _cone},
+            {"lorentz": program(formulas.cone, BINARY)},
             _per_element(6, 8),
         ),
         Case(
@@ -181,7 +160,7 @@ CASES: dict[str, Case] = {
             _ROWS,
             _draw_pair,
             ("x", "y"),
-            {"lorentz": _binary(formulas.entailment_loss)},
+            {"lorentz": program(formulas.entailment_loss, BINARY)},
             _per_element(6, 8),
         ),
         Case(
@@ -198,7 +177,7 @@ CASES: dict[str, Case] = {
             {
                 "lorentz": _contrastive(formulas.distance_logits),
                 "euclidean": _contrastive(formulas.dot_logits),
-                "products": _inner_products,
+                "products": program(lambda x, y: x @ y.T, ("x", "y")),
             },
             _per_matrix(1),
             scalars=("curv", "logit_scale"),

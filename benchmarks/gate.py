@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.case import Case, Inputs, Outputs
-from benchmarks.providers.provider import Program, Provider
+from benchmarks.case import Case, Inputs, Outputs, Program
+from benchmarks.providers.provider import Provider
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ python -m benchmarks.report       # this page and its pictures, from all results
 python -m benchmarks.compare benchmarks/results/DEVICE/OLD.json benchmarks/results/DEVICE/NEW.json
 ```
 
-A run that is cut short goes on where it stopped when it is started again with the same code; one of size small
-stops by itself rather than take more than five minutes on two cores. Each run writes
+A run that is cut short goes on where it stopped when it is started again with the same code. One of size
+small stops by itself rather than take more than five minutes on two cores. Each run writes
 `benchmarks/results/DEVICE/DATE.json`; send yours along with a report about speed.
 
 ## How it is measured

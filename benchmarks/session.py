@@ -36,7 +36,7 @@ def obstacles(device: torch.device) -> dict[str, str]:
 
 
 def groups(size: str, device: torch.device) -> Iterator[tuple[Case, Shape, list[Provider]]]:
-    """Every case that can run here, at every shape of ``size``, and who can compute it; the headlines last."""
+    """Every case that can run here, at every shape of ``size``, and who can compute it; headlines last."""
     missing = obstacles(device)
     present = [provider for provider in PROVIDERS.values() if provider.name not in missing]
     headline = [provider for provider in present if provider.headline]

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import Inputs, Outputs
+from benchmarks.case import Inputs, Outputs, Program, program
 from benchmarks.providers.eager import FUNCTIONS
-from benchmarks.providers.provider import Program, Provider, program
+from benchmarks.providers.provider import Provider
 
 
 def _compiled(case: str) -> Program:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import formulas
-from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs
-from benchmarks.providers.provider import Program, Provider, program
+from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs, Program, program
+from benchmarks.providers.provider import Provider
 from benchmarks.training_step import formula_step
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.case import Inputs, Outputs
+from benchmarks.case import Inputs, Outputs, Program
 from benchmarks.formulas import time_component
-from benchmarks.providers.provider import Program, Provider
+from benchmarks.providers.provider import Provider
 
 
 def _full(x: Tensor, curv: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import hypkernels as hk
 from benchmarks import formulas
-from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs
-from benchmarks.providers.provider import Program, Provider, program
+from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs, Program, program
+from benchmarks.providers.provider import Provider
 
 NOTES = {
     "triton": "fused kernels on a GPU; {points} points, {products}",

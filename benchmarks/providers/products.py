@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from benchmarks.case import Inputs, Outputs
+from benchmarks.case import program
 from benchmarks.providers.provider import Provider
 
 _MOST_ROWS = 16384  # the correctness gate holds the matrix and its gradient in float64
@@ -28,17 +28,13 @@ class _FourProducts(torch.autograd.Function):
         return gradient @ y, gradient.T @ x
 
 
-def _products(inputs: Inputs) -> Outputs:
-    return (_FourProducts.apply(inputs["x"], inputs["y"]),)
-
-
 def _provider(precision: str, dtype: torch.dtype, tolerance: float, needs_cuda: bool) -> Provider:
     return Provider(
         name=f"products-{precision}",
         label=f"four bare products, {precision}",
         note="no loss: x yᵀ forward and again backward, and the products of both gradients; what a loss "
         "that keeps no logits cannot do without",
-        programs={"contrastive_dist": _products},
+        programs={"contrastive_dist": program(_FourProducts.apply, ("x", "y"))},
         dtype=dtype,
         products=str(dtype).removeprefix("torch."),
         computes="products",

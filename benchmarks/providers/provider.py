@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
-from benchmarks.case import Inputs, Outputs, Shape, values
-
-Program = Callable[[Inputs], Outputs]
-
-
-def program(function: Callable[..., Any], names: tuple[str, ...]) -> Program:
-    """Of a function that takes the named inputs and returns a tensor or a tuple of them."""
-
-    def run(inputs: Inputs) -> Outputs:
-        result = function(*values(inputs, names))
-        return result if isinstance(result, tuple) else (result,)
-
-    return run
+from benchmarks.case import Program, Shape
 
 
 @dataclass(frozen=True)

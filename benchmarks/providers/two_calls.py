@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.case import CONTRASTIVE, Inputs, Outputs, values
-from benchmarks.providers.provider import Program
+from benchmarks.case import CONTRASTIVE, Inputs, Outputs, Program, values
 
 
 def two_calls(linear_cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Program:
