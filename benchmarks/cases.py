@@ -168,7 +168,7 @@ CASES: dict[str, Case] = {
             "Contrastive loss on distances",
             _shapes(
                 512,
-                small=(96, 192, 384, 768, 1536),
+                small=(64, 128, 256, 512, 1024),
                 medium=(256, 512, 1024, 2048, 4096),
                 large=(4096, 8192, 16384, 32768, 65536, 131072),
             ),
