@@ -27,9 +27,6 @@ Gradient = Callable[..., tuple[Tensor, ...]]
 CPU_CHUNK_ELEMENTS = 1 << 16
 GPU_CHUNK_ELEMENTS = 1 << 22
 
-# Kernels hold a row in registers. Rows twice as wide would not fit in those of a block of threads.
-MAX_KERNEL_WIDTH = 4096
-
 
 def chunk_elements(device: torch.device) -> int:
     return CPU_CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -136,9 +133,7 @@ def register_rowwise(
 
     def kernel(suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
         """The kernels' function, if they are to run."""
-        refusal = f"rows are wider than {MAX_KERNEL_WIDTH}" if x.shape[-1] > MAX_KERNEL_WIDTH else None
-        choice = backend.choose(name, x, requested=requested, refusal=refusal)
-        if choice.implementation != "triton":
+        if backend.choose(name, x, requested=requested).implementation != "triton":
             return None
         return getattr(importlib.import_module(kernels), name + suffix)
 

@@ -10,20 +10,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
 from hypkernels.tritonlib import launch
 from hypkernels.tritonlib.manifest import Variant
-from hypkernels.tritonlib.pair_geometry import along_z, dot, pair_geometry, split_along
-from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, combine, op_variants
+from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, split_along
+from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants
 from hypkernels.tritonlib.rows import (
-    load_rows,
+    columns_from,
+    combine,
+    dot,
+    input_rows,
+    load,
     load_scalar,
+    output_rows,
     row_kernel,
     row_tile,
-    store_rows,
+    store,
     store_scalars,
+    zeros,
 )
 from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope, cosh, sinh, sinhc, sinhc_slope
 
@@ -95,20 +102,31 @@ def _radial_forward(
     OUT,
     SCALE,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     VALUE: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``f(sqrt(c)|v|) v`` for ``v = scale x``; no ``SCALE`` is 1."""
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    v = load_rows(X, x_outer, x_inner, tile)
-    if SCALE is not None:
-        v *= load_scalar(SCALE)
-    t = tl.sqrt(load_scalar(CURV)) * tl.sqrt(dot(v, v))
-    store_rows(OUT, VALUE(t)[:, None] * v, tile, D)
+    """``f(sqrt(c)|v|) v`` for ``v = scale x``."""
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x = input_rows(X, x_outer, x_inner, tile)
+    scale = _scale(SCALE)
+    t = tl.sqrt(load_scalar(CURV)) * tl.abs(scale) * tl.sqrt(dot(x, x, tile))
+    factor = scale * VALUE(t)
+    out = output_rows(OUT, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        store(out, factor[:, None] * load(x, columns), columns)
+
+
+@triton.jit
+def _scale(SCALE):
+    """No ``SCALE`` is 1."""
+    if SCALE is None:
+        return tl.full((), 1.0, tl.float64)
+    return load_scalar(SCALE)
 
 
 @row_kernel
@@ -124,32 +142,29 @@ def _radial_backward(
     BY_SCALE,
     SCALE,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     VALUE: tl.constexpr,
     SLOPE: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    grad = load_rows(GRAD, grad_outer, grad_inner, tile)
-    v = load_rows(X, x_outer, x_inner, tile)
-    if SCALE is not None:
-        x_grad = dot(v, grad)
-        scale = load_scalar(SCALE)
-        v *= scale
-    c = load_scalar(CURV)
-    v_sq = dot(v, v)
-    t = tl.sqrt(c) * tl.sqrt(v_sq)
-    value = VALUE(t)
-    alignment = SLOPE(t) * dot(v, grad)
-    by_v = combine(value, grad, c * alignment, v)
-    store_scalars(BY_CURV, 0.5 * alignment * v_sq, tile)
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    grad = input_rows(GRAD, grad_outer, grad_inner, tile)
+    x = input_rows(X, x_outer, x_inner, tile)
+    scale, c = _scale(SCALE), load_scalar(CURV)
+    x_grad, v_norm = dot(x, grad, tile), tl.abs(scale) * tl.sqrt(dot(x, x, tile))
+    t = tl.sqrt(c) * v_norm
+    alignment = SLOPE(t) * scale * x_grad
+    along_grad, along_x = scale * VALUE(t), scale * c * alignment * scale
+    by_x = output_rows(BY_X, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        store(by_x, combine(along_grad, load(grad, columns), along_x, load(x, columns)), columns)
+    store_scalars(BY_CURV, 0.5 * alignment * v_norm * v_norm, tile)
     if SCALE is not None:
         store_scalars(BY_SCALE, cosh(t) * x_grad, tile)
-        by_v *= scale
-    store_rows(BY_X, by_v, tile, D)
 
 
 @row_kernel
@@ -162,26 +177,31 @@ def _exp_map_forward(
     v_inner,
     OUT,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x = load_rows(X, x_outer, x_inner, tile)
-    v = load_rows(V, v_outer, v_inner, tile)
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x = input_rows(X, x_outer, x_inner, tile)
+    v = input_rows(V, v_outer, v_inner, tile)
     c = load_scalar(CURV)
-    x_sq, alpha, _, n, n_sq = split_along(x, v)
-    P2, across_sq = c * x_sq, c * n_sq
+    x_sq, coarse, fine, n_sq = split_along(x, v, tile)
+    alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     along_sq = alpha * alpha * P2 / (1.0 + P2)
     P, tau = tl.sqrt(P2), tl.sqrt(along_sq + across_sq)
     S = sinhc(tau)
     detour = tl.sqrt(1.0 + P2) * S * across_sq / (tau + tl.sqrt(along_sq))
     inward = (sinh(asinh(P) - tau) + detour) / P
-    along = tl.where(alpha < 0.0, inward, cosh(tau) + alpha * S)
-    across = tl.where(across_sq > 0.0, S, 0.0)
-    store_rows(OUT, combine(along, x, across, n), tile, D)
+    by_x = tl.where(alpha < 0.0, inward, cosh(tau) + alpha * S)
+    by_n = tl.where(across_sq > 0.0, S, 0.0)
+    out = output_rows(OUT, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part = load(x, columns)
+        n = across(coarse, fine, x_part, load(v, columns))
+        store(out, combine(by_x, x_part, by_n, n), columns)
 
 
 @row_kernel
@@ -199,30 +219,36 @@ def _exp_map_backward(
     BY_V,
     BY_CURV,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    grad = load_rows(GRAD, grad_outer, grad_inner, tile)
-    x = load_rows(X, x_outer, x_inner, tile)
-    v = load_rows(V, v_outer, v_inner, tile)
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    grad = input_rows(GRAD, grad_outer, grad_inner, tile)
+    x = input_rows(X, x_outer, x_inner, tile)
+    v = input_rows(V, v_outer, v_inner, tile)
     c = load_scalar(CURV)
-    x_grad, v_grad = dot(x, grad), dot(v, grad)
-    x_sq, alpha, _, n, n_sq = split_along(x, v)
-    P2, across_sq = c * x_sq, c * n_sq
+    x_grad, v_grad = dot(x, grad, tile), dot(v, grad, tile)
+    x_sq, coarse, fine, n_sq = split_along(x, v, tile)
+    alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     A2 = 1.0 + P2
     along_sq = alpha * alpha * P2 / A2
     tau = tl.sqrt(along_sq + across_sq)
     S = sinhc(tau)
     slope = 0.5 * (S * x_grad + sinhc_slope(tau) * v_grad)
-    p = tl.fma((alpha / A2)[:, None], x, n)
-    by_p = 2.0 * c * slope
+    v_by_p = 2.0 * c * slope
+    x_by_grad, x_by_p = cosh(tau), -v_by_p * alpha * P2 / A2
+    by_x, by_v = output_rows(BY_X, tile), output_rows(BY_V, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part, grad_part = load(x, columns), load(grad, columns)
+        n = across(coarse, fine, x_part, load(v, columns))
+        p = tl.fma((alpha / A2)[:, None], x_part, n)
+        store(by_v, combine(S, grad_part, v_by_p, p), columns)
+        store(by_x, combine(x_by_grad, grad_part, x_by_p, p), columns)
     store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c, tile)
-    store_rows(BY_V, combine(S, grad, by_p, p), tile, D)
-    store_rows(BY_X, combine(cosh(tau), grad, -by_p * alpha * P2 / A2, p), tile, D)
 
 
 @row_kernel
@@ -235,18 +261,23 @@ def _log_map_forward(
     y_inner,
     OUT,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x = load_rows(X, x_outer, x_inner, tile)
-    pair = pair_geometry(x, load_rows(Y, y_outer, y_inner, tile), load_scalar(CURV))
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile)
     f = asinhc(tl.sqrt(pair.z * (pair.z + 2.0)))
-    across = tl.where(pair.N2 > 0.0, f, 0.0)
-    store_rows(OUT, combine(f * pair.A * pair.W, x, across, pair.n), tile, D)
+    by_x, by_n = f * pair.A * pair.W, tl.where(pair.N2 > 0.0, f, 0.0)
+    out = output_rows(OUT, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part = load(x, columns)
+        n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+        store(out, combine(by_x, x_part, by_n, n), columns)
 
 
 @row_kernel
@@ -264,29 +295,41 @@ def _log_map_backward(
     BY_Y,
     BY_CURV,
     CURV,
+    outer_size,
     inner_size,
-    tiles,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    grad = load_rows(GRAD, grad_outer, grad_inner, tile)
-    x = load_rows(X, x_outer, x_inner, tile)
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    grad = input_rows(GRAD, grad_outer, grad_inner, tile)
+    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
     c = load_scalar(CURV)
-    pair = pair_geometry(x, load_rows(Y, y_outer, y_inner, tile), c)
-    n, z, A, B, W = pair.n, pair.z, pair.A, pair.B, pair.W
+    pair = pair_geometry(x, y, c, tile)
+    x_grad, n_grad = zeros(tile), zeros(tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part, grad_part = load(x, columns), load(grad, columns)
+        x_grad += x_part * grad_part
+        n_grad += across(pair.coarse, pair.fine, x_part, load(y, columns)) * grad_part
+    x_grad, n_grad = tl.sum(x_grad, axis=1), tl.sum(n_grad, axis=1)
+    z, A, B, W = pair.z, pair.A, pair.B, pair.W
     sinh_d = tl.sqrt(z * (z + 2.0))
     f, slope = asinhc(sinh_d), (1.0 + z) * asinhc_slope(sinh_d)
-    x_grad = dot(x, grad)
-    by_z = slope * (A * W * x_grad + dot(n, grad)) - f * x_grad
+    by_z = slope * (A * W * x_grad + n_grad) - f * x_grad
     z_by_c = (W * W * pair.P2 + A * A * pair.N2) / (2.0 * c * A * B)
     through_z = along_z(pair, by_z, by_z * z_by_c)
+    x_by_grad = -f * (1.0 + z)
+    by_x, by_y = output_rows(BY_X, tile), output_rows(BY_Y, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part, grad_part = load(x, columns), load(grad, columns)
+        n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+        x_through_z = combine(through_z.x_by_x, x_part, through_z.x_by_n, n)
+        y_through_z = combine(through_z.y_by_x, x_part, through_z.y_by_n, n)
+        store(by_x, tl.fma(x_by_grad[:, None], grad_part, x_through_z), columns)
+        store(by_y, tl.fma(f[:, None], grad_part, y_through_z), columns)
     store_scalars(BY_CURV, through_z.curv, tile)
-    by_x = combine(through_z.x_by_x, x, through_z.x_by_n, n)
-    store_rows(BY_X, tl.fma((-f * (1.0 + z))[:, None], grad, by_x), tile, D)
-    by_y = combine(through_z.y_by_x, x, through_z.y_by_n, n)
-    store_rows(BY_Y, tl.fma(f[:, None], grad, by_y), tile, D)
 
 
 def aot_variants() -> Iterator[Variant]:

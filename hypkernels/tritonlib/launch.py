@@ -14,6 +14,13 @@ ELEMENTS_A_THREAD = 32
 # A tile of narrow rows, in elements and in rows.
 NARROW_TILE = 256
 MAX_TILE_ROWS = 64
+# Rows up to this width are held in registers. Wider ones are read tile by tile, again in each pass: the more
+# warps share a row, the fewer rows are under way at a time, and the likelier a cache still has them.
+MAX_HELD_WIDTH = 4096
+WIDE_TILE = 2048
+WIDE_ROW_WARPS = 8
+# Blocks along the second dimension of a grid.
+MAX_GRID_Y = 65535
 
 
 class TileShape(NamedTuple):
@@ -24,6 +31,8 @@ class TileShape(NamedTuple):
 
 def tile_shape(width: int, inputs: int) -> TileShape:
     """As few warps as hold a row of each input: every warp repeats the scalar functions, in float64."""
+    if width > MAX_HELD_WIDTH:
+        return TileShape(1, WIDE_TILE, WIDE_ROW_WARPS)
     block_d = triton.next_power_of_2(width)
     rows = min(max(NARROW_TILE // block_d, 1), MAX_TILE_ROWS)
     threads = triton.cdiv(inputs, 2) * block_d // ELEMENTS_A_THREAD
@@ -42,21 +51,25 @@ def launch_rows(
 
     ``inputs`` are ``(*batch, columns)`` of one batch shape; each becomes three arguments: the pointer and the
     strides of the outer and inner rows. ``others`` follow as they are: dense outputs of that batch, scalars.
-    Then come ``inner_size``, ``tiles`` and the constants ``D`` (the widest input's), ``ROWS``, ``BLOCK_D``.
+    Then come the two sizes of the batch and the constants ``D`` (the widest input's), ``ROWS``, ``BLOCK_D``.
     """
     if not inputs[0].shape[:-1].numel():
         return
     outer_size, inner_size, views = as_outer_and_inner(inputs)
     width = max(view.shape[-1] for view in views)
     shape = tile_shape(width, sum(view.shape[-1] == width for view in views))
-    tiles = triton.cdiv(inner_size, shape.rows)
+    grid = (
+        triton.cdiv(inner_size, shape.rows),
+        min(outer_size, MAX_GRID_Y),
+        triton.cdiv(outer_size, MAX_GRID_Y),
+    )
     arguments = [argument for view in views for argument in (view, view.stride(0), view.stride(1))]
     with torch.cuda.device_of(inputs[0]):
-        kernel[(outer_size * tiles,)](
+        kernel[grid](
             *arguments,
             *others,
+            outer_size,
             inner_size,
-            tiles,
             D=width,
             ROWS=shape.rows,
             BLOCK_D=shape.block_d,

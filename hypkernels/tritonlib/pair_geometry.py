@@ -1,6 +1,6 @@
-"""The scalars of :mod:`hypkernels.pair_geometry` for the rows of a tile, in Triton kernels.
+"""The scalars of :mod:`hypkernels.pair_geometry` for rows of points, in Triton kernels.
 
-Tiles are float64, ``(ROWS, BLOCK_D)``, zero beyond the last column; a row's scalars are float64, ``(ROWS,)``.
+Points are ``rows.input_rows``; tiles of their columns and scalars of the rows are float64.
 An element costs six float64 operations, and four more for its gradients: less than the GPU's memory takes to
 deliver it, wherever float64 runs at half the rate of float32. Everything else happens once a row.
 """
@@ -12,6 +12,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from hypkernels.tritonlib.rows import columns_from, dot, load, zeros
+
 # Lateral parts this small against what they were computed from (squared) are rounding, not direction.
 _ROUNDING_NOISE = tl.constexpr(2.0**-98)
 # float64 keeps 53 bits: 45 fewer leaves 8.
@@ -20,21 +22,23 @@ _KEPT_BITS = tl.constexpr(-(1 << 45))
 
 
 class Split(NamedTuple):
-    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``."""
+    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``.
+
+    ``alpha = coarse + fine``, and :func:`across` computes ``n``.
+    """
 
     x_sq: tl.tensor
-    alpha: tl.tensor
-    alpha_minus_1: tl.tensor
-    n: tl.tensor
+    coarse: tl.tensor
+    fine: tl.tensor
     n_sq: tl.tensor
 
 
 class Pair(NamedTuple):
-    """The scalars of each pair of rows, as in :mod:`hypkernels.pair_geometry`, with tiles ``x`` and ``n``."""
+    """The scalars of each pair of rows, as in :mod:`hypkernels.pair_geometry`; see :class:`Split`."""
 
-    x: tl.tensor
-    n: tl.tensor
     c: tl.tensor
+    coarse: tl.tensor
+    fine: tl.tensor
     alpha: tl.tensor
     alpha_minus_1: tl.tensor
     P2: tl.tensor
@@ -56,32 +60,42 @@ class PairGradient(NamedTuple):
 
 
 @triton.jit
-def dot(a, b):
-    return tl.sum(a * b, axis=1)
-
-
-@triton.jit
 def ratio(numerator, denominator):
     """``numerator / denominator``, and 0 where the denominator is 0: the convention at degenerate points."""
     return tl.where(denominator == 0.0, 0.0, numerator / denominator)
 
 
 @triton.jit
-def split_along(x, y):
-    """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`."""
-    x_sq = dot(x, x)
-    coarse = _leading_bits(ratio(dot(x, y), x_sq))
-    rest = tl.fma(-coarse[:, None], x, y)
-    fine = ratio(dot(rest, x), x_sq)
-    n = tl.fma(-fine[:, None], x, rest)
-    n_sq = dot(n, n)
-    n_sq = tl.where(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0.0, n_sq)
-    return Split(x_sq, coarse + fine, (coarse - 1.0) + fine, n, n_sq)
+def across(coarse, fine, x, y):
+    """``n`` of a :class:`Split`, in the columns of the tiles ``x`` and ``y``."""
+    return tl.fma(-fine[:, None], x, tl.fma(-coarse[:, None], x, y))
 
 
 @triton.jit
-def pair_geometry(x, y, c):
-    x_sq, alpha, alpha_minus_1, n, n_sq = split_along(x, y)
+def split_along(x, y, tile):
+    """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`."""
+    x_sq = dot(x, x, tile)
+    coarse = _leading_bits(ratio(dot(x, y, tile), x_sq))
+    rest_x = zeros(tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part = load(x, columns)
+        rest_x += tl.fma(-coarse[:, None], x_part, load(y, columns)) * x_part
+    fine = ratio(tl.sum(rest_x, axis=1), x_sq)
+    squares = zeros(tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        n = across(coarse, fine, load(x, columns), load(y, columns))
+        squares += n * n
+    n_sq = tl.sum(squares, axis=1)
+    n_sq = tl.where(n_sq <= (n_sq + fine * fine * x_sq) * _ROUNDING_NOISE, 0.0, n_sq)
+    return Split(x_sq, coarse, fine, n_sq)
+
+
+@triton.jit
+def pair_geometry(x, y, c, tile):
+    x_sq, coarse, fine, n_sq = split_along(x, y, tile)
+    alpha, alpha_minus_1 = coarse + fine, (coarse - 1.0) + fine
     P2, N2 = c * x_sq, c * n_sq
     Q2 = alpha * alpha * P2 + N2
     A, B = tl.sqrt(1.0 + P2), tl.sqrt(1.0 + Q2)
@@ -92,7 +106,7 @@ def pair_geometry(x, y, c):
     W = W / tl.where(same_side, alpha * A + B, 1.0)
     z = tl.where(same_side, alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2, P2 + A * A * Q2)
     z = z / (1.0 + AB + tl.where(same_side, G, 0.0)) - tl.where(same_side, 0.0, G)
-    return Pair(x, n, c, alpha, alpha_minus_1, P2, N2, A, B, W, z)
+    return Pair(c, coarse, fine, alpha, alpha_minus_1, P2, N2, A, B, W, z)
 
 
 @triton.jit

@@ -141,13 +141,13 @@ def row_variants(
         with recorded_launches() as launches:
             result = launcher(*grads, *vectors, *numbers, *options)
         (launched,) = launches
-        rows = launched.constexprs["ROWS"]
+        elements = launched.constexprs["ROWS"] * min(width, launched.constexprs["BLOCK_D"])
         inputs = [tensor for tensor in (*grads, *vectors) if tensor.dim() == 2]
         variant = launched.variant(
             f"{family}.{name}_{direction}[{DTYPE_NAMES[dtype]},D={width}]",
             targets=targets,
-            units=rows * width,
-            input_tiles=(rows * width * dtype.itemsize,) * len(inputs) if wide else (),
+            units=elements,
+            input_tiles=(elements * dtype.itemsize,) * len(inputs) if wide else (),
         )
         return variant, result
 

@@ -21,24 +21,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hypkernels.rowwise import MAX_KERNEL_WIDTH, result_dtype
-from hypkernels.tritonlib.launch import allocate, launch_rows
+from hypkernels.rowwise import result_dtype
+from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate, launch_rows
 from hypkernels.tritonlib.manifest import TARGETS, Variant
-from hypkernels.tritonlib.pair_geometry import dot, pair_geometry
+from hypkernels.tritonlib.pair_geometry import across, pair_geometry
 from hypkernels.tritonlib.recording import DTYPE_NAMES, row_variants
 from hypkernels.tritonlib.rows import (
-    load_rows,
+    columns_from,
+    combine,
+    dot,
+    input_rows,
+    load,
     load_scalar,
     load_scalars,
+    output_rows,
     row_tile,
-    store_rows,
+    store,
     store_scalars,
 )
 
 OPTIONS = ("O0", "O1", "O2", "O3")
 
 # Like ``rows.row_kernel``: one binary serves all batches, and all options of a formula.
-_formula_kernel = triton.jit(do_not_specialize=[*OPTIONS, "inner_size", "tiles"])
+_formula_kernel = triton.jit(do_not_specialize=[*OPTIONS, "outer_size", "inner_size"])
 
 
 @_formula_kernel
@@ -55,16 +60,16 @@ def pair_forward(
     O1,
     O2,
     O3,
+    outer_size,
     inner_size,
-    tiles,
     VALUE: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV))
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile)
     store_scalars(OUT, VALUE(pair, float64_options(O0, O1, O2, O3)), tile)
 
 
@@ -87,20 +92,25 @@ def pair_backward(
     O1,
     O2,
     O3,
+    outer_size,
     inner_size,
-    tiles,
     GRADIENT: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x, y = load_rows(X, x_outer, x_inner, tile), load_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV))
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
-    store_rows(GRAD_X, combine(gradient.x_by_x, x, gradient.x_by_n, pair.n), tile, D)
-    store_rows(GRAD_Y, combine(gradient.y_by_x, x, gradient.y_by_n, pair.n), tile, D)
+    by_x, by_y = output_rows(GRAD_X, tile), output_rows(GRAD_Y, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        x_part = load(x, columns)
+        n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+        store(by_x, combine(gradient.x_by_x, x_part, gradient.x_by_n, n), columns)
+        store(by_y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), columns)
     store_scalars(GRAD_CURV, gradient.curv, tile)
 
 
@@ -115,16 +125,16 @@ def norm_forward(
     O1,
     O2,
     O3,
+    outer_size,
     inner_size,
-    tiles,
     VALUE: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x = load_rows(X, x_outer, x_inner, tile)
-    value = VALUE(tl.sqrt(dot(x, x)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x = input_rows(X, x_outer, x_inner, tile)
+    value = VALUE(tl.sqrt(dot(x, x, tile)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
     store_scalars(OUT, value, tile)
 
 
@@ -143,26 +153,23 @@ def norm_backward(
     O1,
     O2,
     O3,
+    outer_size,
     inner_size,
-    tiles,
     GRADIENT: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    x = load_rows(X, x_outer, x_inner, tile)
+    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    x = input_rows(X, x_outer, x_inner, tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     options = float64_options(O0, O1, O2, O3)
-    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x)), load_scalar(CURV), options)
-    store_rows(GRAD_X, scale[:, None] * x, tile, D)
+    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x, tile)), load_scalar(CURV), options)
+    by_x = output_rows(GRAD_X, tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
-
-
-@triton.jit
-def combine(a, x, b, n):
-    """``a x + b n``, with scalars of the rows."""
-    return tl.fma(b[:, None], n, a[:, None] * x)
 
 
 @triton.jit
@@ -215,8 +222,8 @@ CONFIGURATIONS = (Configuration("fp32", 512, TARGETS), Configuration("fp64", 102
 
 # Every type and tile shape: for the op that needs the most registers.
 ALL_CONFIGURATIONS = (
-    *(Configuration("fp32", 1 << bits, TARGETS) for bits in range(MAX_KERNEL_WIDTH.bit_length())),
-    *(Configuration(dtype, width, TARGETS) for dtype in ("fp64", "bf16") for width in (1024, 4096)),
+    *(Configuration("fp32", 1 << bits, TARGETS) for bits in range(MAX_HELD_WIDTH.bit_length() + 1)),
+    *(Configuration(dtype, width, TARGETS) for dtype in ("fp64", "bf16") for width in (1024, 4096, 8192)),
     Configuration("fp32", 768, TARGETS),
 )
 

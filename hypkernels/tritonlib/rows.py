@@ -1,7 +1,18 @@
-"""Rows of a batch as Triton tiles: one program loads, computes and stores ``ROWS`` rows of ``D`` columns.
+"""Rows of a batch in Triton kernels: one program takes ``ROWS`` rows, in tiles of ``BLOCK_D`` columns.
 
 A batch is seen as ``(outer, inner, D)``. Each tensor read has two row strides of its own, 0 where it is
 broadcast; tensors written are dense. :mod:`hypkernels.tritonlib.launch` is the host side.
+
+A kernel passes over its rows several times: a loop for each sum that the next one needs, and one for the
+output. It is written as if every pass read them again:
+
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        total += load(x, columns) * load(y, columns)
+
+Where one tile holds a whole row, the compiler finds each loop to be one step and its loads to be the same: it
+reads the rows once and keeps them in registers. Stores come last, since no load can be taken from before one.
+Wider rows are read in each pass, after the first one from a cache.
 
 Tiles are float64, ``(ROWS, BLOCK_D)``, zero outside the batch and beyond the last column; scalars of the rows
 are float64, ``(ROWS,)``. Narrow inputs convert exactly; results are rounded once.
@@ -22,35 +33,75 @@ import triton.language as tl
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 # Arguments of every row kernel after its tensors. They are not specialised: one binary serves all batches.
-row_kernel = triton.jit(do_not_specialize=["inner_size", "tiles"])
+row_kernel = triton.jit(do_not_specialize=["outer_size", "inner_size"])
 
 
 class RowTile(NamedTuple):
+    """The rows of a program, ``number`` counting all rows of the batch; ``live`` are those within it."""
+
     outer: tl.tensor
     inner: tl.tensor
     number: tl.tensor
-    columns: tl.tensor
     live: tl.tensor
+    D: tl.constexpr
+    ROWS: tl.constexpr
+    BLOCK_D: tl.constexpr
+
+
+class Columns(NamedTuple):
+    index: tl.tensor
     mask: tl.tensor
 
 
 @triton.jit
-def row_tile(inner_size, tiles, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The rows of this program: ``tiles`` programs share the ``inner_size`` rows of one outer index."""
-    program = tl.program_id(0)
-    outer = (program // tiles).to(tl.int64)
-    inner = (program % tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK_D)
-    live = inner < inner_size
-    return RowTile(
-        outer, inner, outer * inner_size + inner, columns, live, live[:, None] & (columns < D)[None, :]
-    )
+def row_tile(outer_size, inner_size, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Programs are ``(tiles, outer, outer)``: the last two together count the outer rows."""
+    outer = tl.program_id(1) + tl.program_id(2).to(tl.int64) * tl.num_programs(1)
+    inner = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = (inner < inner_size) & (outer < outer_size)
+    return RowTile(outer, inner, outer * inner_size + inner, live, D, ROWS, BLOCK_D)
 
 
 @triton.jit
-def load_rows(X, outer_stride, inner_stride, tile):
-    offsets = (tile.outer * outer_stride + tile.inner * inner_stride)[:, None] + tile.columns[None, :]
-    return tl.load(X + offsets, mask=tile.mask, other=0.0).to(tl.float64)
+def input_rows(X, outer_stride, inner_stride, tile):
+    """Where the tile's rows of an input begin, ``(ROWS, 1)``."""
+    return X + (tile.outer * outer_stride + tile.inner * inner_stride)[:, None]
+
+
+@triton.jit
+def output_rows(OUT, tile):
+    return OUT + (tile.number * tile.D)[:, None]
+
+
+@triton.jit
+def columns_from(start, tile):
+    index = (start + tl.arange(0, tile.BLOCK_D))[None, :]
+    return Columns(index, tile.live[:, None] & (index < tile.D))
+
+
+@triton.jit
+def load(rows, columns):
+    return tl.load(rows + columns.index, mask=columns.mask, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def store(rows, value, columns):
+    tl.store(rows + columns.index, rounded(value, rows.dtype.element_ty), mask=columns.mask)
+
+
+@triton.jit
+def zeros(tile):
+    return tl.zeros((tile.ROWS, tile.BLOCK_D), tl.float64)
+
+
+@triton.jit
+def dot(a, b, tile):
+    """The inner product of each row of two inputs."""
+    total = zeros(tile)
+    for start in range(0, tile.D, tile.BLOCK_D):
+        columns = columns_from(start, tile)
+        total += load(a, columns) * load(b, columns)
+    return tl.sum(total, axis=1)
 
 
 @triton.jit
@@ -67,15 +118,15 @@ def load_scalars(X, outer_stride, inner_stride, tile):
 
 
 @triton.jit
-def store_rows(OUT, value, tile, D: tl.constexpr):
-    offsets = tile.number[:, None] * D + tile.columns[None, :]
-    tl.store(OUT + offsets, rounded(value, OUT.dtype.element_ty), mask=tile.mask)
-
-
-@triton.jit
 def store_scalars(OUT, value, tile):
     """One value a row."""
     tl.store(OUT + tile.number, rounded(value, OUT.dtype.element_ty), mask=tile.live)
+
+
+@triton.jit
+def combine(a, x, b, y):
+    """``a x + b y``, with scalars of the rows."""
+    return tl.fma(b[:, None], y, a[:, None] * x)
 
 
 @triton.jit
