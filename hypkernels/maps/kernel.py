@@ -110,23 +110,21 @@ def _radial_forward(
     BLOCK_D: tl.constexpr,
 ):
     """``f(sqrt(c)|v|) v`` for ``v = scale x``."""
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     scale = _scale(SCALE)
-    t = tl.sqrt(load_scalar(CURV)) * tl.abs(scale) * tl.sqrt(dot(x, x, tile))
+    t = tl.sqrt(load_scalar(CURV)) * tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
     factor = scale * VALUE(t)
-    out = output_rows(OUT, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    out = output_rows(OUT, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         store(out, factor[:, None] * load(x, columns), columns)
 
 
 @triton.jit
 def _scale(SCALE):
     """No ``SCALE`` is 1."""
-    if SCALE is None:
-        return tl.full((), 1.0, tl.float64)
-    return load_scalar(SCALE)
+    return tl.full((), 1.0, tl.float64) if SCALE is None else load_scalar(SCALE)
 
 
 @row_kernel
@@ -150,17 +148,17 @@ def _radial_backward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x = input_rows(X, x_outer, x_inner, tile)
     scale, c = _scale(SCALE), load_scalar(CURV)
-    x_grad, v_norm = dot(x, grad, tile), tl.abs(scale) * tl.sqrt(dot(x, x, tile))
+    x_grad, v_norm = dot(x, grad, tile, D, BLOCK_D), tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
     t = tl.sqrt(c) * v_norm
     alignment = SLOPE(t) * scale * x_grad
     along_grad, along_x = scale * VALUE(t), scale * c * alignment * scale
-    by_x = output_rows(BY_X, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    by_x = output_rows(BY_X, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         store(by_x, combine(along_grad, load(grad, columns), along_x, load(x, columns)), columns)
     store_scalars(BY_CURV, 0.5 * alignment * v_norm * v_norm, tile)
     if SCALE is not None:
@@ -183,11 +181,11 @@ def _exp_map_forward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     v = input_rows(V, v_outer, v_inner, tile)
     c = load_scalar(CURV)
-    x_sq, coarse, fine, n_sq = split_along(x, v, tile)
+    x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     along_sq = alpha * alpha * P2 / (1.0 + P2)
     P, tau = tl.sqrt(P2), tl.sqrt(along_sq + across_sq)
@@ -196,9 +194,9 @@ def _exp_map_forward(
     inward = (sinh(asinh(P) - tau) + detour) / P
     by_x = tl.where(alpha < 0.0, inward, cosh(tau) + alpha * S)
     by_n = tl.where(across_sq > 0.0, S, 0.0)
-    out = output_rows(OUT, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    out = output_rows(OUT, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(coarse, fine, x_part, load(v, columns))
         store(out, combine(by_x, x_part, by_n, n), columns)
@@ -225,13 +223,13 @@ def _exp_map_backward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x = input_rows(X, x_outer, x_inner, tile)
     v = input_rows(V, v_outer, v_inner, tile)
     c = load_scalar(CURV)
-    x_grad, v_grad = dot(x, grad, tile), dot(v, grad, tile)
-    x_sq, coarse, fine, n_sq = split_along(x, v, tile)
+    x_grad, v_grad = dot(x, grad, tile, D, BLOCK_D), dot(v, grad, tile, D, BLOCK_D)
+    x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     A2 = 1.0 + P2
     along_sq = alpha * alpha * P2 / A2
@@ -240,9 +238,9 @@ def _exp_map_backward(
     slope = 0.5 * (S * x_grad + sinhc_slope(tau) * v_grad)
     v_by_p = 2.0 * c * slope
     x_by_grad, x_by_p = cosh(tau), -v_by_p * alpha * P2 / A2
-    by_x, by_v = output_rows(BY_X, tile), output_rows(BY_V, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    by_x, by_v = output_rows(BY_X, tile, D), output_rows(BY_V, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         n = across(coarse, fine, x_part, load(v, columns))
         p = tl.fma((alpha / A2)[:, None], x_part, n)
@@ -267,14 +265,14 @@ def _log_map_forward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
     f = asinhc(tl.sqrt(pair.z * (pair.z + 2.0)))
     by_x, by_n = f * pair.A * pair.W, tl.where(pair.N2 > 0.0, f, 0.0)
-    out = output_rows(OUT, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    out = output_rows(OUT, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
         store(out, combine(by_x, x_part, by_n, n), columns)
@@ -301,14 +299,14 @@ def _log_map_backward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
     c = load_scalar(CURV)
-    pair = pair_geometry(x, y, c, tile)
-    x_grad, n_grad = zeros(tile), zeros(tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
+    x_grad, n_grad = zeros(tile, BLOCK_D), zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         x_grad += x_part * grad_part
         n_grad += across(pair.coarse, pair.fine, x_part, load(y, columns)) * grad_part
@@ -320,9 +318,9 @@ def _log_map_backward(
     z_by_c = (W * W * pair.P2 + A * A * pair.N2) / (2.0 * c * A * B)
     through_z = along_z(pair, by_z, by_z * z_by_c)
     x_by_grad = -f * (1.0 + z)
-    by_x, by_y = output_rows(BY_X, tile), output_rows(BY_Y, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    by_x, by_y = output_rows(BY_X, tile, D), output_rows(BY_Y, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
         x_through_z = combine(through_z.x_by_x, x_part, through_z.x_by_n, n)

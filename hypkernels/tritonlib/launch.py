@@ -14,11 +14,9 @@ ELEMENTS_A_THREAD = 32
 # A tile of narrow rows, in elements and in rows.
 NARROW_TILE = 256
 MAX_TILE_ROWS = 64
-# Rows up to this width are held in registers. Wider ones are read tile by tile, again in each pass: the more
-# warps share a row, the fewer rows are under way at a time, and the likelier a cache still has them.
+# Rows up to this width are held in registers. Wider ones are read tile by tile and again in each pass, from a
+# cache, since few are under way at a time.
 MAX_HELD_WIDTH = 4096
-WIDE_TILE = 2048
-WIDE_ROW_WARPS = 8
 # Blocks along the second dimension of a grid.
 MAX_GRID_Y = 65535
 
@@ -30,13 +28,11 @@ class TileShape(NamedTuple):
 
 
 def tile_shape(width: int, inputs: int) -> TileShape:
-    """As few warps as hold a row of each input: every warp repeats the scalar functions, in float64."""
-    if width > MAX_HELD_WIDTH:
-        return TileShape(1, WIDE_TILE, WIDE_ROW_WARPS)
-    block_d = triton.next_power_of_2(width)
+    """As few warps as hold a tile of each input: every warp repeats the scalar functions, in float64."""
+    block_d = min(triton.next_power_of_2(width), MAX_HELD_WIDTH)
     rows = min(max(NARROW_TILE // block_d, 1), MAX_TILE_ROWS)
     threads = triton.cdiv(inputs, 2) * block_d // ELEMENTS_A_THREAD
-    return TileShape(rows, block_d, min(max(threads // 32, 1), 16))
+    return TileShape(rows, block_d, max(threads // 32, 1))
 
 
 def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

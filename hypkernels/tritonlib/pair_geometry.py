@@ -72,19 +72,19 @@ def across(coarse, fine, x, y):
 
 
 @triton.jit
-def split_along(x, y, tile):
+def split_along(x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`."""
-    x_sq = dot(x, x, tile)
-    coarse = _leading_bits(ratio(dot(x, y, tile), x_sq))
-    rest_x = zeros(tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    x_sq = dot(x, x, tile, D, BLOCK_D)
+    coarse = _leading_bits(ratio(dot(x, y, tile, D, BLOCK_D), x_sq))
+    rest_x = zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         rest_x += tl.fma(-coarse[:, None], x_part, load(y, columns)) * x_part
     fine = ratio(tl.sum(rest_x, axis=1), x_sq)
-    squares = zeros(tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    squares = zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         n = across(coarse, fine, load(x, columns), load(y, columns))
         squares += n * n
     n_sq = tl.sum(squares, axis=1)
@@ -93,8 +93,8 @@ def split_along(x, y, tile):
 
 
 @triton.jit
-def pair_geometry(x, y, c, tile):
-    x_sq, coarse, fine, n_sq = split_along(x, y, tile)
+def pair_geometry(x, y, c, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    x_sq, coarse, fine, n_sq = split_along(x, y, tile, D, BLOCK_D)
     alpha, alpha_minus_1 = coarse + fine, (coarse - 1.0) + fine
     P2, N2 = c * x_sq, c * n_sq
     Q2 = alpha * alpha * P2 + N2

@@ -67,9 +67,9 @@ def pair_forward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
     store_scalars(OUT, VALUE(pair, float64_options(O0, O1, O2, O3)), tile)
 
 
@@ -99,14 +99,14 @@ def pair_backward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile)
+    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
-    by_x, by_y = output_rows(GRAD_X, tile), output_rows(GRAD_Y, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    by_x, by_y = output_rows(GRAD_X, tile, D), output_rows(GRAD_Y, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
         store(by_x, combine(gradient.x_by_x, x_part, gradient.x_by_n, n), columns)
@@ -132,9 +132,9 @@ def norm_forward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
-    value = VALUE(tl.sqrt(dot(x, x, tile)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
+    value = VALUE(tl.sqrt(dot(x, x, tile, D, BLOCK_D)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
     store_scalars(OUT, value, tile)
 
 
@@ -160,14 +160,14 @@ def norm_backward(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(outer_size, inner_size, D, ROWS, BLOCK_D)
+    tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     options = float64_options(O0, O1, O2, O3)
-    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x, tile)), load_scalar(CURV), options)
-    by_x = output_rows(GRAD_X, tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x, tile, D, BLOCK_D)), load_scalar(CURV), options)
+    by_x = output_rows(GRAD_X, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
 
@@ -217,13 +217,21 @@ class Configuration(NamedTuple):
     targets: tuple[str, ...]
 
 
-# Every target at one width, and where points need the most registers.
-CONFIGURATIONS = (Configuration("fp32", 512, TARGETS), Configuration("fp64", 1024, ("sm_90",)))
+# Every target at one width, where points need the most registers, and where a row takes several tiles.
+CONFIGURATIONS = (
+    Configuration("fp32", 512, TARGETS),
+    Configuration("fp64", 1024, ("sm_90",)),
+    Configuration("fp32", 2 * MAX_HELD_WIDTH, ("sm_90", "gfx942")),
+)
 
 # Every type and tile shape: for the op that needs the most registers.
 ALL_CONFIGURATIONS = (
     *(Configuration("fp32", 1 << bits, TARGETS) for bits in range(MAX_HELD_WIDTH.bit_length() + 1)),
-    *(Configuration(dtype, width, TARGETS) for dtype in ("fp64", "bf16") for width in (1024, 4096, 8192)),
+    *(
+        Configuration(dtype, width, TARGETS)
+        for dtype in ("fp64", "bf16")
+        for width in (1024, MAX_HELD_WIDTH, 2 * MAX_HELD_WIDTH)
+    ),
     Configuration("fp32", 768, TARGETS),
 )
 

@@ -6,8 +6,8 @@ broadcast; tensors written are dense. :mod:`hypkernels.tritonlib.launch` is the 
 A kernel passes over its rows several times: a loop for each sum that the next one needs, and one for the
 output. It is written as if every pass read them again:
 
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         total += load(x, columns) * load(y, columns)
 
 Where one tile holds a whole row, the compiler finds each loop to be one step and its loads to be the same: it
@@ -43,9 +43,6 @@ class RowTile(NamedTuple):
     inner: tl.tensor
     number: tl.tensor
     live: tl.tensor
-    D: tl.constexpr
-    ROWS: tl.constexpr
-    BLOCK_D: tl.constexpr
 
 
 class Columns(NamedTuple):
@@ -54,12 +51,12 @@ class Columns(NamedTuple):
 
 
 @triton.jit
-def row_tile(outer_size, inner_size, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+def row_tile(outer_size, inner_size, ROWS: tl.constexpr):
     """Programs are ``(tiles, outer, outer)``: the last two together count the outer rows."""
     outer = tl.program_id(1) + tl.program_id(2).to(tl.int64) * tl.num_programs(1)
     inner = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = (inner < inner_size) & (outer < outer_size)
-    return RowTile(outer, inner, outer * inner_size + inner, live, D, ROWS, BLOCK_D)
+    return RowTile(outer, inner, outer * inner_size + inner, live)
 
 
 @triton.jit
@@ -69,14 +66,14 @@ def input_rows(X, outer_stride, inner_stride, tile):
 
 
 @triton.jit
-def output_rows(OUT, tile):
-    return OUT + (tile.number * tile.D)[:, None]
+def output_rows(OUT, tile, D: tl.constexpr):
+    return OUT + (tile.number * D)[:, None]
 
 
 @triton.jit
-def columns_from(start, tile):
-    index = (start + tl.arange(0, tile.BLOCK_D))[None, :]
-    return Columns(index, tile.live[:, None] & (index < tile.D))
+def columns_from(start, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    index = (start + tl.arange(0, BLOCK_D))[None, :]
+    return Columns(index, tile.live[:, None] & (index < D))
 
 
 @triton.jit
@@ -90,16 +87,16 @@ def store(rows, value, columns):
 
 
 @triton.jit
-def zeros(tile):
-    return tl.zeros((tile.ROWS, tile.BLOCK_D), tl.float64)
+def zeros(tile, BLOCK_D: tl.constexpr):
+    return tl.zeros((tile.live.shape[0], BLOCK_D), tl.float64)
 
 
 @triton.jit
-def dot(a, b, tile):
+def dot(a, b, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """The inner product of each row of two inputs."""
-    total = zeros(tile)
-    for start in range(0, tile.D, tile.BLOCK_D):
-        columns = columns_from(start, tile)
+    total = zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
         total += load(a, columns) * load(b, columns)
     return tl.sum(total, axis=1)
 

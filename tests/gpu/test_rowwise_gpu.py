@@ -13,7 +13,7 @@ from torch.library import opcheck
 from triton.runtime.jit import JITFunction
 
 import hypkernels as hk
-from hypkernels import backend, rowwise
+from hypkernels import backend
 
 pytestmark = pytest.mark.gpu
 
@@ -114,7 +114,8 @@ def test_kernels_run_by_default(op, launches):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(4099, 512), (7, 3, 768), (1030, 77), (65, rowwise.MAX_KERNEL_WIDTH), (70001, 2)]
+    "shape",
+    [(4099, 512), (7, 3, 768), (1030, 77), (65, 4096), (33, 5000), (17, 8192), (3, 40000), (70001, 2)],
 )
 @every_op
 def test_same_as_on_the_cpu(op, shape, dtype):
@@ -164,19 +165,17 @@ def test_a_wrong_gradient_is_caught(op, argument):
     assert ((actual.cpu().double() - expected).abs() > 1e-3 * expected.abs()).any()
 
 
-@every_op
-def test_rows_too_wide_for_a_kernel(op, launches):
-    args = arguments(op, 5, rowwise.MAX_KERNEL_WIDTH + 1)
-    actual = with_gradients(op, args)
-    assert not launches
-    expected = with_gradients(op, [a.cpu() for a in args])
-    for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a.cpu(), e, rtol=1e-5, atol=1e-6 * e.abs().max().item())
-    with hk.use_backend("triton"), pytest.raises(RuntimeError, match="rows are wider than"):
-        op(*args)
+@pytest.mark.parametrize("op", [OPS["log_map"], OPS["oxy_angle"]], ids=["log_map", "oxy_angle"])
+def test_more_outer_rows_than_a_grid_has_along_a_dimension(op):
+    """A broadcast pair has no more than two row strides, and they count 70001 outer rows."""
+    (x, _, curv), (_, y, _) = arguments(op, 70001, 1, 4), arguments(op, 1, 3, 4, seed=1)
+    expanded = [p.expand(70001, 3, 4) for p in (x, y)]
+    assert_equal(
+        with_gradients(op, [*expanded, curv]), with_gradients(op, [p.clone() for p in expanded] + [curv])
+    )
 
 
-@pytest.mark.parametrize("shape", [(4099, 512), (70001, 2)])
+@pytest.mark.parametrize("shape", [(4099, 512), (70001, 2), (33, 8192)])
 @every_op
 def test_same_bits_every_time(op, shape):
     args = arguments(op, *shape)

@@ -131,8 +131,8 @@ def test_settings_are_a_threads_own():
         ("triton", None, "triton", "as requested"),
         ("torch", None, "torch", "as requested"),
         ("reference", None, "reference", "as requested"),
-        ("auto", "too wide", "torch", "too wide"),
-        ("torch", "too wide", "torch", "as requested"),
+        ("auto", "no float64", "torch", "no float64"),
+        ("torch", "no float64", "torch", "as requested"),
     ],
 )
 def test_choice_for_a_gpu(requested, refusal, implementation, reason, monkeypatch):
@@ -187,15 +187,6 @@ def test_what_a_gpu_lacks(name, value, reason, monkeypatch, caplog):
             assert backend.choose("exp_map0", on_gpu(2, 3)).implementation == "torch"
     (record,) = caplog.records
     assert record.getMessage().startswith("hypkernels.exp_map0 runs with backend 'torch' and not 'triton': ")
-
-
-def test_rows_too_wide_for_a_kernel(kernels):
-    wide = torch.ones(1, rowwise.MAX_KERNEL_WIDTH + 1)
-    with hk.use_backend("triton"):
-        hk.exp_map0(wide[:, 1:])
-        with pytest.raises(RuntimeError, match=NOT_HERE + "rows are wider than 4096"):
-            hk.exp_map0(wide)
-    assert kernels == ["forward"]
 
 
 def test_the_backward_pass_follows_the_forward_pass(kernels):

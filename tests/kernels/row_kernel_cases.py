@@ -20,12 +20,17 @@ from torch.utils._pytree import tree_map_only
 
 sys.path.append(str(Path(__file__).parents[1] / "hypkernels"))
 
-# (batch, D): a single column, several tiles of rows and a ragged last one, widths around powers of two.
-SHAPES = [((130,), 1), ((67,), 5), ((3, 3), 100), ((2,), 768), ((2,), 4096)]
+# (batch, D): a single column, several tiles of rows and a ragged last one, widths around powers of two, the
+# widest row of one tile, and rows of several tiles.
+SHAPES = [((130,), 1), ((67,), 5), ((3, 3), 100), ((2,), 768), ((2,), 4096), ((3,), 5000), ((2,), 8192)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-# Every shape, and every dtype at a ragged tile of many rows and at one row a tile.
+# Every shape, and every dtype at a ragged tile of many rows, at one row a tile and at several tiles a row.
 SHAPES_AND_DTYPES = [(shape, torch.float32) for shape in SHAPES] + [
-    (shape, dtype) for shape in SHAPES if shape[1] in (5, 768) for dtype in DTYPES if dtype != torch.float32
+    (shape, dtype)
+    for shape in SHAPES
+    if shape[1] in (5, 768, 5000)
+    for dtype in DTYPES
+    if dtype != torch.float32
 ]
 # Half a unit in the last place, and for float64 what two orders of summation leave of each other.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}

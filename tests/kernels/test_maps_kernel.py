@@ -30,7 +30,7 @@ from test_scaled_map import assert_accurate as assert_scaled_accurate
 import hypkernels as hk
 from hypkernels.maps import closed_form
 from hypkernels.tritonlib import launch
-from hypkernels.tritonlib.rows import load_rows, row_kernel, row_tile, store_rows
+from hypkernels.tritonlib.rows import columns_from, input_rows, load, output_rows, row_kernel, row_tile, store
 
 AT_ORIGIN = ("exp_map0", "log_map0")
 # name -> how many points, which scalars
@@ -296,12 +296,32 @@ def test_compiles_to_one_graph(backend, launches):
     assert launches == ["_radial_forward", "_radial_backward"] * 2
 
 
+@pytest.mark.parametrize("layout", ["transposed batch", "broadcast pair"])
+def test_more_outer_rows_than_a_grid_has_along_a_dimension(layout, monkeypatch):
+    """Those beyond it are counted along a third, in which the last programs have no rows."""
+    monkeypatch.setattr(launch, "MAX_GRID_Y", 3)
+    vectors = strided_points(layout)
+    assert launch.as_outer_and_inner(vectors)[0] > launch.MAX_GRID_Y
+    assert_matches_formula("log_map", vectors, (0.7,))
+
+
 @row_kernel
 def _copy(
-    X, x_outer, x_inner, OUT, inner_size, tiles, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
+    X,
+    x_outer,
+    x_inner,
+    OUT,
+    outer_size,
+    inner_size,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
-    tile = row_tile(inner_size, tiles, D, ROWS, BLOCK_D)
-    store_rows(OUT, load_rows(X, x_outer, x_inner, tile), tile, D)
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        store(out, load(x, columns), columns)
 
 
 def copied(values, dtype):
