@@ -55,7 +55,7 @@ def row_tile(outer_size, inner_size, ROWS: tl.constexpr):
     """Programs are ``(tiles, outer, outer)``: the last two together count the outer rows."""
     outer = tl.program_id(1) + tl.program_id(2).to(tl.int64) * tl.num_programs(1)
     inner = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    live = (inner < inner_size) & (outer < outer_size)
+    live = inner < tl.where(outer < outer_size, inner_size, 0)
     return RowTile(outer, inner, outer * inner_size + inner, live)
 
 
