@@ -1,6 +1,6 @@
 """Which implementation runs an op: one decision, from the tensors and the setting in force.
 
-- ``"triton"``: fused kernels, on a GPU.
+- ``"triton"``: fused kernels, on a GPU. The pairwise functions have none.
 - ``"torch"``: closed forms in PyTorch, on any device.
 - ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
   points, but free of every derivation. To compare with, not to train with.

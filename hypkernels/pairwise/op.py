@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypkernels import backend
 from hypkernels.checks import check_curv_value
-from hypkernels.pairwise import closed_form
+from hypkernels.pairwise import closed_form, reference
 from hypkernels.pairwise.closed_form import PairFunction
 from hypkernels.pairwise.geometry import PairTile, pair_tile, point_scalars
 from hypkernels.rowwise import chunk_elements, refuse_double_backward, result_dtype
@@ -23,8 +24,21 @@ from hypkernels.rowwise import chunk_elements, refuse_double_backward, result_dt
 Cut = tuple[slice, slice, slice]
 
 
-def register_pairwise(name: str, function: PairFunction, sign: int = 1) -> Callable[..., Tensor]:
+def register_pairwise(
+    name: str, function: PairFunction, definition: Callable[..., Tensor], sign: int = 1
+) -> Callable[..., Tensor]:
     """Register ``hypkernels::name(x, y, curv)``: ``sign * function / curv**power`` of each pair."""
+
+    def call(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+        setting = backend.setting()
+        if setting == "triton":
+            raise RuntimeError(f"hypkernels.{name} cannot run with backend 'triton': it has no kernels")
+        return by_definition(x, y, curv) if setting == "reference" else forward_op(x, y, curv)
+
+    def by_definition(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            check_curv_value(curv)
+        return definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def run_forward(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         check_curv_value(curv)
@@ -76,7 +90,7 @@ def register_pairwise(name: str, function: PairFunction, sign: int = 1) -> Calla
 
     forward_op.register_autograd(backward, setup_context=setup_context)
     backward_op.register_autograd(partial(refuse_double_backward, name))
-    return forward_op
+    return call
 
 
 def _tiles(x: Tensor, y: Tensor, curv: Tensor) -> Iterator[tuple[Cut, Tensor, Tensor, PairTile]]:
@@ -111,6 +125,10 @@ def _by_batch(matrices: Tensor) -> Tensor:
     return matrices.reshape(math.prod(matrices.shape[:-2]), *matrices.shape[-2:])
 
 
-pairwise_inner = register_pairwise("pairwise_inner", closed_form.NEGATIVE_INNER, sign=-1)
-pairwise_dist = register_pairwise("pairwise_dist", closed_form.DISTANCE)
-pairwise_oxy_angle = register_pairwise("pairwise_oxy_angle", closed_form.ANGLE_AT_X)
+pairwise_inner = register_pairwise(
+    "pairwise_inner", closed_form.NEGATIVE_INNER, reference.pairwise_inner, sign=-1
+)
+pairwise_dist = register_pairwise("pairwise_dist", closed_form.DISTANCE, reference.pairwise_dist)
+pairwise_oxy_angle = register_pairwise(
+    "pairwise_oxy_angle", closed_form.ANGLE_AT_X, reference.pairwise_oxy_angle
+)

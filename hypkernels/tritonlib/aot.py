@@ -82,8 +82,15 @@ def compile_variant(variant: Variant, target: str) -> Binary | str:
             options=options,
         )
     except Exception as error:  # whatever a compiler of three languages raises is this variant's result
-        return f"does not compile: {type(error).__name__}: {error}"
+        return "does not compile: " + "\n".join(f"{type(e).__name__}: {e}" for e in _with_causes(error))
     return read_binary(compiled)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """From the kernel down to the device function that is at fault."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def compile_all(

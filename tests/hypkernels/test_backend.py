@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import hypkernels as hk
 from hypkernels import backend, rowwise
 from hypkernels.maps import closed_form
+from hypkernels.pairwise import op as pairwise_op
 
 X = torch.linspace(-1, 1, 15, dtype=torch.float64).view(3, 5)
 NOT_HERE = "hypkernels.exp_map0 cannot run with backend 'triton': "
@@ -189,6 +190,13 @@ def test_what_a_gpu_lacks(name, value, reason, monkeypatch, caplog):
     assert record.getMessage().startswith("hypkernels.exp_map0 runs with backend 'torch' and not 'triton': ")
 
 
+@pytest.mark.parametrize("name", ["pairwise_inner", "pairwise_dist", "pairwise_oxy_angle"])
+def test_a_function_without_kernels_refuses_to_run_them(name):
+    reason = f"hypkernels.{name} cannot run with backend 'triton': it has no kernels"
+    with hk.use_backend("triton"), pytest.raises(RuntimeError, match=reason):
+        getattr(hk, name)(X, X)
+
+
 def test_the_backward_pass_follows_the_forward_pass(kernels):
     x = X.clone().requires_grad_()
     with hk.use_backend("triton"):
@@ -237,6 +245,9 @@ POINTS = {
     "dist0": 1,
     "half_aperture": 1,
     "oxy_angle": 2,
+    "pairwise_inner": 2,
+    "pairwise_dist": 2,
+    "pairwise_oxy_angle": 2,
 }
 
 
@@ -254,6 +265,7 @@ def assert_reference_agrees(name, dtype, monkeypatch, wrap=lambda op: op):
 
     expected = with_gradients(getattr(hk, name))
     monkeypatch.setattr(rowwise, "map_rows", None)
+    monkeypatch.setattr(pairwise_op, "_tiles", None)
     with hk.use_backend("reference"):
         actual = with_gradients(wrap(getattr(hk, name)))
     for a, e in zip(actual, expected, strict=True):
@@ -267,7 +279,7 @@ def test_the_reference_agrees(name, dtype, monkeypatch):
     assert_reference_agrees(name, dtype, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["scaled_exp_map0", "oxy_angle"])
+@pytest.mark.parametrize("name", ["scaled_exp_map0", "oxy_angle", "pairwise_dist"])
 def test_the_reference_compiles(name, monkeypatch):
     torch._dynamo.reset()
     compiler = partial(torch.compile, fullgraph=True, backend="aot_eager")

@@ -44,6 +44,13 @@ def test_kernels_are_as_recorded(compiled):
     assert not changes, "\n".join([*changes, hint])
 
 
+def test_a_row_that_a_tile_holds_is_read_once(compiled):
+    """A kernel's passes over such a row are one: nothing is loaded again."""
+    held = [c for c in compiled if "[fp32,D=512]" in c.variant.name]
+    assert {c.target for c in held} == set(TARGETS)
+    assert all(c.result.wide_loads == aot._wanted_wide_loads(c.variant, c.target) for c in held)
+
+
 @pytest.mark.parametrize("module", manifest.KERNEL_MODULES)
 def test_every_op_is_listed(module):
     family = module.split(".")[-2]
@@ -159,6 +166,22 @@ def test_missing_matrix_instructions_are_reported(target):
 def test_a_kernel_that_does_not_compile_is_reported():
     (problem,) = problems(variant(constants={"FACTOR": 3.0, "BLOCK": 1000}), "sm_90")
     assert problem.startswith("a kernel sm_90: does not compile: ")
+    assert "power of 2" in problem
+
+
+@triton.jit
+def _not_a_block(BLOCK: tl.constexpr):
+    return tl.arange(0, BLOCK - 1)
+
+
+@triton.jit
+def _calls_what_does_not_compile(X, OUT, stride, BLOCK: tl.constexpr):
+    tl.store(OUT + _not_a_block(BLOCK), stride)
+
+
+def test_the_device_function_at_fault_is_reported():
+    (problem,) = problems(variant(_calls_what_does_not_compile, constants={"BLOCK": BLOCK}), "sm_90")
+    assert "tl.arange(0, BLOCK - 1)" in problem
     assert "power of 2" in problem
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from kernel_lane import FMA_ROUNDS_ONCE
 from row_kernel_cases import (
     DTYPES,
     LAYOUTS,
@@ -57,6 +58,8 @@ def test_float32_is_rounded_once(name, regime):
 def test_float64(name, regime):
     """As for the formulas: a unit of ``y`` is 1e-9 of an angle of 1e-7; the edge is 1e-6 of ``2K``."""
     collinear = regime in ("collinear", "opposite")
+    if collinear and not FMA_ROUNDS_ONCE:
+        pytest.skip("n = y - alpha x needs a fused multiply-add where it is 1e-7 of y")
     edge = name == "half_aperture" and "edge" in regime
     tolerance = Tolerance(1e3 if edge else 16, 1e-9 if collinear or edge else 1e-11, 1e-9 if edge else 1e-12)
     vectors = points(name, REGIMES[regime], torch.float64)
