@@ -236,8 +236,9 @@ def entailment_loss(
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
-    total = losses.sum(dtype=torch.float64)
-    return (total / max(losses.numel(), 1) if reduction == "mean" else total).to(losses.dtype)
+    if reduction == "mean" and losses.numel():
+        return losses.mean(dtype=torch.float64).to(losses.dtype)
+    return losses.sum(dtype=torch.float64).to(losses.dtype)
 
 
 class LorentzContrastiveLoss(nn.Module):
