@@ -91,7 +91,7 @@ _TABLES = {
         angle=Plan(
             _NARROW._replace(stages=2),
             _NARROW._replace(stages=2),
-            Tile(64, 64, 128, warps=8, stages=2, pieces=4),
+            Tile(64, 64, 64, warps=8, stages=2, pieces=4),
             _PRODUCT,
             inline_ptx=True,
         ),

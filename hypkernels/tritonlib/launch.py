@@ -19,7 +19,7 @@ MAX_TILE_ROWS = 64
 MAX_HELD_WIDTH = 4096
 # Of a wide row a thread takes half as many elements at a time: their sums need registers too.
 WIDE_TILE = 2048
-WIDE_ROW_WARPS = 4
+WIDE_ROW_WARPS = 8
 # Blocks along the second dimension of a grid.
 MAX_GRID_Y = 65535
 

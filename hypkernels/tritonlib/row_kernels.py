@@ -221,7 +221,7 @@ class Configuration(NamedTuple):
 CONFIGURATIONS = (
     Configuration("fp32", 512, TARGETS),
     Configuration("fp64", 1024, ("sm_90",)),
-    Configuration("fp32", 2 * MAX_HELD_WIDTH, ("sm_90", "gfx942")),
+    Configuration("fp32", 2 * MAX_HELD_WIDTH, TARGETS),
 )
 
 # Every type and tile shape: for the op that needs the most registers.
