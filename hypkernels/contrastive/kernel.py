@@ -424,7 +424,7 @@ def _own_norms(p: Problem, form: _Form) -> tuple[Tensor, Tensor]:
 
 
 def aot_variants() -> Iterator[Variant]:
-    """Every tile of every plan, with the dtype and the similarity of its kind that need the most registers."""
+    """Every tile of every plan, with the dtype and the similarity that need the most registers in it."""
     for target in TARGETS:
         for dtype in (torch.bfloat16, torch.float32):
             for similarity in ("dist", "angle"):

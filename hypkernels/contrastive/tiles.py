@@ -28,6 +28,8 @@ _FEW_TERMS = 32
 _LEAST_DIFFERENCE = 0.02
 # Up to here, in tanh^2 h, the series below ends with a rounding.
 _SERIES_REACH = 0.2
+# ``z`` of pairs at a distance of 1, in units of the curvature's radius.
+_LEAST_OF_COARSE_SUMS = math.cosh(1) - 1
 _SERIES = [1 / (2 * j + 3) for j in range(9)]
 
 
@@ -116,7 +118,7 @@ class Tile:
             self.general = self._general()
             return pairs.value(self.general), None
         self.general = None
-        return form.value(self), form.scalar(least)
+        return form.value(self, least), form.scalar(least)
 
     def _separate(self) -> float | None:
         """Compute ``z``, and return its least value at a negative if the product resolves all of them."""
@@ -144,30 +146,31 @@ class Tile:
 class _Form(NamedTuple):
     """A gap that depends on ``z`` alone, computed in a tile's buffers.
 
-    ``value(tile)`` fills ``tile.value``, and ``tile.sinh`` if the slope needs it; ``scalar(z)`` is the same
-    of a number. ``slope(tile)`` turns ``tile.push`` from the gradient by the gap into that by ``z``.
-    ``by_curv(tile, by_gap)`` is, for each row, the sum of ``(curv_power * value - dvalue/dz * z)`` over its
-    pairs, weighted with their gradients; ``by_gap`` is that of ``value``.
+    ``value(tile, least)`` fills ``tile.value``, and ``tile.sinh`` if the slope needs it, ``least`` being the
+    least ``z``; ``scalar(z)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the gradient
+    by the gap into that by ``z``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
+    ``(curv_power * value - dvalue/dz * z)`` over its pairs, weighted with their gradients; ``by_gap`` is that
+    of ``value``.
     """
 
-    value: Callable[[Tile], Tensor]
+    value: Callable[[Tile, float], Tensor]
     scalar: Callable[[float], float]
     slope: Callable[[Tile], Tensor]
     by_curv: Callable[[Tile, Tensor], Tensor]
 
 
-def _dist(tile: Tile) -> Tensor:
-    torch.add(tile.z, 2, out=tile.sinh).mul_(tile.z).sqrt_()
-    return _log1p_(torch.add(tile.z, tile.sinh, out=tile.value), tile.push, tile.spare)
+def _dist(tile: Tile, least: float) -> Tensor:
+    """``log(1 + w)`` with ``w = z + sinh(k d)``.
 
-
-def _log1p_(w: Tensor, u: Tensor, lost: Tensor) -> Tensor:
-    """``log(1 + w)`` for ``w >= 0`` in place, with two buffers: exact to rounding, as ``log1p`` is.
-
-    PyTorch vectorises ``log`` for every processor, ``log1p`` not: there it takes eight times as long.
+    PyTorch vectorises ``log`` for every processor, ``log1p`` not: there it takes eight times as long. What
+    ``1 + w`` rounds away is added again, unless that is beyond the last digit of every distance.
     """
-    torch.add(w, 1, out=u)
-    torch.sub(u, 1, out=lost).sub_(w).div_(u)
+    torch.add(tile.z, 2, out=tile.sinh).mul_(tile.z).sqrt_()
+    w = torch.add(tile.z, tile.sinh, out=tile.value)
+    if least > _LEAST_OF_COARSE_SUMS:
+        return w.add_(1).log_()
+    u = torch.add(w, 1, out=tile.push)
+    lost = torch.sub(u, 1, out=tile.spare).sub_(w).div_(u)
     return torch.sub(u.log_(), lost, out=w)
 
 
@@ -214,13 +217,13 @@ _FORMS = {
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 0.5),
     ),
     SQUARED_DISTANCE.value: _Form(
-        lambda tile: _dist(tile).square_(),
+        lambda tile, least: _dist(tile, least).square_(),
         lambda z: _dist_of(z) ** 2,
         lambda tile: tile.push.mul_(tile.value.sqrt_()).div_(tile.sinh).mul_(2),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 1.0),
     ),
     NEGATIVE_INNER.value: _Form(
-        lambda tile: torch.add(tile.z, 1, out=tile.value),
+        lambda tile, least: torch.add(tile.z, 1, out=tile.value),
         lambda z: 1 + z,
         lambda tile: tile.push,
         lambda tile, by_gap: sums(tile.push, 1),
