@@ -23,7 +23,7 @@ from hypkernels.pairwise.geometry import PointScalars, point_scalars
 from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
 
 # Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
-_POSITIVES_CHUNK = 4
+_POSITIVES_CHUNK = 2
 # Rows from which the centre of the points is estimated.
 _CENTRE_SAMPLE = 512
 
