@@ -265,7 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_progress(done: int, total: int) -> None:
-    print(f"\rcompiled {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    """On one line, which only a terminal can write over."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rcompiled {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -226,6 +226,16 @@ def test_report_is_a_markdown_table():
     assert len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_a_terminal(monkeypatch, capsys, terminal):
+    name = "contrastive.add_product[float16,dist,sm_90]"
+    monkeypatch.setattr(aot, "compile_variant", lambda *job: "not compiled")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert aot.main(["--only", name, "--workers", "1"]) == 1
+    progress = "\rcompiled 1 of 1\n" if terminal else ""
+    assert capsys.readouterr().err == f"{progress}{name} sm_90: not compiled\n"
+
+
 def test_variants_have_names_of_their_own(monkeypatch):
     duplicates = types.ModuleType("duplicates")
     duplicates.aot_variants = lambda: [variant(), variant()]
