@@ -432,8 +432,8 @@ def aot_variants() -> Iterator[Variant]:
                 if similarity == "dist":
                     wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
                 yield from _variants(target, dtype, similarity, wanted)
-    yield from _variants("sm_90", torch.float16, "dist", ["pair_weights", "add_product"])
-    yield from _variants("gfx942", torch.float16, "dist", ["pair_weights", "add_product"])
+    for target in ("sm_90", "gfx942"):
+        yield from _variants(target, torch.float16, "dist", ["pair_weights", "add_product"])
 
 
 def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
