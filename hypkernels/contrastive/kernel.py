@@ -318,8 +318,8 @@ class _Negatives:
             self._add_product(self.total.y[block.columns], weights.mT, self.pairs.x[block.rows])
 
     def _add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        """``out += a @ b``: PyTorch's where it has this precision, whatever its settings."""
-        if a.dtype == torch.bfloat16 and a.device.type == "cuda" and torch.version.hip is None:
+        """``out += a @ b``, with the weights ``a`` of pairs and points ``b``."""
+        if not uses_product_tile(b):
             torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
             return
         tile = self.pairs.plan.product
@@ -401,6 +401,15 @@ def _all_near(p: Problem) -> Tensor:
     if not len(p.targets):
         return torch.zeros((), dtype=torch.int32, device=p.c.device)
     return (p.x.scalars.P.amax() + p.y.scalars.P.amax() < _NEAR).to(torch.int32)
+
+
+def uses_product_tile(points: Tensor) -> bool:
+    """Whether weights of pairs are multiplied with these points by ``add_product``.
+
+    PyTorch's own serves where it has the wanted precision, whatever its settings: bfloat16 on NVIDIA.
+    """
+    on_nvidia = points.device.type == "cuda" and torch.version.hip is None
+    return not (on_nvidia and points.dtype == torch.bfloat16)
 
 
 def _precision(p: Problem) -> str:

@@ -36,6 +36,7 @@ TOLERANCE = 1e-4
 
 Cost = Callable[[Tile], float]
 Timer = Callable[[Callable[[], object]], float]
+Run = Callable[[Plan], Sequence[Tensor | None]]
 
 
 def search(start: Tile, cost: Cost, options: Mapping[str, Sequence[int]] = OPTIONS) -> tuple[Tile, float]:
@@ -74,7 +75,7 @@ def tune(
     options: Mapping[str, Sequence[int]] = OPTIONS,
     report: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """The plan of ``p``'s device with the fastest tiles for this problem.
+    """The plan of ``p``'s device with the fastest tiles for this problem, where it uses them.
 
     Args:
         p: the problem to be fast at.
@@ -96,11 +97,11 @@ def tune(
     def backward(trial: Plan) -> Sequence[Tensor | None]:
         return kernel.backward(grad, p, statistics, similarity, True, plan=trial)
 
-    for name, run, right in (
-        ("forward", forward, [losses]),
-        ("backward", backward, gradients),
-        ("product", backward, gradients),
-    ):
+    kernels: list[tuple[str, Run, Sequence[Tensor | None]]]
+    kernels = [("forward", forward, [losses]), ("backward", backward, gradients)]
+    if kernel.uses_product_tile(p.x.points):
+        kernels.append(("product", backward, gradients))
+    for name, run, right in kernels:
         plan = _with_best_tile(plan, name, run, right, timer, options, report)
     return plan
 
@@ -108,7 +109,7 @@ def tune(
 def _with_best_tile(
     plan: Plan,
     name: str,
-    run: Callable[[Plan], Sequence[Tensor | None]],
+    run: Run,
     right: Sequence[Tensor | None],
     timer: Timer,
     options: Mapping[str, Sequence[int]],

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from kernel_lane import DEVICE
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hypkernels.contrastive import kernel
 from hypkernels.contrastive.tile_plan import default_plan
@@ -9,7 +11,7 @@ from hypkernels.tritonlib.tune import random_problem, tune
 
 
 def problem():
-    return random_problem(40, 24, torch.float32, torch.device("cpu"), "ieee")
+    return random_problem(40, 24, torch.float32, DEVICE, "ieee")
 
 
 def preferring(field, value):
@@ -52,6 +54,25 @@ def test_a_tile_that_fails_is_reported():
     plan = tune(p, timer=lambda call: call() and 1.0, options={"rows": (33,)}, report=lines.append)
     assert plan == default_plan(p.x.points, "dist")
     assert sum("Error" in line for line in lines) == 3
+
+
+def test_a_tile_that_is_not_used_is_not_varied(monkeypatch):
+    """As for bfloat16 on NVIDIA, with a stand-in for PyTorch's product there."""
+    monkeypatch.setattr(kernel, "uses_product_tile", lambda points: False)
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.copy_(total + a @ b))
+    lines = []
+    tune(problem(), timer=lambda call: 1.0, options={"rows": (16,)}, report=lines.append)
+    assert [line.split()[0] for line in lines] == ["forward", "forward", "backward", "backward"]
+
+
+@pytest.mark.parametrize("hip", [None, "6.4"])
+def test_pytorch_multiplies_bfloat16_on_nvidia_only(monkeypatch, hip):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    with FakeTensorMode():
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            by_pytorch = dtype == torch.bfloat16 and hip is None
+            assert kernel.uses_product_tile(torch.empty(1, dtype=dtype, device="cuda")) != by_pytorch
+            assert kernel.uses_product_tile(torch.empty(1, dtype=dtype))
 
 
 def test_the_problem_is_what_was_asked_for():
