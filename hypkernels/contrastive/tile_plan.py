@@ -77,6 +77,7 @@ class _Table(NamedTuple):
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
 _PRODUCT = _tile(128, 128, 8)
+_SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64)  # of float32 operands that are split in registers
 _FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=4), _PRODUCT, inline_ptx=True)
 _AMD_PRODUCT = _amd_tile(128, 128)
@@ -87,12 +88,12 @@ _TABLES = {
     "interpreter": _Table(_INTERPRETER, _INTERPRETER, _INTERPRETER),
     "sm_80": _Table(
         half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
-        float32=Plan(_NARROW, _NARROW, _NARROW, _PRODUCT._replace(depth_bytes=64), inline_ptx=True),
+        float32=Plan(_NARROW, _NARROW, _NARROW, _SPLIT_PRODUCT, inline_ptx=True),
         angle=Plan(
             _NARROW._replace(stages=2),
             _NARROW._replace(stages=2),
             Tile(64, 64, 64, warps=8, stages=2, pieces=4),
-            _PRODUCT,
+            _SPLIT_PRODUCT,
             inline_ptx=True,
         ),
     ),

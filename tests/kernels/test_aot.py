@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from hypkernels.contrastive.tile_plan import plan_for
 from hypkernels.tritonlib import aot, manifest, recording
 from hypkernels.tritonlib.aot import Compiled, Resources
 from hypkernels.tritonlib.device_limits import TARGETS
@@ -49,6 +50,13 @@ def test_a_row_that_a_tile_holds_is_read_once(compiled):
     held = [c for c in compiled if "[fp32,D=512]" in c.variant.name]
     assert {c.target for c in held} == set(TARGETS)
     assert all(c.result.wide_loads == aot._wanted_wide_loads(c.variant, c.target) for c in held)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_angles_of_float32_points_use_the_recorded_product(target):
+    """``add_product`` knows nothing of the similarity: it is compiled with the tile for distances."""
+    distance, angle = (plan_for(target, torch.float32, similarity) for similarity in ("dist", "angle"))
+    assert angle.product == distance.product
 
 
 @pytest.mark.parametrize("module", manifest.KERNEL_MODULES)
