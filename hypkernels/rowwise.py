@@ -49,11 +49,18 @@ def map_rows(
     """
     batch = operands[0].shape[:-1]
     outputs = tuple(operands[0].new_empty(*batch, columns, dtype=dtype) for columns, dtype in results)
+    map_rows_into(formula, operands, outputs)
+    return outputs
+
+
+def map_rows_into(
+    formula: Callable[..., tuple[Tensor, ...]], operands: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> None:
+    """The same, into given tensors ``(*batch, columns)``."""
     for chunk in _chunks([*operands, *outputs], chunk_elements(operands[0].device)):
         inputs, targets = chunk[: len(operands)], chunk[len(operands) :]
         for target, value in zip(targets, formula(*(rows.double() for rows in inputs)), strict=True):
             target.copy_(value)
-    return outputs
 
 
 def _chunks(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:

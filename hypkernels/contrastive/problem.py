@@ -125,7 +125,7 @@ class Gradients(NamedTuple):
 
 def embeddings(points: Sequence[Tensor], c: Tensor) -> list[Embedding]:
     """Prepare point sets that share ``D``, dtype and device."""
-    scalars = [point_scalars(one, c, torch.float64) for one in points]
+    scalars = [point_scalars(one, c) for one in points]
     centres, rapidities = zip(*(_where(*one) for one in zip(points, scalars, strict=True)), strict=True)
     typical = torch.nanmean(torch.stack(rapidities)).nan_to_num(0, posinf=0)
     return [

@@ -4,7 +4,7 @@ A tile of logits exists only while it is summed; the backward pass computes it a
 of matrices in all, and a workspace that does not grow with the number of pairs.
 
 With the scalars of :class:`hypkernels.contrastive.problem.Side`, ``z = cosh(k d) - 1`` of all pairs is one
-product of width ``D + 5``. With ``u = x/|x| - o`` and ``v = y/|y| - p``, their offsets ``f, g``, the centred
+product of width ``D + 5``, halved. With ``u = x/|x| - o`` and ``v = y/|y| - p``, their offsets ``f, g``, the centred
 rapidities ``a, b``, ``P = k|x|`` and ``Q = k|y|``
 
     z = lateral + radial,   lateral = P Q (f + g - u.v),   radial = cosh(a - b) - 1
@@ -36,6 +36,8 @@ BLOCK_BYTES = 8 << 20
 _LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
 # Of logits, where a rounding is no matter to an exponential.
 _LARGEST_LEVEL = 1e4
+# Of a unit of a logit: powers of two take a third of the time of an exponential.
+_BITS = 1 / math.log(2)
 
 
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
@@ -101,20 +103,30 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
         yield slice(first, min(first + step, stop))
 
 
-def _logits(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> tuple[Tensor, float]:
-    """The negatives' logits less a level, and the level: about the greatest of them, or 0."""
-    logits, uniform = tile.push, _uniform(per_unit)
+def _terms(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> tuple[Tensor, float]:
+    """``exp(logit - level)`` of the negatives, and the level: about the greatest logit, or 0."""
+    uniform = _uniform(per_unit)
     if uniform is None or least is None or not uniform * least < _LARGEST_LEVEL:
-        torch.mul(gaps, -per_unit.unsqueeze(1), out=logits)
-        tile.set_positives(logits, -math.inf)
-        level = logits.amax().item()
-        if not abs(level) < _LARGEST_LEVEL:
-            return logits, 0.0
-        return logits.sub_(level), level
-    level = torch.tensor(-uniform * least, dtype=logits.dtype).item()  # what the logits' dtype holds of it
-    torch.add(torch.tensor(-level, dtype=logits.dtype), gaps, alpha=-uniform, out=logits)
+        logits, level = _logits(tile, gaps, per_unit)
+        return logits.exp_(), level
+    bits = _rounded(uniform * _BITS, gaps)
+    top = _rounded(bits * least, gaps)
+    exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-bits, out=tile.push)
+    tile.set_positives(exponents, -math.inf)
+    lost = uniform - bits / _BITS  # by rounding; it belongs to the level, to agree with the positives' scale
+    return exponents.exp2_(), -top / _BITS - lost * least
+
+
+def _rounded(number: float, like: Tensor) -> float:
+    return torch.tensor(number, dtype=like.dtype).item()
+
+
+def _logits(tile: Tile, gaps: Tensor, per_unit: Tensor) -> tuple[Tensor, float]:
+    """The negatives' logits less a level, and the level."""
+    logits = torch.mul(gaps, -per_unit.unsqueeze(1), out=tile.push)
     tile.set_positives(logits, -math.inf)
-    return logits, level
+    level = logits.amax().item()
+    return (logits.sub_(level), level) if abs(level) < _LARGEST_LEVEL else (logits, 0.0)
 
 
 def _uniform(per_unit: Tensor) -> float | None:
@@ -127,8 +139,7 @@ def _log_sums(
     tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor, matrix: Logits
 ) -> tuple[Tensor | None, Tensor | None]:
     """Log-sum-exp over the tile's negatives, of each row and of each column, float64."""
-    logits, level = _logits(tile, gaps, least, per_unit)
-    terms = torch.exp(logits, out=tile.spare)
+    terms, level = _terms(tile, gaps, least, per_unit)
     by_row = sums(terms, 1) if matrix.rows else None
     by_column = sums(terms, 0) if matrix.columns else None
     present = [one for one in (by_row, by_column) if one is not None]
@@ -136,6 +147,7 @@ def _log_sums(
         for one in present:
             one.log_().add_(level)
         return by_row, by_column
+    logits, level = _logits(tile, gaps, per_unit)
     by_row = _log_sum_exp(logits, 1).add_(level) if matrix.rows else None
     return by_row, _log_sum_exp(logits, 0).add_(level) if matrix.columns else None
 
@@ -149,18 +161,19 @@ def _fill_push(
     tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor, part: SoftmaxGradient
 ) -> None:
     """Make ``tile.push`` the gradient of the loss by the negatives' logits."""
-    logits, level = _logits(tile, gaps, least, per_unit)
+    terms, level = _terms(tile, gaps, least, per_unit)
     sides = []
     if part.rows is not None:
         sides.append(tuple(one[tile.rows].unsqueeze(1) for one in part.rows))
     if part.columns is not None:
         sides.append(tuple(one[tile.columns].unsqueeze(0) for one in part.columns))
     if all((level - totals).amax().item() < _LARGEST_SPREAD for _, totals in sides):
-        factors = [(weights * torch.exp(level - totals)).to(logits.dtype) for weights, totals in sides]
-        logits.exp_().mul_(factors[0] if len(factors) == 1 else torch.add(*factors, out=tile.spare))
+        factors = [(weights * torch.exp(level - totals)).to(terms.dtype) for weights, totals in sides]
+        terms.mul_(factors[0] if len(factors) == 1 else torch.add(*factors, out=tile.spare))
         return
-    terms = [_weighted_softmax(logits, totals - level, weights) for weights, totals in sides]
-    logits.copy_(terms[0] if len(terms) == 1 else terms[0] + terms[1])
+    logits, level = _logits(tile, gaps, per_unit)
+    parts = [_weighted_softmax(logits, totals - level, weights) for weights, totals in sides]
+    logits.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 
 def _weighted_softmax(logits: Tensor, totals: Tensor, weights: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A tile of pairs: gaps and their gradients, computed in place; and the sums of the gradients over all tiles.
 
-Distances, their squares and inner products are functions of ``z = cosh(k d) - 1`` alone, for which short
+Distances, their squares and inner products are functions of ``h = sinh^2(k d/2) = z/2`` alone, for which short
 formulas serve wherever the product of matrices tells every pair of the tile apart. All else goes to the
 general formulas of :mod:`hypkernels.pairwise.closed_form`.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from hypkernels.contrastive.problem import Gradients, Problem, Side
 from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
-from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows
+from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows_into
 from hypkernels.scalar_functions import horner
 
 _LATERAL_TERMS, _RADIAL_TERMS = 2, 3
@@ -28,15 +28,18 @@ _FEW_TERMS = 32
 _LEAST_DIFFERENCE = 0.02
 # Up to here, in tanh^2 h, the series below ends with a rounding.
 _SERIES_REACH = 0.2
-# ``z`` of pairs at a distance of 1, in units of the curvature's radius.
-_LEAST_OF_COARSE_SUMS = math.cosh(1) - 1
+# ``h`` of pairs at a distance of 1, in units of the curvature's radius.
+_LEAST_OF_COARSE_SUMS = math.sinh(0.5) ** 2
+# Columns of a matrix that a product takes no longer for than for one.
+_LEAST_WIDTH = 16
 _SERIES = [1 / (2 * j + 3) for j in range(9)]
 
 
 class Factors(NamedTuple):
-    """The points along one side of a tile: ``z`` of all pairs is the product of both sides' ``factors``.
+    """The points along one side of a tile: ``h`` of all pairs is the product of both sides' ``factors``.
 
-    ``sums`` are scalars whose products with the pairs' slopes make the gradients.
+    Rows are halved for that, columns are not. ``sums`` are scalars whose products with the pairs' slopes make
+    the gradients. ``reach`` is the largest ``P``.
     """
 
     place: slice
@@ -44,39 +47,52 @@ class Factors(NamedTuple):
     factors: Tensor
     scalars: PointScalars
     sums: Tensor
+    reach: float
 
 
 def row_factors(p: Problem, place: slice) -> Factors:
-    def factors(points: Tensor, P: Tensor, offset: Tensor, a: Tensor) -> tuple[Tensor]:
-        u = p.x.centre * P - k * points
-        return (torch.cat([u, P * offset, P, _cosh_minus_1(a), torch.ones_like(a), -torch.sinh(a)], 1),)
-
-    k = torch.sqrt(p.c)
-    return _side(p, p.x, place, factors, lambda s, apart: [s.P, s.A])
+    P, offset, a = _of_rows(p.x, place)
+    radial = [_cosh_minus_1(a), torch.ones_like(a), -torch.sinh(a)]
+    tail = torch.cat([P * offset, P, *radial], 1) / 2
+    scalars = p.x.scalars.at(place)
+    return _side(p, p.x, place, scalars, -0.5, tail, [scalars.P, scalars.A])
 
 
 def column_factors(p: Problem, place: slice) -> Factors:
-    def factors(points: Tensor, Q: Tensor, offset: Tensor, b: Tensor) -> tuple[Tensor]:
-        v = k * points - p.y.centre * Q
-        return (torch.cat([v, Q, Q * offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1),)
+    Q, offset, b = _of_rows(p.y, place)
+    tail = torch.cat([Q, Q * offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1)
+    scalars = p.y.scalars.at(place)
+    apart, B = _apart(scalars, p.y), scalars.A
+    columns = [scalars.P, B, 1 / B, apart / B, apart**2 / B]
+    columns += [torch.zeros_like(B)] * (_LEAST_WIDTH - len(columns))
+    return _side(p, p.y, place, scalars, 1.0, tail, columns)
 
-    k = torch.sqrt(p.c)
-    return _side(p, p.y, place, factors, lambda s, apart: [s.P, s.A, 1 / s.A, apart / s.A, apart**2 / s.A])
+
+def _of_rows(side: Side, place: slice) -> tuple[Tensor, Tensor, Tensor]:
+    return side.scalars.P[place], side.offset[place], side.rapidity[place]
 
 
 def _side(
     p: Problem,
     side: Side,
     place: slice,
-    factors: Callable[..., tuple[Tensor]],
-    sums: Callable[[PointScalars, Tensor], list[Tensor]],
+    scalars: PointScalars,
+    sign: float,
+    tail: Tensor,
+    sums: list[Tensor],
 ) -> Factors:
-    points = side.points[place]
-    scalars = PointScalars(*(scalar[place] for scalar in side.scalars))
-    operands = [points, scalars.P, side.offset[place], side.rapidity[place]]
-    (joined,) = map_rows(factors, operands, [(points.shape[1] + _LATERAL_TERMS + _RADIAL_TERMS, p.dtype)])
-    columns = torch.cat(sums(scalars, _apart(scalars, side)), 1).to(p.dtype)
-    return Factors(place, points, joined, scalars, columns)
+    """``sign`` times the points less their norms times the centre, and beside them ``tail``."""
+    points, step = side.points[place], sign * torch.sqrt(p.c)
+    width = points.shape[1]
+    factors = points.new_empty(len(points), width + tail.shape[1], dtype=p.dtype)
+
+    def centred(rows: Tensor, P: Tensor) -> tuple[Tensor]:
+        return ((rows * step).addcmul_(P, side.centre, value=-sign),)
+
+    map_rows_into(centred, [points, scalars.P], [factors[:, :width]])
+    factors[:, width:] = tail
+    reach = scalars.P.amax().item()
+    return Factors(place, points, factors, scalars, torch.cat(sums, 1).to(p.dtype), reach)
 
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
@@ -89,13 +105,17 @@ def _cosh_minus_1(a: Tensor) -> Tensor:
 
 
 class Tile:
-    """A tile of pairs, computed in five buffers of its shape that all tiles share."""
+    """A tile of pairs, computed in five buffers of its shape that all tiles share.
+
+    ``h`` is of the pairs, ``value`` their gaps, ``inverse`` is ``2 / sinh(k d)`` where a form wants it, ``push``
+    and ``spare`` are for what is made of them.
+    """
 
     def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
         self.x, self.y, self.c = x, y, p.c
         self.rows, self.columns = x.place, y.place
         shape = (len(x.points), len(y.points))
-        self.z, self.sinh, self.value, self.push, self.spare = (
+        self.h, self.value, self.inverse, self.push, self.spare = (
             buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers
         )
         targets = p.targets[x.place] - y.place.start
@@ -121,22 +141,24 @@ class Tile:
         return form.value(self, least), form.scalar(least)
 
     def _separate(self) -> float | None:
-        """Compute ``z``, and return its least value at a negative if the product resolves all of them."""
-        torch.mm(self.x.factors, self.y.factors.mT, out=self.z)
-        self.set_positives(self.z, math.inf)
-        least = self.z.amin().item()
-        self.set_positives(self.z, least if math.isfinite(least) else 1.0)
-        return least if self._resolution() < least < math.inf else None
+        """Compute ``h``, and return its least value at a negative if the short formulas resolve all of them."""
+        torch.mm(self.x.factors, self.y.factors.mT, out=self.h)
+        self.set_positives(self.h, math.inf)
+        least = self.h.amin().item()
+        self.set_positives(self.h, least if math.isfinite(least) else 1.0)
+        farthest = math.hypot(1, self.x.reach) * math.hypot(1, self.y.reach)
+        in_reach = farthest < math.sqrt(torch.finfo(self.h.dtype).max)  # h^2 is finite
+        return least if in_reach and self._resolution() < least < math.inf else None
 
     def _resolution(self) -> float:
-        """Of ``z``, at its coarsest."""
-        ulps = RESOLUTION_ULPS * torch.finfo(self.z.dtype).eps
-        return ulps * self.x.scalars.P.amax().item() * self.y.scalars.P.amax().item()
+        """Of ``h``, at its coarsest."""
+        ulps = RESOLUTION_ULPS * torch.finfo(self.h.dtype).eps
+        return 0.5 * ulps * self.x.reach * self.y.reach
 
     def _general(self) -> PairTile:
         """What the general formulas take."""
         terms = self.x.points.shape[1] + _LATERAL_TERMS
-        lateral = self.x.factors[:, :terms] @ self.y.factors[:, :terms].mT
+        lateral = (self.x.factors[:, :terms] @ self.y.factors[:, :terms].mT).mul_(2)
         x, y = (
             PointScalars(*(scalar.to(lateral.dtype) for scalar in side.scalars)) for side in (self.x, self.y)
         )
@@ -144,12 +166,12 @@ class Tile:
 
 
 class _Form(NamedTuple):
-    """A gap that depends on ``z`` alone, computed in a tile's buffers.
+    """A gap that depends on ``h`` alone, computed in a tile's buffers.
 
-    ``value(tile, least)`` fills ``tile.value``, and ``tile.sinh`` if the slope needs it, ``least`` being the
-    least ``z``; ``scalar(z)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the gradient
-    by the gap into that by ``z``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
-    ``(curv_power * value - dvalue/dz * z)`` over its pairs, weighted with their gradients; ``by_gap`` is that
+    ``value(tile, least)`` fills ``tile.value``, and ``tile.inverse`` if the slope needs it, ``least`` being the
+    least ``h``; ``scalar(h)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the gradient
+    by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
+    ``(curv_power * value - dvalue/dh * h)`` over its pairs, weighted with their gradients; ``by_gap`` is that
     of ``value``.
     """
 
@@ -160,49 +182,57 @@ class _Form(NamedTuple):
 
 
 def _dist(tile: Tile, least: float) -> Tensor:
-    """``log(1 + w)`` with ``w = z + sinh(k d)``.
+    """``log(1 + 2w)`` with ``w = h + sinh(k d)/2`` and ``sinh(k d)/2 = sqrt(q)``, ``q = h + h^2``.
 
     PyTorch vectorises ``log`` for every processor, ``log1p`` not: there it takes eight times as long. What
-    ``1 + w`` rounds away is added again, unless that is beyond the last digit of every distance.
+    ``1 + 2w`` rounds away is added again, unless that is beyond the last digit of every distance. Likewise
+    ``rsqrt`` is the faster root, and the slope needs it.
     """
-    torch.add(tile.z, 2, out=tile.sinh).mul_(tile.z).sqrt_()
-    w = torch.add(tile.z, tile.sinh, out=tile.value)
+    h, one = tile.h, torch.ones((), dtype=tile.h.dtype)
+    q = torch.addcmul(h, h, h, out=tile.value)
+    torch.rsqrt(q, out=tile.inverse)
+    w = torch.addcmul(h, q, tile.inverse, out=q)
     if least > _LEAST_OF_COARSE_SUMS:
-        return w.add_(1).log_()
-    u = torch.add(w, 1, out=tile.push)
-    lost = torch.sub(u, 1, out=tile.spare).sub_(w).div_(u)
+        return torch.add(one, w, alpha=2, out=w).log_()
+    u = torch.add(one, w, alpha=2, out=tile.push)
+    lost = torch.sub(u, 1, out=tile.spare).sub_(w, alpha=2).div_(u)
     return torch.sub(u.log_(), lost, out=w)
 
 
-def _dist_of(z: float) -> float:
-    return math.log1p(z + math.sqrt(z * (z + 2)))
+def _dist_of(h: float) -> float:
+    return math.log1p(2 * (h + math.sqrt(h * (h + 1))))
 
 
 def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
     """Near pairs leave little of the difference: then by a function without cancellation."""
     whole = power * by_gap
-    rest = whole - _row_dots(tile.push, tile.z, tile.spare)
+    rest = whole - _row_dots(tile.push, tile.h, tile.spare)
     if rest.abs().sum() > _LEAST_DIFFERENCE * whole.abs().sum():
         return rest
-    return _row_dots(tile.push, _deficit(tile).mul_(tile.sinh), tile.spare)
+    return _row_dots(tile.push, _deficit(tile).div_(tile.inverse), tile.spare)
 
 
 def _deficit(tile: Tile) -> Tensor:
-    """``h - tanh h`` with ``h = k d / 2``: ``t^3 (1/3 + t^2/5 + ...)`` with ``t = tanh h``."""
-    z_plus_2 = tile.z + 2
-    t = tile.sinh / z_plus_2
-    t2 = tile.z / z_plus_2
+    """``b - tanh b`` with ``b = k d / 2``: ``t^3 (1/3 + t^2/5 + ...)`` with ``t = tanh b``."""
+    t2 = tile.h / (tile.h + 1)
+    t = torch.sqrt(t2)
     near = horner(t2.clamp(max=_SERIES_REACH), _SERIES).mul_(t2).mul_(t)
     if t2.amax() <= _SERIES_REACH:
         return near
-    return torch.where(t2 <= _SERIES_REACH, near, torch.asinh(torch.sqrt(tile.z / 2)).sub_(t))
+    return torch.where(t2 <= _SERIES_REACH, near, torch.asinh(torch.sqrt(tile.h)).sub_(t))
 
 
 def sums(terms: Tensor, dim: int) -> Tensor:
-    """Float64: positives and negatives nearly cancel. A few terms at a time may round."""
-    if terms.shape[dim] % _FEW_TERMS:
+    """Float64: positives and negatives nearly cancel. A few terms at a time may round.
+
+    Terms of a row that are far apart are added first: that is many sums at a time.
+    """
+    count = terms.shape[dim]
+    if count % _FEW_TERMS:
         return terms.sum(dim, dtype=torch.float64)
-    return terms.unflatten(dim, (-1, _FEW_TERMS)).sum(dim + 1).sum(dim, dtype=torch.float64)
+    if dim == 1:
+        return terms.unflatten(1, (_FEW_TERMS, -1)).sum(1).sum(1, dtype=torch.float64)
+    return terms.unflatten(0, (-1, _FEW_TERMS)).sum(1).sum(0, dtype=torch.float64)
 
 
 def _row_dots(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
@@ -213,20 +243,20 @@ _FORMS = {
     DISTANCE.value: _Form(
         _dist,
         _dist_of,
-        lambda tile: tile.push.div_(tile.sinh),
+        lambda tile: tile.push.mul_(tile.inverse),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 0.5),
     ),
     SQUARED_DISTANCE.value: _Form(
         lambda tile, least: _dist(tile, least).square_(),
-        lambda z: _dist_of(z) ** 2,
-        lambda tile: tile.push.mul_(tile.value.sqrt_()).div_(tile.sinh).mul_(2),
+        lambda h: _dist_of(h) ** 2,
+        lambda tile: tile.push.mul_(tile.value.sqrt_()).mul_(tile.inverse).mul_(2),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 1.0),
     ),
     NEGATIVE_INNER.value: _Form(
-        lambda tile, least: torch.add(tile.z, 1, out=tile.value),
-        lambda z: 1 + z,
-        lambda tile: tile.push,
-        lambda tile, by_gap: sums(tile.push, 1),
+        lambda tile, least: torch.mul(tile.h, 2, out=tile.value).add_(1),
+        lambda h: 1 + 2 * h,
+        lambda tile: tile.push.mul_(2),
+        lambda tile, by_gap: sums(tile.push, 1) / 2,
     ),
 }
 
@@ -256,21 +286,21 @@ class GradientSums:
             self.curv += (form.by_curv(tile, by_gap) * per_unit).sum() / self.p.c
         if uniform is None:
             tile.push.mul_(per_unit.unsqueeze(1))
-        self._add_by_z(tile, 1.0 if uniform is None else uniform)
+        self._add_by_h(tile, 1.0 if uniform is None else uniform)
 
-    def _add_by_z(self, tile: Tile, factor: float) -> None:
-        """From ``z = A B - 1 - c x.y``, whose slopes are in ``tile.push``, less a ``factor``."""
+    def _add_by_h(self, tile: Tile, factor: float) -> None:
+        """From ``2 h = A B - 1 - c x.y``, the slopes by ``h`` being in ``tile.push``, less a ``factor``."""
         x, y, c = tile.x, tile.y, self.p.c
         A, B = x.scalars.A, y.scalars.A
-        by_row = (tile.push @ y.sums).double().mul_(factor)
-        by_column = (x.sums.mT @ tile.push).double().mT.mul_(factor)
+        by_row = (tile.push @ y.sums).double().mul_(factor / 2)
+        by_column = (x.sums.mT @ tile.push).double().mT.mul_(factor / 2)
         if self.x:
-            self.x.add(x.place, tile.push, y.factors, factor, by_row[:, :1], -c * by_row[:, 1:2] / A)
+            self.x.add(x.place, tile.push, y.factors, factor / 2, by_row[:, :1], -c * by_row[:, 1:2] / A)
         if self.y:
             self.y.add(
                 y.place, tile.push.mT, x.factors, -factor, by_column[:, :1], -c * by_column[:, 1:2] / B
             )
-        s_0, s_1, s_2 = by_row[:, 2:].split(1, 1)
+        s_0, s_1, s_2 = by_row[:, 2:5].split(1, 1)
         apart = _apart(x.scalars, self.p.x)
         self.curv += ((apart * (apart * s_0 - 2 * s_1) + s_2) / A).sum() / (2 * c)
 
@@ -286,7 +316,7 @@ class GradientSums:
             self.x.add(x.place, slopes, y.factors, 1.0, along, part.x_coefficient.double())
         if self.y:
             along = (slopes.mT @ x.sums[:, :1]).double()
-            self.y.add(y.place, slopes.mT, x.factors, -1.0, along, part.y_coefficient.mT.double())
+            self.y.add(y.place, slopes.mT, x.factors, -2.0, along, part.y_coefficient.mT.double())
 
     def gradients(self) -> Gradients:
         p = self.p

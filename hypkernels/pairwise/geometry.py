@@ -37,20 +37,23 @@ class PointScalars(NamedTuple):
         """From a column vector ``(..., N, 1)`` to a row vector ``(..., 1, N)``."""
         return PointScalars(*(scalar.mT for scalar in self))
 
-    def select(self, batch: slice, points: slice) -> PointScalars:
-        return PointScalars(*(scalar[batch, points] for scalar in self))
+    def at(self, *place: slice) -> PointScalars:
+        """Of some points: a slice for each dimension that comes before the last."""
+        return PointScalars(*(scalar[place] for scalar in self))
 
 
-def point_scalars(points: Tensor, c: Tensor, dtype: torch.dtype) -> PointScalars:
-    """Scalars ``(..., M, 1)`` of points ``(..., M, D)``: computed in float64, rounded once to ``dtype``."""
+def point_scalars(points: Tensor, c: Tensor) -> PointScalars:
+    """Scalars ``(..., M, 1)`` of points ``(..., M, D)``, float64."""
+    (square,) = map_rows(lambda rows: (dot(rows, rows),), [points], [(1, torch.float64)])
+    return scalars_of_square(square, c)
 
-    def formula(rows: Tensor) -> tuple[Tensor, ...]:
-        P2 = c * dot(rows, rows)
-        P, A = torch.sqrt(P2), torch.sqrt(1 + P2)
-        A_minus_1 = P2 / (1 + A)
-        return P, A, A_minus_1, A_minus_1 + P, torch.rsqrt(A + P)
 
-    return PointScalars(*map_rows(formula, [points], [(1, dtype)] * len(PointScalars._fields)))
+def scalars_of_square(square: Tensor, c: Tensor) -> PointScalars:
+    """From ``|x|^2``, float64."""
+    P2 = c * square
+    P, A = torch.sqrt(P2), torch.sqrt(1 + P2)
+    A_minus_1 = P2 / (1 + A)
+    return PointScalars(P, A, A_minus_1, A_minus_1 + P, torch.rsqrt(A + P))
 
 
 class PairTile(NamedTuple):

@@ -97,12 +97,12 @@ def _tiles(x: Tensor, y: Tensor, curv: Tensor) -> Iterator[tuple[Cut, Tensor, Te
     """Each tile with where it lies and its float64 points."""
     c = curv.double()
     x, y = _by_batch(x), _by_batch(y)
-    x_scalars, y_scalars = (point_scalars(points, c, torch.float64) for points in (x, y))
+    x_scalars, y_scalars = (point_scalars(points, c) for points in (x, y))
     for cut in _cuts(x.shape[0], x.shape[1], y.shape[1], chunk_elements(x.device)):
         batch, rows, columns = cut
         x_rows, y_rows = x[batch, rows].double(), y[batch, columns].double()
-        x_part = x_scalars.select(batch, rows)
-        y_part = y_scalars.select(batch, columns).along_columns()
+        x_part = x_scalars.at(batch, rows)
+        y_part = y_scalars.at(batch, columns).along_columns()
         lateral = x_part.P * y_part.P - c * (x_rows @ y_rows.mT)
         yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, c)
 
