@@ -466,9 +466,8 @@ def _recorded(target: str, dtype: torch.dtype, similarity: str) -> list[Any]:
 
     points = torch.empty((_RECORDED_POINTS, _RECORDED_WIDTH), dtype=dtype, device="meta")
     rows = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
-    x, y = problem.embeddings([points, points], rows[0])
     precision = "ieee" if target == "gfx942" else "tf32x3"
-    p = Problem(*problem.sides(x, y, rows[0]), rows[0], rows, rows.long(), precision)
+    p = Problem(*problem.sides(points, points, rows[0]), rows[0], rows, rows.long(), precision)
     pairs = _Pairs(p, plan_for(target, dtype, similarity))
     matrix, form = logit_matrices(similarity, True)[-1], _FORMS[similarity][-1]
     by_row = (rows, rows) if matrix.rows else None

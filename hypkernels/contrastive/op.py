@@ -1,7 +1,7 @@
 """Registration of the contrastive losses as ``torch.ops.hypkernels`` operators.
 
-One operator takes several pairings of shared point sets. Its results, and the statistics that the backward
-operator takes back, are lists with :data:`PER_PAIRING` tensors for each pairing.
+One operator takes several pairings of shared point sets. It returns the losses of each pairing and, for the
+backward operator, the statistics of each pairing and the summaries of the points.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,6 @@ from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
 from hypkernels.rowwise import beside, refuse_double_backward, result_dtype
 
-PER_PAIRING = 1 + len(Statistics._fields)
 _ARGUMENTS = (
     "Tensor[] points, Tensor curv, Tensor logit_scale, Tensor[] targets, int[] rows, int[] columns, "
     "str similarity, bool symmetric, str? precision, str backend"
@@ -49,15 +49,15 @@ class _Call(NamedTuple):
         choice = backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal)
         return importlib.import_module(_IMPLEMENTATIONS[choice.implementation])
 
-    def problems(self, learns: Sequence[bool] | None = None) -> list[Problem]:
+    def problems(self, summed: Sequence[Tensor], learns: Sequence[bool] | None = None) -> list[Problem]:
         x = self.points[0]
         c = beside(self.curv, x).to(result_dtype(x.dtype)).double()
         scale = self.logit_scale.to(x.device) if self.logit_scale.dim() else beside(self.logit_scale, x)
-        embeddings = problem.embeddings(self.points, c)
+        embeddings = problem.Embeddings(self.points, c, summed)
         learning = learns or [True] * (len(self.points) + 2)
         return [
             Problem(
-                *problem.sides(embeddings[row], embeddings[column], c),
+                *embeddings.sides(row, column),
                 c,
                 scale.double().expand(self.points[row].shape[0]),
                 targets,
@@ -73,7 +73,7 @@ def contrastive_losses(*args: Any) -> list[Tensor]:
     call = _Call(*(*args, backend.setting()))
     if call.backend == "reference":
         return _by_definition(call)
-    return _contrastive_losses(*call)[::PER_PAIRING]
+    return _contrastive_losses(*call)[: len(call.rows)]
 
 
 def _by_definition(call: _Call) -> list[Tensor]:
@@ -100,48 +100,51 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
     check_scale_values(call.logit_scale)
     for column, targets in zip(call.columns, call.targets, strict=True):
         check_target_values(targets, call.points[column].shape[0])
-    results: list[Tensor] = []
     implementation = call.implementation()
     with torch.autocast(call.points[0].device.type, enabled=False):
-        for one in call.problems():
-            losses, statistics = implementation.forward(one, call.similarity, call.symmetric)
-            results += [losses.to(one.dtype), *statistics]
-    return results
+        summed = problem.summaries(call.points)
+        results = [
+            implementation.forward(one, call.similarity, call.symmetric) for one in call.problems(summed)
+        ]
+    losses = [of_rows.to(result_dtype(call.points[0].dtype)) for of_rows, _ in results]
+    return [*losses, *chain.from_iterable(statistics for _, statistics in results), *summed]
 
 
 @_contrastive_losses.register_fake
 def _(*args: Any) -> list[Tensor]:
     call = _Call(*args)
-    results: list[Tensor] = []
+    x, n_sets = call.points[0], len(call.points)
+    losses, statistics = [], []
     for row, column in zip(call.rows, call.columns, strict=True):
-        x, y = call.points[row], call.points[column]
-        rows = x.shape[0]
-        results += [
-            x.new_empty(rows, dtype=result_dtype(x.dtype)),
+        rows, columns = call.points[row].shape[0], call.points[column].shape[0]
+        losses.append(x.new_empty(rows, dtype=result_dtype(x.dtype)))
+        statistics += [
             x.new_empty(len(logit_matrices(call.similarity, call.symmetric)), rows, dtype=torch.float64),
             x.new_empty(rows, dtype=torch.float64),
-            x.new_empty(y.shape[0] if call.symmetric else 0, dtype=torch.float64),
+            x.new_empty(columns if call.symmetric else 0, dtype=torch.float64),
         ]
-    return results
+    shapes = [(n_sets, x.shape[1]), *((one.shape[0], 1 + n_sets) for one in call.points)]
+    return [*losses, *statistics, *(x.new_empty(shape, dtype=torch.float64) for shape in shapes)]
 
 
 @torch.library.custom_op(
     "hypkernels::contrastive_losses_backward",
     mutates_args=(),
-    schema=f"(Tensor[] grads, Tensor[] statistics, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
+    schema=f"(Tensor[] grads, Tensor[] saved, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
 )
 def _contrastive_losses_backward(
-    grads: Sequence[Tensor], statistics: Sequence[Tensor], learns: Sequence[bool], *args: Any
+    grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
     call = _Call(*args)
     implementation = call.implementation()
     total: list[Tensor | None] = [None] * len(call.points)
     scalars: list[Tensor] = []
+    each = len(Statistics._fields)
     with torch.autocast(call.points[0].device.type, enabled=False):
-        for index, one in enumerate(call.problems(learns)):
-            saved = Statistics(*statistics[3 * index : 3 * index + 3])
-            part = implementation.backward(grads[index], one, saved, call.similarity, call.symmetric)
+        for index, one in enumerate(call.problems(saved[each * len(grads) :], learns)):
+            statistics = Statistics(*saved[each * index : each * (index + 1)])
+            part = implementation.backward(grads[index], one, statistics, call.similarity, call.symmetric)
             for place, by_points in ((call.rows[index], part.x), (call.columns[index], part.y)):
                 if by_points is not None:
                     before = total[place]
@@ -156,9 +159,7 @@ def _contrastive_losses_backward(
 
 
 @_contrastive_losses_backward.register_fake
-def _(
-    grads: Sequence[Tensor], statistics: Sequence[Tensor], learns: Sequence[bool], *args: Any
-) -> list[Tensor]:
+def _(grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any) -> list[Tensor]:
     call = _Call(*args)
     points = [
         one.new_empty(one.shape if learning else 0)
@@ -174,21 +175,21 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     call = _Call(*inputs)
-    statistics = [one for index, one in enumerate(output) if index % PER_PAIRING]
+    saved = output[len(call.rows) :]
     ctx.sizes = len(call.points), len(call.targets)
-    ctx.save_for_backward(*call.points, *call.targets, *statistics, call.curv, call.logit_scale)
+    ctx.save_for_backward(*call.points, *call.targets, *saved, call.curv, call.logit_scale)
     ctx.options = inputs[4:]
-    ctx.mark_non_differentiable(*statistics)
+    ctx.mark_non_differentiable(*saved)
 
 
 def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     n_points, n_pairings = ctx.sizes
     points, targets = ctx.saved_tensors[:n_points], ctx.saved_tensors[n_points : n_points + n_pairings]
-    statistics, (curv, logit_scale) = ctx.saved_tensors[n_points + n_pairings : -2], ctx.saved_tensors[-2:]
+    saved, (curv, logit_scale) = ctx.saved_tensors[n_points + n_pairings : -2], ctx.saved_tensors[-2:]
     points_learn, curv_learns, scale_learns, *_ = ctx.needs_input_grad
     learns = [*points_learn, curv_learns, scale_learns]
     *by_points, by_curv, by_scale = _contrastive_losses_backward(
-        list(grads[::PER_PAIRING]), statistics, learns, points, curv, logit_scale, targets, *ctx.options
+        list(grads[:n_pairings]), saved, learns, points, curv, logit_scale, targets, *ctx.options
     )
     return (
         [one if learning else None for one, learning in zip(by_points, points_learn, strict=True)],

@@ -18,35 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
-from hypkernels.pair_geometry import ratio
-from hypkernels.pairwise.geometry import PointScalars, point_scalars
+from hypkernels.pair_geometry import dot, ratio
+from hypkernels.pairwise.geometry import PointScalars, scalars_of_square
 from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
 
 # Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
 _POSITIVES_CHUNK = 2
 # Rows from which the centre of the points is estimated.
-_CENTRE_SAMPLE = 512
-
-
-class Embedding(NamedTuple):
-    """One set of points with what all its pairings use: float64, scalars ``(M, 1)``.
-
-    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
-    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
-    ``rapidity`` is ``asinh(k|x|)`` less the typical one.
-    """
-
-    points: Tensor
-    scalars: PointScalars
-    rapidity: Tensor
-    centre: Tensor
-    typical_rapidity: Tensor
+_CENTRE_SAMPLE = 128
 
 
 class Side(NamedTuple):
-    """One of the two sets of a pairing, before the other.
+    """One of the two sets of a pairing, before the other: float64, scalars ``(M, 1)``.
 
-    With ``o`` the centre of the one and ``p`` of the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
+    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
+    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
+    ``rapidity`` is ``asinh(k|x|)`` less the typical one. With ``o`` the centre of the one and ``p`` of the
+    other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
     ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - p)``.
     """
 
@@ -123,35 +111,69 @@ class Gradients(NamedTuple):
     scale: Tensor
 
 
-def embeddings(points: Sequence[Tensor], c: Tensor) -> list[Embedding]:
-    """Prepare point sets that share ``D``, dtype and device."""
-    scalars = [point_scalars(one, c) for one in points]
-    centres, rapidities = zip(*(_where(*one) for one in zip(points, scalars, strict=True)), strict=True)
-    typical = torch.nanmean(torch.stack(rapidities)).nan_to_num(0, posinf=0)
-    return [
-        Embedding(one, of_one, torch.asinh(of_one.P) - typical, centre, typical)
-        for one, of_one, centre in zip(points, scalars, centres, strict=True)
-    ]
+def summaries(points: Sequence[Tensor]) -> list[Tensor]:
+    """All that the preparation of point sets reads their coordinates for, which no other argument changes.
+
+    float64: the centres of the sets ``(n, D)`` and, of each set, squared norms and products with all centres,
+    ``(M, 1 + n)``.
+    """
+    centres = torch.stack([_centre(one) for one in points])
+
+    def of_rows(rows: Tensor) -> tuple[Tensor]:
+        return (torch.cat([dot(rows, rows), rows @ centres.mT], 1),)
+
+    return [centres, *(map_rows(of_rows, [one], [(1 + len(points), torch.float64)])[0] for one in points)]
 
 
-def _where(points: Tensor, scalars: PointScalars) -> tuple[Tensor, Tensor]:
-    """Mean direction and median rapidity of a few rows; a row that is no finite point does not count."""
-    step = max(1, len(points) // _CENTRE_SAMPLE)
-    sample = points[::step].double()
+def _centre(points: Tensor) -> Tensor:
+    """Mean direction of a few rows; a row that is no finite point does not count."""
+    sample = points[:: _step(points)].double()
     directions = ratio(sample, torch.linalg.vector_norm(sample, dim=1, keepdim=True))
-    centre = torch.nanmean(directions, 0).nan_to_num(0).to(result_dtype(points.dtype)).double()
-    return centre, torch.nanmedian(torch.asinh(scalars.P[::step]))
+    return torch.nanmean(directions, 0).nan_to_num(0).to(result_dtype(points.dtype)).double()
 
 
-def sides(x: Embedding, y: Embedding, c: Tensor) -> tuple[Side, Side]:
-    """A pairing of two sets."""
-    return _side(x, y, c), _side(y, x, c)
+def _step(points: Tensor) -> int:
+    return max(1, len(points) // _CENTRE_SAMPLE)
 
 
-def _side(one: Embedding, other: Embedding, c: Tensor) -> Side:
-    (along,) = map_rows(lambda rows: (rows @ other.centre.unsqueeze(1),), [one.points], [(1, torch.float64)])
-    cosine = ratio(along * torch.sqrt(c), one.scalars.P)
-    return Side(*one, other.centre, (1 + one.centre.dot(other.centre)) / 2 - cosine)
+class Embeddings:
+    """Point sets that share ``D``, dtype and device, with what all their pairings use."""
+
+    def __init__(self, points: Sequence[Tensor], c: Tensor, summed: Sequence[Tensor]) -> None:
+        """``summed`` is what :func:`summaries` returns."""
+        self._points = points
+        self._centres, *tables = summed
+        self._scalars = [scalars_of_square(table[:, :1], c) for table in tables]
+        rapidities = [torch.asinh(scalars.P) for scalars in self._scalars]
+        middles = [torch.nanmedian(one[:: _step(rows)]) for one, rows in zip(rapidities, points, strict=True)]
+        self._typical = torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
+        self._rapidities = [one - self._typical for one in rapidities]
+        self._cosines = [
+            ratio(table[:, 1:] * torch.sqrt(c), scalars.P)
+            for table, scalars in zip(tables, self._scalars, strict=True)
+        ]
+
+    def sides(self, row: int, column: int) -> tuple[Side, Side]:
+        """A pairing of two sets."""
+        return self._side(row, column), self._side(column, row)
+
+    def _side(self, one: int, other: int) -> Side:
+        centre, facing = self._centres[one], self._centres[other]
+        offset = (1 + centre.dot(facing)) / 2 - self._cosines[one][:, other : other + 1]
+        return Side(
+            self._points[one],
+            self._scalars[one],
+            self._rapidities[one],
+            centre,
+            self._typical,
+            facing,
+            offset,
+        )
+
+
+def sides(x: Tensor, y: Tensor, c: Tensor) -> tuple[Side, Side]:
+    """Of two sets that have no other pairing."""
+    return Embeddings([x, y], c, summaries([x, y])).sides(0, 1)
 
 
 def centred(side: Side, c: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ A tile of logits exists only while it is summed; the backward pass computes it a
 of matrices in all, and a workspace that does not grow with the number of pairs.
 
 With the scalars of :class:`hypkernels.contrastive.problem.Side`, ``z = cosh(k d) - 1`` of all pairs is one
-product of width ``D + 5``, halved. With ``u = x/|x| - o`` and ``v = y/|y| - p``, their offsets ``f, g``, the centred
-rapidities ``a, b``, ``P = k|x|`` and ``Q = k|y|``
+product of width ``D + 5``, halved. With ``u = x/|x| - o`` and ``v = y/|y| - p``, their offsets ``f, g``, the
+centred rapidities ``a, b``, ``P = k|x|`` and ``Q = k|y|``
 
     z = lateral + radial,   lateral = P Q (f + g - u.v),   radial = cosh(a - b) - 1
       = -(P u).(Q v) + (P f) Q + P (Q g) + (cosh a - 1) cosh b + (cosh b - 1) - sinh a sinh b

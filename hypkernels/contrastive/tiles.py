@@ -1,7 +1,7 @@
 """A tile of pairs: gaps and their gradients, computed in place; and the sums of the gradients over all tiles.
 
-Distances, their squares and inner products are functions of ``h = sinh^2(k d/2) = z/2`` alone, for which short
-formulas serve wherever the product of matrices tells every pair of the tile apart. All else goes to the
+Distances, their squares and inner products are functions of ``h = sinh^2(k d/2) = z/2`` alone, for which
+short formulas serve wherever the product of matrices tells every pair of the tile apart. All else goes to the
 general formulas of :mod:`hypkernels.pairwise.closed_form`.
 """
 
@@ -107,8 +107,8 @@ def _cosh_minus_1(a: Tensor) -> Tensor:
 class Tile:
     """A tile of pairs, computed in five buffers of its shape that all tiles share.
 
-    ``h`` is of the pairs, ``value`` their gaps, ``inverse`` is ``2 / sinh(k d)`` where a form wants it, ``push``
-    and ``spare`` are for what is made of them.
+    ``h`` is of the pairs, ``value`` their gaps, ``inverse`` is ``2 / sinh(k d)`` where a form wants it,
+    ``push`` and ``spare`` are for what is made of them.
     """
 
     def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
@@ -141,7 +141,7 @@ class Tile:
         return form.value(self, least), form.scalar(least)
 
     def _separate(self) -> float | None:
-        """Compute ``h``, and return its least value at a negative if the short formulas resolve all of them."""
+        """Compute ``h``; return the least of a negative if the short formulas resolve all of them."""
         torch.mm(self.x.factors, self.y.factors.mT, out=self.h)
         self.set_positives(self.h, math.inf)
         least = self.h.amin().item()
@@ -168,9 +168,9 @@ class Tile:
 class _Form(NamedTuple):
     """A gap that depends on ``h`` alone, computed in a tile's buffers.
 
-    ``value(tile, least)`` fills ``tile.value``, and ``tile.inverse`` if the slope needs it, ``least`` being the
-    least ``h``; ``scalar(h)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the gradient
-    by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
+    ``value(tile, least)`` fills ``tile.value``, and ``tile.inverse`` if the slope needs it, ``least`` being
+    the least ``h``; ``scalar(h)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the
+    gradient by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
     ``(curv_power * value - dvalue/dh * h)`` over its pairs, weighted with their gradients; ``by_gap`` is that
     of ``value``.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.testing import do_bench
 
 from hypkernels.contrastive import kernel
-from hypkernels.contrastive.problem import Problem, embeddings, sides
+from hypkernels.contrastive.problem import Problem, sides
 from hypkernels.contrastive.tile_plan import Plan, Tile, default_plan
 
 OPTIONS: Mapping[str, Sequence[int]] = {
@@ -152,9 +152,8 @@ def random_problem(
         return (torch.randn(rows, width, generator=generator, device=device) / width**0.5).to(dtype)
 
     c = torch.ones((), dtype=torch.float64, device=device)
-    x, y = embeddings([points(), points()], c)
     scale = torch.full((rows,), 15.0, dtype=torch.float64, device=device)
-    return Problem(*sides(x, y, c), c, scale, torch.arange(rows, device=device), precision)
+    return Problem(*sides(points(), points(), c), c, scale, torch.arange(rows, device=device), precision)
 
 
 def table(plan: Plan) -> str:

@@ -80,7 +80,7 @@ def upstream(rows: int) -> Tensor:
 def computed(given: Inputs, similarity="dist", symmetric=True, plan=PLAN, learns=None, precision="ieee"):
     x, y, c, scale, targets = (tensor.to(DEVICE) for tensor in given)
     with poisoned_memory():
-        sides = problem.sides(*problem.embeddings([x, y], c), c)
+        sides = problem.sides(x, y, c)
         p = Problem(*sides, c, scale, targets, precision, learns or Learns())
         losses, saved = kernel.forward(p, similarity, symmetric, plan=plan)
         grad = upstream(len(x)).to(DEVICE)
