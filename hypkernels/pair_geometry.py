@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hypkernels.rowwise import RowSums
+
 # Lateral parts this small against what they were computed from (squared) are rounding, not direction.
 _ROUNDING_NOISE = 2.0**-98
 
@@ -28,6 +30,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def norm(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+
+
+NORM = RowSums(lambda x: (norm(x),), 1)
 
 
 def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
@@ -41,8 +46,8 @@ class Split(NamedTuple):
     x_sq: Tensor
     alpha: Tensor
     alpha_minus_1: Tensor
-    n: Tensor
     n_sq: Tensor
+    n: Tensor
 
 
 def split_along(x: Tensor, y: Tensor) -> Split:
@@ -59,7 +64,7 @@ def split_along(x: Tensor, y: Tensor) -> Split:
     n = rest.addcmul_(fine, x, value=-1)
     n_sq = norm(n).square_()
     n_sq.masked_fill_(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0)
-    return Split(x_sq, coarse + fine, (coarse - 1) + fine, n, n_sq)
+    return Split(x_sq, coarse + fine, (coarse - 1) + fine, n_sq, n)
 
 
 def _leading_bits(value: Tensor) -> Tensor:
@@ -69,10 +74,8 @@ def _leading_bits(value: Tensor) -> Tensor:
 
 
 class PairGeometry(NamedTuple):
-    """The scalars of the module's docstring for each pair of rows, with the rows ``x`` and ``n``."""
+    """The scalars of the module's docstring for each pair of rows."""
 
-    x: Tensor
-    n: Tensor
     c: Tensor
     alpha: Tensor
     alpha_minus_1: Tensor
@@ -96,9 +99,9 @@ class PairGeometry(NamedTuple):
     def B_minus_A(self) -> Tensor:
         return (self.alpha_minus_1 * (self.alpha + 1) * self.P2 + self.N2) / (self.A + self.B)
 
-    def z_direction(self) -> Tensor:
+    def z_direction(self, x: Tensor, n: Tensor) -> Tensor:
         """``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
-        return (self.W * self.x).addcmul_(self.A * (self.N2 > 0), self.n)
+        return (self.W * x).addcmul_(self.A * (self.N2 > 0), n)
 
     def z_by_c(self) -> Tensor:
         """``dz/dc = |u|^2 / (2AB)``"""
@@ -106,8 +109,19 @@ class PairGeometry(NamedTuple):
         return (W * W * self.P2 + A * A * self.N2) / (2 * self.c * A * B)
 
 
-def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> PairGeometry:
-    x_sq, alpha, alpha_minus_1, n, n_sq = split_along(x, y)
+def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> tuple[PairGeometry, Tensor]:
+    """And the rows ``n``."""
+    x_sq, alpha, alpha_minus_1, n_sq, n = split_along(x, y)
+    return geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c), n
+
+
+# All that a function's value needs of two rows: the arguments of :func:`geometry_of_split` but the curvature.
+SPLIT_SUMS = RowSums(lambda x, y: split_along(x, y)[:4], 4)
+
+
+def geometry_of_split(
+    x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor
+) -> PairGeometry:
     P2, N2 = c * x_sq, c * n_sq
     Q2 = alpha * alpha * P2 + N2
     A, B = torch.sqrt(1 + P2), torch.sqrt(1 + Q2)
@@ -119,4 +133,4 @@ def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> PairGeometry:
         (alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2) / (1 + AB + G),
         (P2 + A * A * Q2) / (1 + AB) - G,
     )
-    return PairGeometry(x, n, c, alpha, alpha_minus_1, P2, N2, A, B, W, z)
+    return PairGeometry(c, alpha, alpha_minus_1, P2, N2, A, B, W, z)

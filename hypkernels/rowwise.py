@@ -11,7 +11,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ Gradient = Callable[..., tuple[Tensor, ...]]
 # GPU a chunk only bounds memory: 4 Mi values are 32 MiB, and a formula holds at most eight such temporaries.
 CPU_CHUNK_ELEMENTS = 1 << 17
 GPU_CHUNK_ELEMENTS = 1 << 22
+
+
+class RowSums(NamedTuple):
+    """What a value needs of its rows: ``of_rows(*points)`` returns ``numbers`` of them, ``(rows, 1)``."""
+
+    of_rows: Callable[..., tuple[Tensor, ...]]
+    numbers: int
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -98,7 +105,7 @@ def register_rowwise(
     returns: Literal["point", "scalar"],
     scalars: Sequence[str] = ("curv",),
     options: Sequence[str] = (),
-    reduce: Callable[..., Tensor] | None = None,
+    sums: RowSums | None = None,
 ) -> Callable[..., Tensor]:
     """Register ``hypkernels::name`` and its backward, and return the function that calls the operator.
 
@@ -107,9 +114,9 @@ def register_rowwise(
 
     - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
       ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
-      contributions ``(rows, 1)`` to the gradient of each scalar. Where the value depends on one number of
-      each row, ``reduce(*points)`` returns it, ``(rows, 1)``, and ``formula`` takes it in place of the
-      points: of all rows at once, not once for each chunk.
+      contributions ``(rows, 1)`` to the gradient of each scalar. Where the value depends on a few
+      numbers of each row, ``sums`` are those, and ``formula`` takes them in place of the points: of all rows
+      at once, not of a chunk at a time.
     - the functions ``name`` and ``name_backward`` of the module called ``kernels``, imported when first
       needed. They take whole batches, and return what the operator and its backward return.
     - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
@@ -152,9 +159,9 @@ def register_rowwise(
             return launcher(*vectors, *(beside(v, vectors[0]) for v in values), *opts)
         wide = [value.double() for value in values]
         columns, dtype = output(vectors[0])
-        if reduce:
-            (scalar,) = map_rows(lambda *rows: (reduce(*rows),), vectors, [(1, torch.float64)])
-            out = formula(scalar, *wide, *opts).to(dtype)
+        if sums:
+            numbers = map_rows(sums.of_rows, vectors, [(1, torch.float64)] * sums.numbers)
+            out = formula(*numbers, *wide, *opts).to(dtype)
         else:
             (out,) = map_rows(lambda *rows: (formula(*rows, *wide, *opts),), vectors, [(columns, dtype)])
         return out if returns == "point" else out.squeeze(-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, geometry_of_split, norm, pair_geometry, ratio
 
 
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
@@ -33,11 +33,16 @@ def _beside(s: Tensor, min_radius: float) -> Tensor:
 
 
 def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    return pair_angle(pair_geometry(x, y, c))
+    return pair_angle(pair_geometry(x, y, c)[0])
+
+
+def angle_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
+    return pair_angle(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
 
 
 def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return pair_angle_gradient(grad, pair_geometry(x, y, c))
+    pair, n = pair_geometry(x, y, c)
+    return pair_angle_gradient(grad, x, n, pair)
 
 
 def pair_angle(pair: PairGeometry) -> Tensor:
@@ -46,9 +51,11 @@ def pair_angle(pair: PairGeometry) -> Tensor:
     return angle.masked_fill_(pair.z == 0, 0)
 
 
-def pair_angle_gradient(grad: Tensor, pair: PairGeometry) -> tuple[Tensor, Tensor, Tensor]:
+def pair_angle_gradient(
+    grad: Tensor, x: Tensor, n: Tensor, pair: PairGeometry
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by ``x``, ``y`` and (per row) ``c``: 0 where the angle has a kink, ``n = 0`` or ``x = 0``."""
-    x, n, c, z, P2, N2, A, B = pair.x, pair.n, pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
+    c, z, P2, N2, A, B = pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
     PN = torch.sqrt(P2) * torch.sqrt(N2)
     turn_x = pair.alpha * P2 * pair.W + A * N2  # = A Q^2 - B P Q cos(xOy)
     turn_y = pair.alpha * z + pair.alpha_minus_1

@@ -1,7 +1,7 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.cone import closed_form, reference
-from hypkernels.pair_geometry import norm
+from hypkernels.pair_geometry import NORM, SPLIT_SUMS
 from hypkernels.rowwise import register_rowwise
 
 KERNELS = "hypkernels.cone.kernel"
@@ -13,16 +13,17 @@ half_aperture = register_rowwise(
     points=1,
     returns="scalar",
     options=("min_radius",),
-    reduce=norm,
+    sums=NORM,
     definition=reference.half_aperture,
     kernels=KERNELS,
 )
 oxy_angle = register_rowwise(
     "oxy_angle",
-    closed_form.oxy_angle,
+    closed_form.angle_of_split,
     closed_form.oxy_angle_gradient,
     points=2,
     returns="scalar",
+    sums=SPLIT_SUMS,
     definition=reference.oxy_angle,
     kernels=KERNELS,
 )

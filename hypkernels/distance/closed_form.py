@@ -9,32 +9,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import norm, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, geometry_of_split, norm, pair_geometry, ratio
 from hypkernels.scalar_functions import asinhc, asinhc_slope
 
 
 def elementwise_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``x.y - x_time y_time = -cosh(kd) / c``, by ``z``: far from the origin the two products cancel."""
-    return -(1 + pair_geometry(x, y, c).z) / c
+    return _inner(pair_geometry(x, y, c)[0])
+
+
+def inner_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
+    return _inner(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
+
+
+def _inner(pair: PairGeometry) -> Tensor:
+    return -(1 + pair.z) / pair.c
 
 
 def elementwise_inner_gradient(
     grad: Tensor, x: Tensor, y: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pair = pair_geometry(x, y, c)
-    u, A, B = pair.z_direction(), pair.A, pair.B
+    pair, n = pair_geometry(x, y, c)
+    u, A, B = pair.z_direction(x, n), pair.A, pair.B
     return grad / A * u, -grad / B * u, grad * (A / B + B / A) / (2 * c * c)
 
 
 def elementwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    pair = pair_geometry(x, y, c)
+    return _dist(pair_geometry(x, y, c)[0])
+
+
+def dist_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
+    return _dist(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
+
+
+def _dist(pair: PairGeometry) -> Tensor:
     return 2 / pair.k * torch.asinh(torch.sqrt(pair.z / 2))
 
 
 def elementwise_dist_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By the points, ``dz / (k sinh(kd))``; 0 for coincident points. By ``c``, a sum of terms of one sign."""
-    pair = pair_geometry(x, y, c)
-    u, A, B, k, sinh = pair.z_direction(), pair.A, pair.B, pair.k, pair.sinh
+    pair, n = pair_geometry(x, y, c)
+    u, A, B, k, sinh = pair.z_direction(x, n), pair.A, pair.B, pair.k, pair.sinh
     scale = grad * ratio(k, sinh)
     h = torch.sqrt(pair.z / 2)  # sinh(kd/2)
     excess = -h * h * h * asinhc_slope(h)  # kd/2 - tanh(kd/2)

@@ -1,26 +1,28 @@
 """Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.distance import closed_form, reference
-from hypkernels.pair_geometry import norm
+from hypkernels.pair_geometry import NORM, SPLIT_SUMS
 from hypkernels.rowwise import register_rowwise
 
 KERNELS = "hypkernels.distance.kernel"
 
 elementwise_inner = register_rowwise(
     "elementwise_inner",
-    closed_form.elementwise_inner,
+    closed_form.inner_of_split,
     closed_form.elementwise_inner_gradient,
     points=2,
     returns="scalar",
+    sums=SPLIT_SUMS,
     definition=reference.elementwise_inner,
     kernels=KERNELS,
 )
 elementwise_dist = register_rowwise(
     "elementwise_dist",
-    closed_form.elementwise_dist,
+    closed_form.dist_of_split,
     closed_form.elementwise_dist_gradient,
     points=2,
     returns="scalar",
+    sums=SPLIT_SUMS,
     definition=reference.elementwise_dist,
     kernels=KERNELS,
 )
@@ -30,7 +32,7 @@ dist0 = register_rowwise(
     closed_form.dist0_gradient,
     points=1,
     returns="scalar",
-    reduce=norm,
+    sums=NORM,
     definition=reference.dist0,
     kernels=KERNELS,
 )

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from hypkernels.cone.closed_form import half_aperture, half_aperture_gradient, pair_angle, pair_angle_gradient
-from hypkernels.pair_geometry import pair_geometry
+from hypkernels.cone.closed_form import (
+    half_aperture,
+    half_aperture_by_norm,
+    half_aperture_gradient,
+    pair_angle,
+    pair_angle_gradient,
+)
+from hypkernels.pair_geometry import geometry_of_split, pair_geometry
 
 
-def entailment_loss(
-    apex: Tensor,
-    point: Tensor,
+def entailment_loss_of_split(
+    x_sq: Tensor,
+    alpha: Tensor,
+    alpha_minus_1: Tensor,
+    n_sq: Tensor,
     c: Tensor,
     aperture_scale: float,
     min_radius: float,
     margin: float,
     leak: float,
 ) -> Tensor:
-    angle = pair_angle(pair_geometry(apex, point, c))
-    outside = angle - aperture_scale * half_aperture(apex, c, min_radius) + margin
+    angle = pair_angle(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
+    outside = angle - aperture_scale * half_aperture_by_norm(torch.sqrt(x_sq), c, min_radius) + margin
     return outside.relu() + leak * angle
 
 
@@ -32,10 +41,10 @@ def entailment_loss_gradient(
     margin: float,
     leak: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pair = pair_geometry(apex, point, c)
+    pair, n = pair_geometry(apex, point, c)
     residual = pair_angle(pair) - aperture_scale * half_aperture(apex, c, min_radius) + margin
     outside = (residual > 0).double()
-    by_apex, by_point, by_curv = pair_angle_gradient(grad * (outside + leak), pair)
+    by_apex, by_point, by_curv = pair_angle_gradient(grad * (outside + leak), apex, n, pair)
     aperture_by_apex, aperture_by_curv = half_aperture_gradient(
         -aperture_scale * grad * outside, apex, c, min_radius
     )

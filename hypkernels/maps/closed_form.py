@@ -75,7 +75,7 @@ class Tangent(NamedTuple):
 
 
 def _tangent(x: Tensor, v: Tensor, c: Tensor) -> Tangent:
-    x_sq, alpha, _, n, n_sq = split_along(x, v)
+    x_sq, alpha, _, n_sq, n = split_along(x, v)
     P2 = c * x_sq
     return Tangent(n, alpha, P2, 1 + P2, alpha * alpha * P2 / (1 + P2), c * n_sq)
 
@@ -114,18 +114,18 @@ def exp_map_gradient(grad: Tensor, x: Tensor, v: Tensor, c: Tensor) -> tuple[Ten
 
 def log_map(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``f (y - cosh(kd) x)`` with ``f = kd / sinh(kd)``, collected along and across ``x``."""
-    pair = pair_geometry(x, y, c)
+    pair, n = pair_geometry(x, y, c)
     f = asinhc(pair.sinh)
-    return (f * pair.A * pair.W * x).addcmul_(f * (pair.N2 > 0), pair.n)
+    return (f * pair.A * pair.W * x).addcmul_(f * (pair.N2 > 0), n)
 
 
 def log_map_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    pair = pair_geometry(x, y, c)
+    pair, n = pair_geometry(x, y, c)
     A, B, W, z = pair.A, pair.B, pair.W, pair.z
     f, slope = asinhc(pair.sinh), (1 + z) * asinhc_slope(pair.sinh)
     x_grad = dot(x, grad)
-    by_z = slope * (A * W * x_grad + dot(pair.n, grad)) - f * x_grad
-    u = pair.z_direction()
+    by_z = slope * (A * W * x_grad + dot(n, grad)) - f * x_grad
+    u = pair.z_direction(x, n)
     grad_x = (-f * (1 + z) * grad).addcmul_(-by_z * c / A, u)
     grad_y = (f * grad).addcmul_(by_z * c / B, u)
     return grad_x, grad_y, by_z * pair.z_by_c()
