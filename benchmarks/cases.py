@@ -181,7 +181,7 @@ CASES: dict[str, Case] = {
             },
             _per_matrix(1),
             scalars=("curv", "logit_scale"),
-            headline=_shapes(512, small=(4096,), medium=(8192,)),
+            headline=_shapes(512, small=(2048,), medium=(8192,)),
         ),
         Case(
             "contrastive_angle",

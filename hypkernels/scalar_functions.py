@@ -47,6 +47,11 @@ def asinhc_slope(s: Tensor) -> Tensor:
 def tanh_deficit(h: Tensor, tanh_sq: Tensor) -> Tensor:
     """``h - tanh(h)`` for ``h >= 0``, given ``tanh(h)**2``: in the precision of its arguments."""
     switch, terms = (0.05, 13) if h.dtype == torch.float64 else (0.2, 10)
-    tanh = torch.sqrt(tanh_sq)
-    near = tanh * tanh_sq * horner(tanh_sq.clamp(max=switch), _ATANH_EXCESS_TERMS[:terms])
-    return torch.where(tanh_sq < switch, near, h - tanh)
+
+    def series(tanh_sq: Tensor) -> Tensor:
+        return torch.sqrt(tanh_sq) * tanh_sq * horner(tanh_sq, _ATANH_EXCESS_TERMS[:terms])
+
+    near, deficit = tanh_sq < switch, h - torch.sqrt(tanh_sq)
+    if h.device.type == "cpu":  # a GPU would have to wait for the number of those near
+        return deficit.masked_scatter_(near, series(tanh_sq[near]))
+    return torch.where(near, series(tanh_sq.clamp(max=switch)), deficit)

@@ -72,7 +72,8 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
             gaps, least = tile.gaps(matrix.gap.of_pairs)
             scales = per_unit[tile.rows]
             _fill_push(tile, gaps, least, scales, part)
-            totals.add(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
+            totals.add_matrix(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
+        totals.add_products(tile)
     total = totals.gradients()
     for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
         total.scale.sub_(part.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -108,7 +109,8 @@ class Tile:
     """A tile of pairs, computed in five buffers of its shape that all tiles share.
 
     ``h`` is of the pairs, ``value`` their gaps, ``inverse`` is ``2 / sinh(k d)`` where a form wants it,
-    ``push`` and ``spare`` are for what is made of them.
+    ``push`` and ``spare`` are for what is made of them. ``general`` is what the general formulas took, if
+    they gave the gaps, and ``slopes`` the gradients by the points' inner products that they gave.
     """
 
     def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
@@ -122,6 +124,7 @@ class Tile:
         inside = ((targets >= 0) & (targets < shape[1])).nonzero().squeeze(1)
         self._positives = (inside, targets[inside]) if len(inside) else None
         self.general: PairTile | None = None
+        self.slopes: Tensor | None = None
 
     def set_positives(self, values: Tensor, value: float) -> None:
         if self._positives is not None:
@@ -135,7 +138,7 @@ class Tile:
         form = _FORMS.get(pairs.value)
         least = self._separate() if form else None
         if form is None or least is None:
-            self.general = self._general()
+            self.general = self._pair_tile
             return pairs.value(self.general), None
         self.general = None
         return form.value(self, least), form.scalar(least)
@@ -155,8 +158,8 @@ class Tile:
         ulps = RESOLUTION_ULPS * torch.finfo(self.h.dtype).eps
         return 0.5 * ulps * self.x.reach * self.y.reach
 
-    def _general(self) -> PairTile:
-        """What the general formulas take."""
+    @cached_property
+    def _pair_tile(self) -> PairTile:
         terms = self.x.points.shape[1] + _LATERAL_TERMS
         lateral = (self.x.factors[:, :terms] @ self.y.factors[:, :terms].mT).mul_(2)
         x, y = (
@@ -271,10 +274,10 @@ class GradientSums:
         self.curv = p.scale.new_zeros(())
         self.scale = p.scale.new_zeros(p.scale.shape)
 
-    def add(
+    def add_matrix(
         self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor, uniform: float | None
     ) -> None:
-        """Add those of a tile whose ``push`` is the gradient by minus the logits ``per_unit * gaps``."""
+        """Add those by a matrix of logits ``-per_unit * gaps``; those by minus the logits are in ``push``."""
         by_gap = _row_dots(tile.push, gaps, tile.spare)
         self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
         if tile.general is not None:
@@ -295,11 +298,11 @@ class GradientSums:
         by_row = (tile.push @ y.sums).double().mul_(factor / 2)
         by_column = (x.sums.mT @ tile.push).double().mT.mul_(factor / 2)
         if self.x:
-            self.x.add(x.place, tile.push, y.factors, factor / 2, by_row[:, :1], -c * by_row[:, 1:2] / A)
+            self.x.add(x.place, tile.push, y.factors, factor / 2, by_row[:, :1])
+            self.x.point[x.place] -= c * by_row[:, 1:2] / A
         if self.y:
-            self.y.add(
-                y.place, tile.push.mT, x.factors, -factor, by_column[:, :1], -c * by_column[:, 1:2] / B
-            )
+            self.y.add(y.place, tile.push.mT, x.factors, -factor, by_column[:, :1])
+            self.y.point[y.place] -= c * by_column[:, 1:2] / B
         s_0, s_1, s_2 = by_row[:, 2:5].split(1, 1)
         apart = _apart(x.scalars, self.p.x)
         self.curv += ((apart * (apart * s_0 - 2 * s_1) + s_2) / A).sum() / (2 * c)
@@ -308,15 +311,22 @@ class GradientSums:
         self, tile: Tile, general: PairTile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor
     ) -> None:
         part = pairs.gradient(-per_unit.unsqueeze(1) * tile.push, gaps, general)
-        x, y, c = tile.x, tile.y, self.p.c
-        slopes = part.cross / c
+        tile.slopes = part.cross if tile.slopes is None else tile.slopes.add_(part.cross)
         self.curv += part.curv
         if self.x:
-            along = (slopes @ y.sums[:, :1]).double()
-            self.x.add(x.place, slopes, y.factors, 1.0, along, part.x_coefficient.double())
+            self.x.point[tile.rows] += part.x_coefficient
         if self.y:
-            along = (slopes.mT @ x.sums[:, :1]).double()
-            self.y.add(y.place, slopes.mT, x.factors, -2.0, along, part.y_coefficient.mT.double())
+            self.y.point[tile.columns] += part.y_coefficient.mT
+
+    def add_products(self, tile: Tile) -> None:
+        """Add what the general formulas left to do, for all matrices of logits at once."""
+        if tile.slopes is None:
+            return
+        x, y, slopes = tile.x, tile.y, tile.slopes.div_(self.p.c)
+        if self.x:
+            self.x.add(x.place, slopes, y.factors, 1.0, slopes @ y.sums[:, :1])
+        if self.y:
+            self.y.add(y.place, slopes.mT, x.factors, -2.0, slopes.mT @ x.sums[:, :1])
 
     def gradients(self) -> Gradients:
         p = self.p
@@ -334,13 +344,10 @@ class _PointSums:
         self.factors = points.new_zeros(points.shape, dtype=dtype)
         self.centre, self.point = points.new_zeros(2, len(points), 1, dtype=torch.float64)
 
-    def add(
-        self, place: slice, slopes: Tensor, factors: Tensor, factor: float, centre: Tensor, point: Tensor
-    ) -> None:
+    def add(self, place: slice, slopes: Tensor, factors: Tensor, factor: float, centre: Tensor) -> None:
         width = self.factors.shape[1]
         self.factors[place].addmm_(slopes, factors[:, :width], alpha=factor)
         self.centre[place] += centre
-        self.point[place] += point
 
     def gradient(self, side: Side, c: Tensor) -> Tensor:
         """In the memory of ``factors``."""
