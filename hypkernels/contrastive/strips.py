@@ -24,7 +24,7 @@ from torch import Tensor
 from hypkernels.contrastive import problem
 from hypkernels.contrastive.problem import Gradients, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Logits, logit_matrices
-from hypkernels.contrastive.tiles import GradientSums, Tile, column_factors, row_factors, sums
+from hypkernels.contrastive.tiles import LN2, GradientSums, Tile, column_factors, row_factors, sums
 
 # A tile is large enough for a product of matrices to run at its speed and for the calls on it to be few, and
 # small enough for its buffers to stay in caches.
@@ -36,8 +36,6 @@ BLOCK_BYTES = 8 << 20
 _LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
 # Of logits, where a rounding is no matter to an exponential.
 _LARGEST_LEVEL = 1e4
-# Of a unit of a logit: powers of two take a third of the time of an exponential.
-_BITS = 1 / math.log(2)
 
 
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
@@ -105,17 +103,22 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _terms(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> tuple[Tensor, float]:
-    """``exp(logit - level)`` of the negatives, and the level: about the greatest logit, or 0."""
+    """``exp(logit - level)`` of the negatives, and the level: about the greatest logit, or 0.
+
+    As a power of two wherever it can be: that takes a third of the time.
+    """
     uniform = _uniform(per_unit)
     if uniform is None or least is None or not uniform * least < _LARGEST_LEVEL:
         logits, level = _logits(tile, gaps, per_unit)
         return logits.exp_(), level
-    bits = _rounded(uniform * _BITS, gaps)
-    top = _rounded(bits * least, gaps)
-    exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-bits, out=tile.push)
+    bits = uniform * (tile.unit / LN2)
+    slope = _rounded(bits, gaps)
+    top = _rounded(slope * least, gaps)
+    exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-slope, out=tile.push)
+    if slope != bits:  # all negatives would have another scale than the positives
+        exponents.add_(gaps, alpha=slope - bits)
     tile.set_positives(exponents, -math.inf)
-    lost = uniform - bits / _BITS  # by rounding; it belongs to the level, to agree with the positives' scale
-    return exponents.exp2_(), -top / _BITS - lost * least
+    return exponents.exp2_(), -top * LN2
 
 
 def _rounded(number: float, like: Tensor) -> float:
@@ -124,7 +127,7 @@ def _rounded(number: float, like: Tensor) -> float:
 
 def _logits(tile: Tile, gaps: Tensor, per_unit: Tensor) -> tuple[Tensor, float]:
     """The negatives' logits less a level, and the level."""
-    logits = torch.mul(gaps, -per_unit.unsqueeze(1), out=tile.push)
+    logits = torch.mul(gaps, tile.unit, out=tile.push).mul_(-per_unit.unsqueeze(1))
     tile.set_positives(logits, -math.inf)
     level = logits.amax().item()
     return (logits.sub_(level), level) if abs(level) < _LARGEST_LEVEL else (logits, 0.0)

@@ -21,6 +21,7 @@ from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars
 from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows_into
 from hypkernels.scalar_functions import horner
 
+LN2 = math.log(2)
 _LATERAL_TERMS, _RADIAL_TERMS = 2, 3
 
 # Terms that are added in the tile's own precision.
@@ -108,9 +109,9 @@ def _cosh_minus_1(a: Tensor) -> Tensor:
 class Tile:
     """A tile of pairs, computed in five buffers of its shape that all tiles share.
 
-    ``h`` is of the pairs, ``value`` their gaps, ``inverse`` is ``2 / sinh(k d)`` where a form wants it,
-    ``push`` and ``spare`` are for what is made of them. ``general`` is what the general formulas took, if
-    they gave the gaps, and ``slopes`` the gradients by the points' inner products that they gave.
+    ``h`` is of the pairs, ``value`` their gaps over ``unit``, ``inverse`` is ``2 / sinh(k d)`` where a form
+    wants it, ``push`` and ``spare`` are for what is made of them. ``general`` is what the general formulas
+    took, if they gave the gaps, and ``slopes`` the gradients by the points' inner products that they gave.
     """
 
     def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
@@ -123,6 +124,7 @@ class Tile:
         targets = p.targets[x.place] - y.place.start
         inside = ((targets >= 0) & (targets < shape[1])).nonzero().squeeze(1)
         self._positives = (inside, targets[inside]) if len(inside) else None
+        self.unit = 1.0
         self.general: PairTile | None = None
         self.slopes: Tensor | None = None
 
@@ -131,16 +133,16 @@ class Tile:
             values[self._positives] = value
 
     def gaps(self, pairs: PairFunction) -> tuple[Tensor, float | None]:
-        """The gaps in units of ``pairs``, and the least of a negative unless the general formulas gave them.
+        """The gaps of ``pairs``, over ``unit``, and the least of a negative if the short formulas gave them.
 
         Those of positives have no meaning.
         """
         form = _FORMS.get(pairs.value)
         least = self._separate() if form else None
         if form is None or least is None:
-            self.general = self._pair_tile
+            self.general, self.unit = self._pair_tile, 1.0
             return pairs.value(self.general), None
-        self.general = None
+        self.general, self.unit = None, form.unit
         return form.value(self, least), form.scalar(least)
 
     def _separate(self) -> float | None:
@@ -171,13 +173,14 @@ class Tile:
 class _Form(NamedTuple):
     """A gap that depends on ``h`` alone, computed in a tile's buffers.
 
-    ``value(tile, least)`` fills ``tile.value``, and ``tile.inverse`` if the slope needs it, ``least`` being
-    the least ``h``; ``scalar(h)`` is the same of a number. ``slope(tile)`` turns ``tile.push`` from the
-    gradient by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row, the sum of
-    ``(curv_power * value - dvalue/dh * h)`` over its pairs, weighted with their gradients; ``by_gap`` is that
-    of ``value``.
+    ``value(tile, least)`` fills ``tile.value`` with the gap over ``unit``, and ``tile.inverse`` if the slope
+    needs it, ``least`` being the least ``h``; ``scalar(h)`` is the same for a number. ``slope(tile)`` turns
+    ``tile.push`` from the gradient by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row,
+    the sum of ``(curv_power * gap - dgap/dh * h)`` over its pairs, weighted with their gradients; ``by_gap``
+    is that of the gap.
     """
 
+    unit: float
     value: Callable[[Tile, float], Tensor]
     scalar: Callable[[float], float]
     slope: Callable[[Tile], Tensor]
@@ -185,25 +188,25 @@ class _Form(NamedTuple):
 
 
 def _dist(tile: Tile, least: float) -> Tensor:
-    """``log(1 + 2w)`` with ``w = h + sinh(k d)/2`` and ``sinh(k d)/2 = sqrt(q)``, ``q = h + h^2``.
+    """``log2(1 + 2w)`` with ``w = h + sinh(k d)/2`` and ``sinh(k d)/2 = sqrt(q)``, ``q = h + h^2``.
 
-    PyTorch vectorises ``log`` for every processor, ``log1p`` not: there it takes eight times as long. What
-    ``1 + 2w`` rounds away is added again, unless that is beyond the last digit of every distance. Likewise
-    ``rsqrt`` is the faster root, and the slope needs it.
+    PyTorch vectorises logarithms for every processor, ``log1p`` not: there it takes eight times as long. What
+    ``1 + 2w`` rounds away is added again, unless that is beyond the last digit of every distance. Of all
+    logarithms the binary one's roundings average out. ``rsqrt`` is the faster root, and the slope needs it.
     """
     h, one = tile.h, torch.ones((), dtype=tile.h.dtype)
     q = torch.addcmul(h, h, h, out=tile.value)
     torch.rsqrt(q, out=tile.inverse)
     w = torch.addcmul(h, q, tile.inverse, out=q)
     if least > _LEAST_OF_COARSE_SUMS:
-        return torch.add(one, w, alpha=2, out=w).log_()
+        return torch.add(one, w, alpha=2, out=w).log2_()
     u = torch.add(one, w, alpha=2, out=tile.push)
     lost = torch.sub(u, 1, out=tile.spare).sub_(w, alpha=2).div_(u)
-    return torch.sub(u.log_(), lost, out=w)
+    return torch.sub(u.log2_(), lost, alpha=1 / LN2, out=w)
 
 
 def _dist_of(h: float) -> float:
-    return math.log1p(2 * (h + math.sqrt(h * (h + 1))))
+    return math.log1p(2 * (h + math.sqrt(h * (h + 1)))) / LN2
 
 
 def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
@@ -244,18 +247,21 @@ def _row_dots(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
 
 _FORMS = {
     DISTANCE.value: _Form(
+        LN2,
         _dist,
         _dist_of,
         lambda tile: tile.push.mul_(tile.inverse),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 0.5),
     ),
     SQUARED_DISTANCE.value: _Form(
+        LN2**2,
         lambda tile, least: _dist(tile, least).square_(),
         lambda h: _dist_of(h) ** 2,
-        lambda tile: tile.push.mul_(tile.value.sqrt_()).mul_(tile.inverse).mul_(2),
+        lambda tile: tile.push.mul_(tile.value.sqrt_()).mul_(tile.inverse).mul_(2 * LN2),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 1.0),
     ),
     NEGATIVE_INNER.value: _Form(
+        1.0,
         lambda tile, least: torch.mul(tile.h, 2, out=tile.value).add_(1),
         lambda h: 1 + 2 * h,
         lambda tile: tile.push.mul_(2),
@@ -278,7 +284,7 @@ class GradientSums:
         self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor, uniform: float | None
     ) -> None:
         """Add those by a matrix of logits ``-per_unit * gaps``; those by minus the logits are in ``push``."""
-        by_gap = _row_dots(tile.push, gaps, tile.spare)
+        by_gap = _row_dots(tile.push, gaps, tile.spare).mul_(tile.unit)
         self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
         if tile.general is not None:
             self._add_general(tile, tile.general, pairs, gaps, per_unit)
