@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import problem, tile_plan
-from hypkernels.contrastive.problem import Gradients, Problem, Side, SoftmaxGradient, Statistics
+from hypkernels.contrastive.problem import Gradients, Part, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.pair_geometry import ratio
+from hypkernels.pairwise.geometry import PointScalars
 from hypkernels.tritonlib.launch import allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 
@@ -113,11 +114,15 @@ class _Pairs:
         self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
         self.centred = self.x.dtype == torch.float32
         self.u, self.v = self.x, self.y
+        self.rows, self.columns = p.x.part(), p.y.part()
         if self.centred:
-            self.u, self.v = (_operand(problem.centred(side, p.c), self.precision) for side in (p.x, p.y))
+            self.u, self.v = (
+                _operand(problem.centred(side, part), self.precision)
+                for side, part in ((p.x, self.rows), (p.y, self.columns))
+            )
         self.targets = p.targets.to(torch.int32)
         self.c = p.c.float()
-        self.near = _all_near(p)
+        self.near = _all_near(self.rows, self.columns)
 
     def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
         return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
@@ -177,8 +182,8 @@ class _Pairs:
         p = self.problem
         per_unit = p.logits_per_unit(gap).double()
         return _Tables(
-            _table(p.x, [per_unit * (form.unit / _LN2), per_unit], softmax and softmax.rows),
-            _table(p.y, [], softmax and softmax.columns),
+            _table(self.rows, [per_unit * (form.unit / _LN2), per_unit], softmax and softmax.rows),
+            _table(self.columns, [], softmax and softmax.columns),
         )
 
     def launch(
@@ -270,7 +275,7 @@ class _Negatives:
         for block in blocks:
             self._add_sums(sums, block, workspace, tables, softmax, form)
             self._add_products(workspace[: block.height, : block.width], block)
-        x_norm, y_norm = _own_norms(p, form)
+        x_norm, y_norm = _own_norms(self.pairs.rows.scalars, self.pairs.columns.scalars, form)
         self.own_x += ratio(sums.own_x, x_norm)
         self.own_y += ratio(sums.own_y, y_norm)
         self.total.scale.sub_(sums.gaps * (form.unit * p.c**-gap.of_pairs.curv_power))
@@ -354,10 +359,10 @@ class _Negatives:
         return self.total
 
 
-def _table(side: Side, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
+def _table(part: Part, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
     """In the order of the kernels' names for the lines."""
-    s = side.scalars
-    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * side.offset)]
+    s = part.scalars
+    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * part.offset)]
     if softmax is not None:
         weights, totals = softmax
         bits = totals / _LN2
@@ -396,11 +401,12 @@ def _operand(points: Tensor, precision: str) -> Tensor:
     return torch.where(points.isfinite(), nearest, points)
 
 
-def _all_near(p: Problem) -> Tensor:
+def _all_near(rows: Part, columns: Part) -> Tensor:
     """Whether no two points are farther apart than ``_NEAR``, as an integer on the device."""
-    if not len(p.targets):
-        return torch.zeros((), dtype=torch.int32, device=p.c.device)
-    return (p.x.scalars.P.amax() + p.y.scalars.P.amax() < _NEAR).to(torch.int32)
+    P, Q = rows.scalars.P, columns.scalars.P
+    if not len(P):
+        return torch.zeros((), dtype=torch.int32, device=P.device)
+    return (P.amax() + Q.amax() < _NEAR).to(torch.int32)
 
 
 def uses_product_tile(points: Tensor) -> bool:
@@ -421,9 +427,8 @@ def _precision(p: Problem) -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _own_norms(p: Problem, form: _Form) -> tuple[Tensor, Tensor]:
+def _own_norms(x: PointScalars, y: PointScalars, form: _Form) -> tuple[Tensor, Tensor]:
     """What the sums of own terms are still to be divided by."""
-    x, y = p.x.scalars, p.y.scalars
     x_norm, y_norm = x.A, y.A
     if form.formula == device.ANGLE_AT_X.value:
         x_norm = x.P * x.P

@@ -23,28 +23,51 @@ from hypkernels.pairwise.geometry import PointScalars, scalars_of_square
 from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
 
 # Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
-_POSITIVES_CHUNK = 2
+_POSITIVES_CHUNK = 1
 # Rows from which the centre of the points is estimated.
 _CENTRE_SAMPLE = 128
 
 
-class Side(NamedTuple):
-    """One of the two sets of a pairing, before the other: float64, scalars ``(M, 1)``.
+class Part(NamedTuple):
+    """Some points of a :class:`Side` with their scalars ``(M, 1)``, float64.
 
-    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
-    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
-    ``rapidity`` is ``asinh(k|x|)`` less the typical one. With ``o`` the centre of the one and ``p`` of the
-    other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
+    ``rapidity`` is ``asinh(k|x|)`` less the typical one. With ``o`` the centre of the one side and ``p`` of
+    the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
     ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - p)``.
     """
 
     points: Tensor
     scalars: PointScalars
     rapidity: Tensor
-    centre: Tensor
-    typical_rapidity: Tensor
-    other_centre: Tensor
     offset: Tensor
+
+
+class Side(NamedTuple):
+    """One of the two sets of a pairing, before the other.
+
+    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
+    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
+    ``square`` and ``along`` are ``|x|^2`` and ``x.p``, ``(M, 1)``. Whatever else there is one of per point is
+    made of them when it is wanted: kept for all points, it would be the most of the memory.
+    """
+
+    points: Tensor
+    square: Tensor
+    along: Tensor
+    c: Tensor
+    centre: Tensor
+    other_centre: Tensor
+    typical_rapidity: Tensor
+
+    def part(self, place: slice = slice(None)) -> Part:
+        scalars = scalars_of_square(self.square[place], self.c)
+        cosine = ratio(self.along[place] * torch.sqrt(self.c), scalars.P)
+        return Part(
+            self.points[place],
+            scalars,
+            torch.asinh(scalars.P) - self.typical_rapidity,
+            (1 + self.centre.dot(self.other_centre)) / 2 - cosine,
+        )
 
 
 class Learns(NamedTuple):
@@ -141,34 +164,21 @@ class Embeddings:
 
     def __init__(self, points: Sequence[Tensor], c: Tensor, summed: Sequence[Tensor]) -> None:
         """``summed`` is what :func:`summaries` returns."""
-        self._points = points
-        self._centres, *tables = summed
-        self._scalars = [scalars_of_square(table[:, :1], c) for table in tables]
-        rapidities = [torch.asinh(scalars.P) for scalars in self._scalars]
-        middles = [torch.nanmedian(one[:: _step(rows)]) for one, rows in zip(rapidities, points, strict=True)]
-        self._typical = torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
-        self._rapidities = [one - self._typical for one in rapidities]
-        self._cosines = [
-            ratio(table[:, 1:] * torch.sqrt(c), scalars.P)
-            for table, scalars in zip(tables, self._scalars, strict=True)
+        self._points, self._c = points, c
+        self._centres, *self._tables = summed
+        middles = [
+            torch.nanmedian(torch.asinh(torch.sqrt(c * table[:: _step(table), 0]))) for table in self._tables
         ]
+        self._typical = torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
 
     def sides(self, row: int, column: int) -> tuple[Side, Side]:
         """A pairing of two sets."""
         return self._side(row, column), self._side(column, row)
 
     def _side(self, one: int, other: int) -> Side:
-        centre, facing = self._centres[one], self._centres[other]
-        offset = (1 + centre.dot(facing)) / 2 - self._cosines[one][:, other : other + 1]
-        return Side(
-            self._points[one],
-            self._scalars[one],
-            self._rapidities[one],
-            centre,
-            self._typical,
-            facing,
-            offset,
-        )
+        table, centres = self._tables[one], self._centres
+        square, along = table[:, :1], table[:, 1 + other : 2 + other]
+        return Side(self._points[one], square, along, self._c, centres[one], centres[other], self._typical)
 
 
 def sides(x: Tensor, y: Tensor, c: Tensor) -> tuple[Side, Side]:
@@ -176,14 +186,14 @@ def sides(x: Tensor, y: Tensor, c: Tensor) -> tuple[Side, Side]:
     return Embeddings([x, y], c, summaries([x, y])).sides(0, 1)
 
 
-def centred(side: Side, c: Tensor) -> Tensor:
+def centred(side: Side, part: Part) -> Tensor:
     """``k x - P o``: the points less their norms times the centre, in the logits' dtype."""
+    k, points = torch.sqrt(side.c), part.points
 
     def formula(rows: Tensor, P: Tensor) -> tuple[Tensor]:
-        return (torch.sqrt(c) * rows - P * side.centre,)
+        return (k * rows - P * side.centre,)
 
-    points = side.points
-    (result,) = map_rows(formula, [points, side.scalars.P], [(points.shape[1], result_dtype(points.dtype))])
+    (result,) = map_rows(formula, [points, part.scalars.P], [(points.shape[1], result_dtype(points.dtype))])
     return result
 
 

@@ -28,7 +28,7 @@ from hypkernels.contrastive.tiles import LN2, GradientSums, Tile, column_factors
 
 # A tile is large enough for a product of matrices to run at its speed and for the calls on it to be few, and
 # small enough for its buffers to stay in caches.
-ROWS, COLUMN_BYTES = 512, 4096
+ROWS, COLUMN_BYTES = 1024, 4096
 # Columns whose factors are prepared at a time, in bytes.
 BLOCK_BYTES = 8 << 20
 # One exponential serves rows and columns as long as no sum has lost its terms to underflow, and no weight
@@ -41,18 +41,9 @@ _LARGEST_LEVEL = 1e4
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
     matrices = logit_matrices(similarity, symmetric)
-    rows = torch.full_like(p.scale, -math.inf, memory_format=torch.contiguous_format)
-    columns = rows.new_full((len(p.y.points) if symmetric else 0,), -math.inf)
-    for tile in _tiles(p):
-        for matrix, per_unit in zip(matrices, _scales(p, matrices), strict=True):
-            gaps, least = tile.gaps(matrix.gap.of_pairs)
-            by_row, by_column = _log_sums(tile, gaps, least, per_unit[tile.rows], matrix)
-            if by_row is not None:
-                rows[tile.rows] = torch.logaddexp(rows[tile.rows], by_row)
-            if by_column is not None:
-                columns[tile.columns] = torch.logaddexp(columns[tile.columns], by_column)
+    negatives = _negatives(p, matrices, symmetric)
     positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
-    saved = Statistics(positives, rows, columns)
+    saved = Statistics(positives, *negatives)
     return problem.losses(p, saved, similarity, symmetric), saved
 
 
@@ -64,6 +55,29 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
         problem.softmax_gradient(weights, gaps, p, matrix, saved)
         for matrix, gaps in zip(matrices, saved.positives, strict=True)
     ]
+    total = _negatives_gradients(p, matrices, parts)
+    for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
+        total.scale.sub_(part.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
+        problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
+    return total
+
+
+def _negatives(p: Problem, matrices: list[Logits], symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over them, of each row and of each column."""
+    rows = torch.full_like(p.scale, -math.inf, memory_format=torch.contiguous_format)
+    columns = rows.new_full((len(p.y.points) if symmetric else 0,), -math.inf)
+    for tile in _tiles(p):
+        for matrix, per_unit in zip(matrices, _scales(p, matrices), strict=True):
+            gaps, least = tile.gaps(matrix.gap.of_pairs)
+            by_row, by_column = _log_sums(tile, gaps, least, per_unit[tile.rows], matrix)
+            if by_row is not None:
+                rows[tile.rows] = torch.logaddexp(rows[tile.rows], by_row)
+            if by_column is not None:
+                columns[tile.columns] = torch.logaddexp(columns[tile.columns], by_column)
+    return rows, columns
+
+
+def _negatives_gradients(p: Problem, matrices: list[Logits], parts: list[SoftmaxGradient]) -> Gradients:
     totals = GradientSums(p)
     for tile in _tiles(p):
         for matrix, part, per_unit in zip(matrices, parts, _scales(p, matrices), strict=True):
@@ -72,11 +86,7 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
             _fill_push(tile, gaps, least, scales, part)
             totals.add_matrix(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
         totals.add_products(tile)
-    total = totals.gradients()
-    for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
-        total.scale.sub_(part.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
-        problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
-    return total
+    return totals.gradients()
 
 
 def _scales(p: Problem, matrices: list[Logits]) -> list[Tensor]:
@@ -86,8 +96,8 @@ def _scales(p: Problem, matrices: list[Logits]) -> list[Tensor]:
 def _tiles(p: Problem) -> Iterator[Tile]:
     """All pairs, a block of columns at a time, each against the rows in turn."""
     wide = COLUMN_BYTES // p.dtype.itemsize
-    buffers = torch.empty(5, ROWS * wide, dtype=p.dtype)
     rows, columns = len(p.x.points), len(p.y.points)
+    buffers = torch.empty(5, min(ROWS, rows) * min(wide, columns), dtype=p.dtype)
     block = max(1, BLOCK_BYTES // (COLUMN_BYTES * max(p.y.points.shape[1], 1))) * wide
     for first in range(0, columns, block):
         sides = [column_factors(p, place) for place in _slices(first, min(first + block, columns), wide)]
@@ -95,6 +105,7 @@ def _tiles(p: Problem) -> Iterator[Tile]:
             x = row_factors(p, place)
             for y in sides:
                 yield Tile(x, y, p, buffers)
+        sides.clear()  # before the next ones take as much memory
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:

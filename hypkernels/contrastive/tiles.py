@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypkernels.contrastive.problem import Gradients, Problem, Side
+from hypkernels.contrastive.problem import Gradients, Part, Problem, Side
 from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
 from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows_into
@@ -53,48 +53,37 @@ class Factors(NamedTuple):
 
 
 def row_factors(p: Problem, place: slice) -> Factors:
-    P, offset, a = _of_rows(p.x, place)
+    part = p.x.part(place)
+    s, a = part.scalars, part.rapidity
     radial = [_cosh_minus_1(a), torch.ones_like(a), -torch.sinh(a)]
-    tail = torch.cat([P * offset, P, *radial], 1) / 2
-    scalars = p.x.scalars.at(place)
-    return _side(p, p.x, place, scalars, -0.5, tail, [scalars.P, scalars.A])
+    tail = torch.cat([s.P * part.offset, s.P, *radial], 1) / 2
+    return _factors(p, p.x, place, part, -0.5, tail, [s.P, s.A])
 
 
 def column_factors(p: Problem, place: slice) -> Factors:
-    Q, offset, b = _of_rows(p.y, place)
-    tail = torch.cat([Q, Q * offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1)
-    scalars = p.y.scalars.at(place)
-    apart, B = _apart(scalars, p.y), scalars.A
-    columns = [scalars.P, B, 1 / B, apart / B, apart**2 / B]
-    columns += [torch.zeros_like(B)] * (_LEAST_WIDTH - len(columns))
-    return _side(p, p.y, place, scalars, 1.0, tail, columns)
+    part = p.y.part(place)
+    s, b = part.scalars, part.rapidity
+    tail = torch.cat([s.P, s.P * part.offset, torch.cosh(b), _cosh_minus_1(b), torch.sinh(b)], 1)
+    apart = _apart(s, p.y)
+    columns = [s.P, s.A, 1 / s.A, apart / s.A, apart**2 / s.A]
+    columns += [torch.zeros_like(s.A)] * (_LEAST_WIDTH - len(columns))
+    return _factors(p, p.y, place, part, 1.0, tail, columns)
 
 
-def _of_rows(side: Side, place: slice) -> tuple[Tensor, Tensor, Tensor]:
-    return side.scalars.P[place], side.offset[place], side.rapidity[place]
-
-
-def _side(
-    p: Problem,
-    side: Side,
-    place: slice,
-    scalars: PointScalars,
-    sign: float,
-    tail: Tensor,
-    sums: list[Tensor],
+def _factors(
+    p: Problem, side: Side, place: slice, part: Part, sign: float, tail: Tensor, sums: list[Tensor]
 ) -> Factors:
     """``sign`` times the points less their norms times the centre, and beside them ``tail``."""
-    points, step = side.points[place], sign * torch.sqrt(p.c)
+    points, P, step = part.points, part.scalars.P, sign * torch.sqrt(p.c)
     width = points.shape[1]
     factors = points.new_empty(len(points), width + tail.shape[1], dtype=p.dtype)
 
     def centred(rows: Tensor, P: Tensor) -> tuple[Tensor]:
         return ((rows * step).addcmul_(P, side.centre, value=-sign),)
 
-    map_rows_into(centred, [points, scalars.P], [factors[:, :width]])
+    map_rows_into(centred, [points, P], [factors[:, :width]])
     factors[:, width:] = tail
-    reach = scalars.P.amax().item()
-    return Factors(place, points, factors, scalars, torch.cat(sums, 1).to(p.dtype), reach)
+    return Factors(place, points, factors, part.scalars, torch.cat(sums, 1).to(p.dtype), P.amax().item())
 
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
