@@ -184,8 +184,8 @@ def test_headline_shapes_are_for_the_providers_of_the_summary_and_come_last():
         (case.name, shape["B"]): [provider.name for provider in providers]
         for case, shape, providers in groups("small", CPU)
     }
-    assert list(found)[-1] == ("contrastive_dist", 4096)
-    every, headline = found["contrastive_dist", 1024], found["contrastive_dist", 4096]
+    assert list(found)[-1] == ("contrastive_dist", 2048)
+    every, headline = found["contrastive_dist", 1024], found["contrastive_dist", 2048]
     assert set(headline) < set(every)
     assert {"hypkernels-torch-fp32", "eager-fp32", "products-fp32"} <= set(headline)
     assert "hypkernels-torch-bf16" in every

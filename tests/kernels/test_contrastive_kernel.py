@@ -270,10 +270,10 @@ def test_points_of_a_narrow_cone_are_centred(monkeypatch):
     narrow = Tolerance(1e-5, 4e-4, 2e-6, 4e-5)
     assert_close(computed(given, precision="tf32"), expected, narrow)
 
-    def nowhere(points, scalars):
-        return torch.zeros_like(points[0], dtype=torch.float64), scalars.P.new_zeros(())
+    def nowhere(points):
+        return torch.zeros_like(points[0], dtype=torch.float64)
 
-    monkeypatch.setattr(problem, "_where", nowhere)
+    monkeypatch.setattr(problem, "_centre", nowhere)
     assert_close(computed(given), expected, FLOAT32._replace(points=4e-6, curv=4e-6))
     with pytest.raises(AssertionError):
         assert_close(
