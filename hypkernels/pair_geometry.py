@@ -99,9 +99,9 @@ class PairGeometry(NamedTuple):
     def B_minus_A(self) -> Tensor:
         return (self.alpha_minus_1 * (self.alpha + 1) * self.P2 + self.N2) / (self.A + self.B)
 
-    def z_direction(self, x: Tensor, n: Tensor) -> Tensor:
-        """``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
-        return (self.W * x).addcmul_(self.A * (self.N2 > 0), n)
+    def z_direction(self, factor: Tensor | float, x: Tensor, n: Tensor) -> Tensor:
+        """``factor * u``, ``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
+        return (factor * self.W * x).addcmul_(factor * self.A * (self.N2 > 0), n)
 
     def z_by_c(self) -> Tensor:
         """``dz/dc = |u|^2 / (2AB)``"""

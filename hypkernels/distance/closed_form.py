@@ -30,8 +30,9 @@ def elementwise_inner_gradient(
     grad: Tensor, x: Tensor, y: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     pair, n = pair_geometry(x, y, c)
-    u, A, B = pair.z_direction(x, n), pair.A, pair.B
-    return grad / A * u, -grad / B * u, grad * (A / B + B / A) / (2 * c * c)
+    A, B = pair.A, pair.B
+    by_y = pair.z_direction(-grad / B, x, n)
+    return -B / A * by_y, by_y, grad * (A / B + B / A) / (2 * c * c)
 
 
 def elementwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
@@ -49,12 +50,12 @@ def _dist(pair: PairGeometry) -> Tensor:
 def elementwise_dist_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By the points, ``dz / (k sinh(kd))``; 0 for coincident points. By ``c``, a sum of terms of one sign."""
     pair, n = pair_geometry(x, y, c)
-    u, A, B, k, sinh = pair.z_direction(x, n), pair.A, pair.B, pair.k, pair.sinh
-    scale = grad * ratio(k, sinh)
+    A, B, k, sinh = pair.A, pair.B, pair.k, pair.sinh
+    by_y = pair.z_direction(grad * ratio(k, sinh) / B, x, n)
     h = torch.sqrt(pair.z / 2)  # sinh(kd/2)
     excess = -h * h * h * asinhc_slope(h)  # kd/2 - tanh(kd/2)
     radial = ratio(pair.B_minus_A * pair.B_minus_A, 2 * A * B * sinh)
-    return -scale / A * u, scale / B * u, -grad * (excess + radial) / (c * k)
+    return -B / A * by_y, by_y, -grad * (excess + radial) / (c * k)
 
 
 def dist0_by_norm(x_norm: Tensor, c: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def log_map_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Ten
     f, slope = asinhc(pair.sinh), (1 + z) * asinhc_slope(pair.sinh)
     x_grad = dot(x, grad)
     by_z = slope * (A * W * x_grad + dot(n, grad)) - f * x_grad
-    u = pair.z_direction(x, n)
+    u = pair.z_direction(1.0, x, n)
     grad_x = (-f * (1 + z) * grad).addcmul_(-by_z * c / A, u)
     grad_y = (f * grad).addcmul_(by_z * c / B, u)
     return grad_x, grad_y, by_z * pair.z_by_c()
