@@ -446,6 +446,7 @@ def aot_variants() -> Iterator[Variant]:
                 if similarity == "dist":
                     wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
                 yield from _variants(target, dtype, similarity, wanted)
+    yield from _variants("sm_80", torch.float16, "dist", ["add_product"])
     for target in ("sm_90", "gfx942"):
         yield from _variants(target, torch.float16, "dist", ["pair_weights", "add_product"])
 
