@@ -8,8 +8,7 @@ general formulas of :mod:`hypkernels.pairwise.closed_form`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -99,8 +98,9 @@ class Tile:
     """A tile of pairs, computed in five buffers of its shape that all tiles share.
 
     ``h`` is of the pairs, ``value`` their gaps over ``unit``, ``inverse`` is ``2 / sinh(k d)`` where a form
-    wants it, ``push`` and ``spare`` are for what is made of them. ``general`` is what the general formulas
-    took, if they gave the gaps, and ``slopes`` the gradients by the points' inner products that they gave.
+    wants it, ``push`` and ``spare`` are for what is made of them. ``general`` tells whether the general
+    formulas gave the gaps; ``h`` is then what they took, and ``slopes`` the gradients that they gave by the
+    points' inner products.
     """
 
     def __init__(self, x: Factors, y: Factors, p: Problem, buffers: Tensor) -> None:
@@ -114,7 +114,7 @@ class Tile:
         inside = ((targets >= 0) & (targets < shape[1])).nonzero().squeeze(1)
         self._positives = (inside, targets[inside]) if len(inside) else None
         self.unit = 1.0
-        self.general: PairTile | None = None
+        self.general = False
         self.slopes: Tensor | None = None
 
     def set_positives(self, values: Tensor, value: float) -> None:
@@ -129,9 +129,11 @@ class Tile:
         form = _FORMS.get(pairs.value)
         least = self._separate() if form else None
         if form is None or least is None:
-            self.general, self.unit = self._pair_tile, 1.0
-            return pairs.value(self.general), None
-        self.general, self.unit = None, form.unit
+            self._generalise()
+            for band, tile in self.bands():
+                self.value[band] = pairs.value(tile)
+            return self.value, None
+        self.unit = form.unit
         return form.value(self, least), form.scalar(least)
 
     def _separate(self) -> float | None:
@@ -149,14 +151,23 @@ class Tile:
         ulps = RESOLUTION_ULPS * torch.finfo(self.h.dtype).eps
         return 0.5 * ulps * self.x.reach * self.y.reach
 
-    @cached_property
-    def _pair_tile(self) -> PairTile:
+    def _generalise(self) -> None:
+        if self.general:
+            return
         terms = self.x.points.shape[1] + _LATERAL_TERMS
-        lateral = (self.x.factors[:, :terms] @ self.y.factors[:, :terms].mT).mul_(2)
+        torch.mm(self.x.factors[:, :terms], self.y.factors[:, :terms].mT, out=self.h).mul_(2)
+        self.general, self.unit = True, 1.0
+
+    def bands(self) -> Iterator[tuple[slice, PairTile]]:
+        """What the general formulas take, a few rows at a time: they make many matrices of its shape."""
         x, y = (
-            PointScalars(*(scalar.to(lateral.dtype) for scalar in side.scalars)) for side in (self.x, self.y)
+            PointScalars(*(scalar.to(self.h.dtype) for scalar in side.scalars)) for side in (self.x, self.y)
         )
-        return pair_tile(x, y.along_columns(), lateral, self.c)
+        rows, columns = self.h.shape
+        step = max(1, CPU_CHUNK_ELEMENTS // columns)
+        for start in range(0, rows, step):
+            band = slice(start, start + step)
+            yield band, pair_tile(x.at(band), y.along_columns(), self.h[band], self.c)
 
 
 class _Form(NamedTuple):
@@ -275,8 +286,8 @@ class GradientSums:
         """Add those by a matrix of logits ``-per_unit * gaps``; those by minus the logits are in ``push``."""
         by_gap = _row_dots(tile.push, gaps, tile.spare).mul_(tile.unit)
         self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
-        if tile.general is not None:
-            self._add_general(tile, tile.general, pairs, gaps, per_unit)
+        if tile.general:
+            self._add_general(tile, pairs, gaps, per_unit)
             return
         form = _FORMS[pairs.value]
         form.slope(tile)
@@ -302,16 +313,18 @@ class GradientSums:
         apart = _apart(x.scalars, self.p.x)
         self.curv += ((apart * (apart * s_0 - 2 * s_1) + s_2) / A).sum() / (2 * c)
 
-    def _add_general(
-        self, tile: Tile, general: PairTile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor
-    ) -> None:
-        part = pairs.gradient(-per_unit.unsqueeze(1) * tile.push, gaps, general)
-        tile.slopes = part.cross if tile.slopes is None else tile.slopes.add_(part.cross)
-        self.curv += part.curv
-        if self.x:
-            self.x.point[tile.rows] += part.x_coefficient
-        if self.y:
-            self.y.point[tile.columns] += part.y_coefficient.mT
+    def _add_general(self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor) -> None:
+        if tile.slopes is None:
+            tile.slopes = tile.inverse.zero_()
+        weights = tile.push.mul_(-per_unit.unsqueeze(1))
+        for band, pair in tile.bands():
+            part = pairs.gradient(weights[band], gaps[band], pair)
+            tile.slopes[band] += part.cross
+            self.curv += part.curv
+            if self.x:
+                self.x.point[tile.rows][band] += part.x_coefficient
+            if self.y:
+                self.y.point[tile.columns] += part.y_coefficient.mT
 
     def add_products(self, tile: Tile) -> None:
         """Add what the general formulas left to do, for all matrices of logits at once."""
