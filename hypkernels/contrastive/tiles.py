@@ -283,7 +283,7 @@ class GradientSums:
     def add_matrix(
         self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor, uniform: float | None
     ) -> None:
-        """Add what comes through one matrix of logits, ``-per_unit * gaps``: those by them are in ``push``."""
+        """Add what comes through one matrix of logits, ``-per_unit * gaps``: ``push`` is that by them."""
         by_gap = _row_dots(tile.push, gaps, tile.spare).mul_(tile.unit)
         self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
         if tile.general:
