@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import problem, tile_plan
-from hypkernels.contrastive.problem import Gradients, Part, Problem, SoftmaxGradient, Statistics
+from hypkernels.contrastive.problem import Gradients, Part, Problem, Side, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.pair_geometry import ratio
@@ -116,10 +116,8 @@ class _Pairs:
         self.u, self.v = self.x, self.y
         self.rows, self.columns = p.x.part(), p.y.part()
         if self.centred:
-            self.u, self.v = (
-                _operand(problem.centred(side, part), self.precision)
-                for side, part in ((p.x, self.rows), (p.y, self.columns))
-            )
+            self.u = _centred_operand(p.x, self.rows, self.precision)
+            self.v = _centred_operand(p.y, self.columns, self.precision)
         self.targets = p.targets.to(torch.int32)
         self.c = p.c.float()
         self.near = _all_near(self.rows, self.columns)
@@ -399,6 +397,12 @@ def _operand(points: Tensor, precision: str) -> Tensor:
     bits = points.contiguous().view(torch.int32)
     nearest = ((bits + 0x1000) & -0x2000).view(torch.float32)
     return torch.where(points.isfinite(), nearest, points)
+
+
+def _centred_operand(side: Side, part: Part, precision: str) -> Tensor:
+    centred = side.points.new_empty(side.points.shape, dtype=torch.float32)
+    problem.fill_centred(centred, side, part)
+    return _operand(centred, precision)
 
 
 def _all_near(rows: Part, columns: Part) -> Tensor:

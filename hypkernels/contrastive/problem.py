@@ -20,7 +20,7 @@ from torch import Tensor
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.pair_geometry import dot, ratio
 from hypkernels.pairwise.geometry import PointScalars, scalars_of_square
-from hypkernels.rowwise import chunk_elements, map_rows, result_dtype
+from hypkernels.rowwise import chunk_elements, map_rows, map_rows_into, result_dtype
 
 # Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
 _POSITIVES_CHUNK = 1
@@ -186,15 +186,14 @@ def sides(x: Tensor, y: Tensor, c: Tensor) -> tuple[Side, Side]:
     return Embeddings([x, y], c, summaries([x, y])).sides(0, 1)
 
 
-def centred(side: Side, part: Part) -> Tensor:
-    """``k x - P o``: the points less their norms times the centre, in the logits' dtype."""
-    k, points = torch.sqrt(side.c), part.points
+def fill_centred(out: Tensor, side: Side, part: Part, factor: float = 1.0) -> None:
+    """``factor (k x - P o)``: the points less their norms times the centre, rounded once."""
+    step = factor * torch.sqrt(side.c)
 
     def formula(rows: Tensor, P: Tensor) -> tuple[Tensor]:
-        return (k * rows - P * side.centre,)
+        return ((rows * step).addcmul_(P, side.centre, value=-factor),)
 
-    (result,) = map_rows(formula, [points, part.scalars.P], [(points.shape[1], result_dtype(points.dtype))])
-    return result
+    map_rows_into(formula, [part.points, part.scalars.P], [out])
 
 
 def positive_gaps(p: Problem, gap: Gap) -> Tensor:

@@ -66,8 +66,9 @@ def _negatives(p: Problem, matrices: list[Logits], symmetric: bool) -> tuple[Ten
     """Log-sum-exp over them, of each row and of each column."""
     rows = torch.full_like(p.scale, -math.inf, memory_format=torch.contiguous_format)
     columns = rows.new_full((len(p.y.points) if symmetric else 0,), -math.inf)
+    scales = _scales(p, matrices)
     for tile in _tiles(p):
-        for matrix, per_unit in zip(matrices, _scales(p, matrices), strict=True):
+        for matrix, per_unit in zip(matrices, scales, strict=True):
             gaps, least = tile.gaps(matrix.gap.of_pairs)
             by_row, by_column = _log_sums(tile, gaps, least, per_unit[tile.rows], matrix)
             if by_row is not None:
@@ -78,13 +79,13 @@ def _negatives(p: Problem, matrices: list[Logits], symmetric: bool) -> tuple[Ten
 
 
 def _negatives_gradients(p: Problem, matrices: list[Logits], parts: list[SoftmaxGradient]) -> Gradients:
-    totals = GradientSums(p)
+    totals, scales = GradientSums(p), _scales(p, matrices)
     for tile in _tiles(p):
-        for matrix, part, per_unit in zip(matrices, parts, _scales(p, matrices), strict=True):
+        for matrix, part, per_unit in zip(matrices, parts, scales, strict=True):
             gaps, least = tile.gaps(matrix.gap.of_pairs)
-            scales = per_unit[tile.rows]
-            _fill_push(tile, gaps, least, scales, part)
-            totals.add_matrix(tile, matrix.gap.of_pairs, gaps, scales, _uniform(scales))
+            of_rows = per_unit[tile.rows]
+            _fill_push(tile, gaps, least, of_rows, part)
+            totals.add_matrix(tile, matrix.gap.of_pairs, gaps, of_rows, _uniform(of_rows))
         totals.add_products(tile)
     return totals.gradients()
 

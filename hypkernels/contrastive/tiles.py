@@ -14,26 +14,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypkernels.contrastive.problem import Gradients, Part, Problem, Side
+from hypkernels.contrastive.problem import Gradients, Part, Problem, Side, fill_centred
 from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
-from hypkernels.rowwise import CPU_CHUNK_ELEMENTS, map_rows_into
-from hypkernels.scalar_functions import horner
+from hypkernels.rowwise import CPU_CHUNK_ELEMENTS
+from hypkernels.scalar_functions import tanh_deficit
 
 LN2 = math.log(2)
-_LATERAL_TERMS, _RADIAL_TERMS = 2, 3
+_LATERAL_TERMS = 2
 
 # Terms that are added in the tile's own precision.
 _FEW_TERMS = 32
 # The gradient by the curvature is a difference of two sums: what has to be left of them.
 _LEAST_DIFFERENCE = 0.02
-# Up to here, in tanh^2 h, the series below ends with a rounding.
-_SERIES_REACH = 0.2
 # ``h`` of pairs at a distance of 1, in units of the curvature's radius.
 _LEAST_OF_COARSE_SUMS = math.sinh(0.5) ** 2
 # Columns of a matrix that a product takes no longer for than for one.
 _LEAST_WIDTH = 16
-_SERIES = [1 / (2 * j + 3) for j in range(9)]
 
 
 class Factors(NamedTuple):
@@ -70,19 +67,16 @@ def column_factors(p: Problem, place: slice) -> Factors:
 
 
 def _factors(
-    p: Problem, side: Side, place: slice, part: Part, sign: float, tail: Tensor, sums: list[Tensor]
+    p: Problem, side: Side, place: slice, part: Part, factor: float, tail: Tensor, sums: list[Tensor]
 ) -> Factors:
-    """``sign`` times the points less their norms times the centre, and beside them ``tail``."""
-    points, P, step = part.points, part.scalars.P, sign * torch.sqrt(p.c)
+    """``factor`` times the points less their norms times the centre, and beside them ``tail``."""
+    points, scalars = part.points, part.scalars
     width = points.shape[1]
     factors = points.new_empty(len(points), width + tail.shape[1], dtype=p.dtype)
-
-    def centred(rows: Tensor, P: Tensor) -> tuple[Tensor]:
-        return ((rows * step).addcmul_(P, side.centre, value=-sign),)
-
-    map_rows_into(centred, [points, P], [factors[:, :width]])
+    fill_centred(factors[:, :width], side, part, factor)
     factors[:, width:] = tail
-    return Factors(place, points, factors, part.scalars, torch.cat(sums, 1).to(p.dtype), P.amax().item())
+    reach = scalars.P.amax().item()
+    return Factors(place, points, factors, scalars, torch.cat(sums, 1).to(p.dtype), reach)
 
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
@@ -210,22 +204,16 @@ def _dist_of(h: float) -> float:
 
 
 def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
-    """Near pairs leave little of the difference: then by a function without cancellation."""
+    """Near pairs leave little of the difference: then by a function without cancellation.
+
+    Either slope leaves the distance in ``value``.
+    """
     whole = power * by_gap
     rest = whole - _row_dots(tile.push, tile.h, tile.spare)
     if rest.abs().sum() > _LEAST_DIFFERENCE * whole.abs().sum():
         return rest
-    return _row_dots(tile.push, _deficit(tile).div_(tile.inverse), tile.spare)
-
-
-def _deficit(tile: Tile) -> Tensor:
-    """``b - tanh b`` with ``b = k d / 2``: ``t^3 (1/3 + t^2/5 + ...)`` with ``t = tanh b``."""
-    t2 = tile.h / (tile.h + 1)
-    t = torch.sqrt(t2)
-    near = horner(t2.clamp(max=_SERIES_REACH), _SERIES).mul_(t2).mul_(t)
-    if t2.amax() <= _SERIES_REACH:
-        return near
-    return torch.where(t2 <= _SERIES_REACH, near, torch.asinh(torch.sqrt(tile.h)).sub_(t))
+    deficit = tanh_deficit(tile.value * (LN2 / 2), tile.h / (tile.h + 1))
+    return _row_dots(tile.push, deficit.div_(tile.inverse), tile.spare)
 
 
 def sums(terms: Tensor, dim: int) -> Tensor:
@@ -233,12 +221,10 @@ def sums(terms: Tensor, dim: int) -> Tensor:
 
     Terms of a row that are far apart are added first: that is many sums at a time.
     """
-    count = terms.shape[dim]
-    if count % _FEW_TERMS:
+    if terms.shape[dim] % _FEW_TERMS:
         return terms.sum(dim, dtype=torch.float64)
-    if dim == 1:
-        return terms.unflatten(1, (_FEW_TERMS, -1)).sum(1).sum(1, dtype=torch.float64)
-    return terms.unflatten(0, (-1, _FEW_TERMS)).sum(1).sum(0, dtype=torch.float64)
+    groups = (_FEW_TERMS, -1) if dim == 1 else (-1, _FEW_TERMS)
+    return terms.unflatten(dim, groups).sum(1).sum(dim, dtype=torch.float64)
 
 
 def _row_dots(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
@@ -339,8 +325,7 @@ class GradientSums:
     def gradients(self) -> Gradients:
         p = self.p
         x, y = (
-            side.gradient(embedding, p.c) if side else None
-            for side, embedding in ((self.x, p.x), (self.y, p.y))
+            side.gradient(embedding) if side else None for side, embedding in ((self.x, p.x), (self.y, p.y))
         )
         return Gradients(x, y, self.curv, self.scale)
 
@@ -357,9 +342,9 @@ class _PointSums:
         self.factors[place].addmm_(slopes, factors[:, :width], alpha=factor)
         self.centre[place] += centre
 
-    def gradient(self, side: Side, c: Tensor) -> Tensor:
+    def gradient(self, side: Side) -> Tensor:
         """In the memory of ``factors``."""
-        k, o = torch.sqrt(c), side.other_centre
+        k, o = torch.sqrt(side.c), side.other_centre
         step = max(1, CPU_CHUNK_ELEMENTS // max(self.factors.shape[1], 1))
         for start in range(0, len(self.factors), step):
             chunk = slice(start, start + step)
