@@ -170,6 +170,7 @@ def _check_pairings(points: list[Tensor], pairings: Sequence[tuple[int, int]]) -
 
 
 def _targets(targets: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    """Empty for the default."""
     if targets is not None:
         return target_tensor("targets", targets, x)
     if x.shape[0] > y.shape[0]:
@@ -177,7 +178,7 @@ def _targets(targets: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
             "targets must be given where x has more rows than y, "
             f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    return torch.arange(x.shape[0], device=x.device)
+    return torch.empty(0, dtype=torch.int64, device=x.device)
 
 
 def entailment_loss(

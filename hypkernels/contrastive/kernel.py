@@ -118,7 +118,7 @@ class _Pairs:
         if self.centred:
             self.u = _centred_operand(p.x, self.rows, self.precision)
             self.v = _centred_operand(p.y, self.columns, self.precision)
-        self.targets = p.targets.to(torch.int32)
+        self.targets = _target_indices(p)
         self.c = p.c.float()
         self.near = _all_near(self.rows, self.columns)
 
@@ -388,6 +388,12 @@ def _merge_log_sums(parts: list[Tensor], out: Tensor, unsafe: Tensor, terms: int
             TILES=_MERGED_TILES,
             num_warps=4,
         )
+
+
+def _target_indices(p: Problem) -> Tensor:
+    if p.targets is None:
+        return torch.arange(len(p.x.points), dtype=torch.int32, device=p.c.device)
+    return p.targets.to(torch.int32)
 
 
 def _operand(points: Tensor, precision: str) -> Tensor:

@@ -30,7 +30,10 @@ _IMPLEMENTATIONS = {"torch": "hypkernels.contrastive.strips", "triton": "hypkern
 
 
 class _Call(NamedTuple):
-    """The operators' arguments: pairing ``i`` is of ``points[rows[i]]`` and ``points[columns[i]]``."""
+    """The operators' arguments: pairing ``i`` is of ``points[rows[i]]`` and ``points[columns[i]]``.
+
+    Its targets are empty where row ``j`` belongs to column ``j``.
+    """
 
     points: Sequence[Tensor]
     curv: Tensor
@@ -60,7 +63,7 @@ class _Call(NamedTuple):
                 *embeddings.sides(row, column),
                 c,
                 scale.double().expand(self.points[row].shape[0]),
-                targets,
+                targets if len(targets) else None,
                 self.precision,
                 Learns(learning[row], learning[column], learning[-2], learning[-1]),
             )
@@ -83,7 +86,7 @@ def _by_definition(call: _Call) -> list[Tensor]:
             call.points[column].double(),
             call.curv.double(),
             call.logit_scale.double(),
-            targets,
+            targets if len(targets) else torch.arange(len(call.points[row]), device=targets.device),
             similarity=call.similarity,
             symmetric=call.symmetric,
         ).to(result_dtype(call.points[row].dtype))

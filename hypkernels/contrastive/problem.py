@@ -80,13 +80,16 @@ class Learns(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row."""
+    """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row.
+
+    ``targets`` are indices of ``y``; ``None``: row ``i`` belongs to ``y_i``, which saves copies of points.
+    """
 
     x: Side
     y: Side
     c: Tensor
     scale: Tensor
-    targets: Tensor
+    targets: Tensor | None
     precision: str | None
     learns: Learns = Learns()
 
@@ -109,7 +112,23 @@ class Problem(NamedTuple):
         step = max(1, _POSITIVES_CHUNK * chunk_elements(self.x.points.device) // max(width, 1))
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
-            yield chunk, self.x.points[chunk].double(), self.y.points[self.targets[chunk]].double()
+            yield chunk, self.x.points[chunk].double(), self.at_targets(self.y.points, chunk).double()
+
+    def at_targets(self, of_columns: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Of each row's target."""
+        if self.targets is None:
+            return of_columns[: len(self.x.points)][rows]
+        return of_columns[self.targets[rows]]
+
+    def add_at_targets(self, total: Tensor, terms: Tensor, rows: slice = slice(None)) -> Tensor:
+        """``total[target] += term`` for each row, in place, in the same order on every run."""
+        if self.targets is None:
+            total[: len(self.x.points)][rows] += terms
+        elif total.device.type == "cpu":
+            total.index_add_(0, self.targets[rows], terms)
+        else:
+            total.index_put_((self.targets[rows],), terms, accumulate=True)
+        return total
 
 
 class Statistics(NamedTuple):
@@ -211,7 +230,7 @@ def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> Non
         if total.x is not None:
             total.x[rows] += by_x
         if total.y is not None:
-            add_at(total.y, p.targets[rows], by_y.to(total.y.dtype))
+            p.add_at_targets(total.y, by_y.to(total.y.dtype), rows)
         total.curv.add_(by_curv.sum())
 
 
@@ -223,7 +242,7 @@ def losses(p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> T
         if matrix.rows:
             total -= F.logsigmoid(positives - saved.row_negatives)
         if matrix.columns:
-            rivals, _ = _column_sums(positives, saved.column_negatives, p.targets)
+            rivals, _ = _column_sums(p, positives, saved.column_negatives)
             total -= F.logsigmoid(positives - rivals)
     return total / (1 + symmetric)
 
@@ -252,29 +271,27 @@ def softmax_gradient(
         rows = (weights, torch.logaddexp(saved.row_negatives, positives))
         pull -= weights * torch.sigmoid(saved.row_negatives - positives)
     if matrix.columns:
-        rivals, totals = _column_sums(positives, saved.column_negatives, p.targets)
-        column_weights = add_at(torch.zeros_like(totals), p.targets, weights)
+        rivals, totals = _column_sums(p, positives, saved.column_negatives)
+        column_weights = p.add_at_targets(torch.zeros_like(totals), weights)
         columns = (column_weights, totals)
         pull -= weights * torch.sigmoid(rivals - positives)
-        pull += (column_weights[p.targets] - weights) * torch.sigmoid(positives - rivals)
+        if p.targets is not None:
+            pull += (p.at_targets(column_weights) - weights) * torch.sigmoid(positives - rivals)
     return SoftmaxGradient(rows, columns, pull)
 
 
-def _column_sums(positives: Tensor, negatives: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _column_sums(p: Problem, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of each positive's column without itself, ``(M,)``, and of whole columns, ``(N,)``.
 
     Several rows may share a target: they are each other's rivals.
     """
-    top = torch.full_like(negatives, -math.inf).scatter_reduce(0, targets, positives, "amax")
-    mass = torch.exp(positives - top[targets])
-    column_mass = add_at(torch.zeros_like(negatives), targets, mass)
-    others = (column_mass[targets] - mass).clamp_(min=0)
-    rivals = torch.logaddexp(negatives[targets], top[targets] + torch.log(others))
+    of_targets = p.at_targets(negatives)
+    if p.targets is None:
+        totals = torch.logaddexp(of_targets, positives)
+        return of_targets, torch.cat([totals, negatives[len(totals) :]])
+    top = torch.full_like(negatives, -math.inf).scatter_reduce(0, p.targets, positives, "amax")
+    mass = torch.exp(positives - p.at_targets(top))
+    column_mass = p.add_at_targets(torch.zeros_like(negatives), mass)
+    others = (p.at_targets(column_mass) - mass).clamp_(min=0)
+    rivals = torch.logaddexp(of_targets, p.at_targets(top) + torch.log(others))
     return rivals, torch.logaddexp(negatives, top + torch.log(column_mass))
-
-
-def add_at(total: Tensor, index: Tensor, terms: Tensor) -> Tensor:
-    """``total[index] += terms`` in place, in the same order on every run."""
-    if total.device.type == "cpu":
-        return total.index_add_(0, index, terms)
-    return total.index_put_((index,), terms, accumulate=True)

@@ -104,15 +104,15 @@ class Tile:
         self.h, self.value, self.inverse, self.push, self.spare = (
             buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers
         )
-        targets = p.targets[x.place] - y.place.start
-        inside = ((targets >= 0) & (targets < shape[1])).nonzero().squeeze(1)
-        self._positives = (inside, targets[inside]) if len(inside) else None
+        self._positives = _positives(p, x.place, y.place)
         self.unit = 1.0
         self.general = False
         self.slopes: Tensor | None = None
 
     def set_positives(self, values: Tensor, value: float) -> None:
-        if self._positives is not None:
+        if isinstance(self._positives, int):
+            values.diagonal(self._positives).fill_(value)
+        elif len(self._positives[0]):
             values[self._positives] = value
 
     def gaps(self, pairs: PairFunction) -> tuple[Tensor, float | None]:
@@ -162,6 +162,15 @@ class Tile:
         for start in range(0, rows, step):
             band = slice(start, start + step)
             yield band, pair_tile(x.at(band), y.along_columns(), self.h[band], self.c)
+
+
+def _positives(p: Problem, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | int:
+    """Where pairs of a row and its target are in a tile: indices, or which diagonal."""
+    if p.targets is None:
+        return rows.start - columns.start
+    targets = p.targets[rows] - columns.start
+    inside = ((targets >= 0) & (targets < columns.stop - columns.start)).nonzero().squeeze(1)
+    return inside, targets[inside]
 
 
 class _Form(NamedTuple):
