@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -17,40 +18,64 @@ import triton
 from torch import Tensor
 
 from hypkernels.contrastive import pair_kernels as device
-from hypkernels.contrastive import problem, tile_plan
-from hypkernels.contrastive.problem import Gradients, Part, Problem, Side, SoftmaxGradient, Statistics
+from hypkernels.contrastive import point_kernels, problem, tile_plan
+from hypkernels.contrastive.point_kernels import RowGap, is_centred, summaries
+from hypkernels.contrastive.problem import Embeddings, Gradients, Problem, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
-from hypkernels.pair_geometry import ratio
-from hypkernels.pairwise.geometry import PointScalars
-from hypkernels.tritonlib.launch import allocate
+from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 
+__all__ = ["aot_variants", "backward", "forward", "summaries", "uses_product_tile"]
+
 _LN2 = math.log(2)
-# Up to this distance, with curvature -1, the kernels' series serves: its last term is a rounding.
-_NEAR = 0.5
 # What the product of matrices leaves uncertain, in units of the norms.
 _RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
 # What is compiled ahead of time.
 _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
+_POINT_KERNELS = (
+    "mean_direction",
+    "products_with_centres",
+    "centre",
+    "nearest_tf32",
+    "scalars",
+    "sum_tiles",
+    "subtract_own_terms",
+    "pair_forward",
+    "add_pair_gradients",
+)
 # Items and tiles that are merged at a time.
 _MERGED_ITEMS, _MERGED_TILES = 128, 16
-# Of the partial sums over a tile's rows or columns: a largest logit and a sum; or own terms, gaps, curvature.
-_LOG_SUM_BYTES, _ROW_SUMS_BYTES, _COLUMN_SUM_BYTES = 8, 12, 4
+# Sums over the pairs of each row and of each column in the backward pass, see :class:`_Sums`.
+_ROW_SUMS, _COLUMN_SUMS = 3, 1
+# Of the partial sums of a tile's row or column: a largest logit and a sum; or one of the above.
+_LOG_SUM_BYTES, _SUM_BYTES = 8, 4
 
 
 class _Form(NamedTuple):
     """A matrix of logits as the kernels know it: its formula's number, and what one unit of its gap is."""
 
     formula: int
+    of_rows: RowGap
     unit: float = 1.0
+
+    @property
+    def at_x(self) -> bool:
+        return self.formula == device.ANGLE_AT_X.value
+
+    @property
+    def at_y(self) -> bool:
+        return self.formula == device.ANGLE_AT_Y.value
 
 
 _FORMS = {
-    "dist": (_Form(device.DIST.value, _LN2),),
-    "sqdist": (_Form(device.SQDIST.value, _LN2**2),),
-    "inner": (_Form(device.INNER.value),),
-    "angle": (_Form(device.ANGLE_AT_X.value), _Form(device.ANGLE_AT_Y.value)),
+    "dist": (_Form(device.DIST.value, point_kernels.DIST, _LN2),),
+    "sqdist": (_Form(device.SQDIST.value, point_kernels.SQUARED_DIST, _LN2**2),),
+    "inner": (_Form(device.INNER.value, point_kernels.NEGATIVE_INNER),),
+    "angle": (
+        _Form(device.ANGLE_AT_X.value, point_kernels.ANGLE),
+        _Form(device.ANGLE_AT_Y.value, point_kernels.ANGLE),
+    ),
 }
 
 
@@ -65,7 +90,12 @@ def forward(
         by_row, by_column = pairs.log_sums(matrix, form)
         rows = by_row if matrix.rows else rows
         columns = by_column if matrix.columns else columns
-    positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
+    positives = torch.stack(
+        [
+            _positive_gaps(p, form) * p.c**matrix.gap.of_pairs.curv_power
+            for matrix, form in zip(matrices, _FORMS[similarity], strict=False)
+        ]
+    )
     saved = Statistics(positives, rows, columns)
     return problem.losses(p, saved, similarity, symmetric), saved
 
@@ -81,20 +111,47 @@ def backward(
 ) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
     pairs = _Pairs(p, plan or default_plan(p.x.points, similarity))
-    matrices = logit_matrices(similarity, symmetric)
+    matrices = list(zip(logit_matrices(similarity, symmetric), _FORMS[similarity], strict=False))
     weights = grad.double() / (1 + symmetric)
     softmaxes = [
         problem.softmax_gradient(weights, gaps, p, matrix, saved)
-        for matrix, gaps in zip(matrices, saved.positives, strict=True)
+        for (matrix, _), gaps in zip(matrices, saved.positives, strict=True)
     ]
     negatives = _Negatives(pairs)
-    for matrix, softmax, form in zip(matrices, softmaxes, _FORMS[similarity], strict=False):
+    for (matrix, form), softmax in zip(matrices, softmaxes, strict=True):
         negatives.add(softmax, matrix.gap, form)
     total = negatives.gradients()
-    for matrix, softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
+    for (matrix, form), softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
         total.scale.sub_(softmax.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
-        problem.add_positives(total, -softmax.pull * p.scale, p, matrix.gap)
+        _add_positives(total, -softmax.pull * p.scale, p, form)
     return total
+
+
+def _positive_gaps(p: Problem, form: _Form) -> Tensor:
+    gaps = allocate(p.c, p.scale.shape, torch.float64)
+    for rows, x, y in p.rows_and_targets():
+        apex, other = (y, x) if form.at_y else (x, y)
+        gaps[rows] = point_kernels.gap_of_rows(form.of_rows, apex, other, p.c)
+    return gaps
+
+
+def _add_positives(total: Gradients, by_gap: Tensor, p: Problem, form: _Form) -> None:
+    """Add the positives' exact gradients, given the gradient of the loss by their gaps."""
+    for rows, x, y in p.rows_and_targets():
+        by_x = None if total.x is None else total.x[rows]
+        by_y = None if total.y is None else _sum_by_target(p, total.y, rows)
+        points, sums = ([y, x], [by_y, by_x]) if form.at_y else ([x, y], [by_x, by_y])
+        by_curv = point_kernels.add_gradients_of_rows(form.of_rows, by_gap[rows], points, sums, p.c)
+        total.curv.add_(by_curv)
+        if p.targets is not None and total.y is not None and by_y is not None:
+            p.add_at_targets(total.y, by_y, rows)
+
+
+def _sum_by_target(p: Problem, total: Tensor, rows: slice) -> Tensor:
+    """Where to add what belongs to the rows' targets: ``total`` itself if no two of them are one."""
+    if p.targets is None:
+        return p.at_targets(total, rows)
+    return total.new_zeros(len(p.targets[rows]), total.shape[1])
 
 
 class _Tables(NamedTuple):
@@ -112,26 +169,31 @@ class _Pairs:
         self.plan = plan
         self.precision = _precision(p)
         self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
-        self.centred = self.x.dtype == torch.float32
+        self.centred = is_centred(p.x.points)
         self.u, self.v = self.x, self.y
-        self.rows, self.columns = p.x.part(), p.y.part()
         if self.centred:
-            self.u = _centred_operand(p.x, self.rows, self.precision)
-            self.v = _centred_operand(p.y, self.columns, self.precision)
+            self.u, self.v = (point_kernels.centred_points(side, self.precision) for side in (p.x, p.y))
         self.targets = _target_indices(p)
         self.c = p.c.float()
-        self.near = _all_near(self.rows, self.columns)
+
+    @cached_property
+    def largest_squares(self) -> list[Tensor]:
+        """``|x|^2`` and ``|y|^2`` of the points farthest from the origin."""
+        return [side.square.amax() for side in (self.problem.x, self.problem.y)]
 
     def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
         return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
 
     def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
-        """Over the negatives of each row and of each column, float64; ``-inf`` where not asked for."""
+        """Over the negatives of each row and of each column, float64; without meaning where not asked for."""
         tables = self.tables(matrix.gap, form)
+        tile = self.plan.forward
+        blocks = self.blocks(tile, _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows))
+        if len(blocks) == 1:
+            return self._log_sums(blocks[0], tables, matrix, form)
         rows = self.problem.scale.new_full((len(self.x),), -math.inf)
         columns = rows.new_full((len(self.y),), -math.inf)
-        tile = self.plan.forward
-        for block in self.blocks(tile, _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows)):
+        for block in blocks:
             by_row, by_column = self._log_sums(block, tables, matrix, form)
             if matrix.rows:
                 rows[block.rows] = torch.logaddexp(rows[block.rows], by_row)
@@ -145,7 +207,7 @@ class _Pairs:
         unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
 
         def reduce_tiles(tile: Tile, shared: bool) -> None:
-            by_row, by_column = self.row_sums(tile, block, 2), self.column_sums(tile, block, 2)
+            by_row, by_column = row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x)
             self.launch(
                 device.log_sums,
                 tile,
@@ -166,22 +228,12 @@ class _Pairs:
         reduce_tiles(self.plan.separate, shared=False)
         return rows, columns
 
-    def row_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
-        """For partial sums: one line for each column of tiles."""
-        shape = (triton.cdiv(block.width, tile.columns), block.height)
-        return [allocate(self.x, shape, torch.float32) for _ in range(count)]
-
-    def column_sums(self, tile: Tile, block: Block, count: int) -> list[Tensor]:
-        """For partial sums: one line for each row of tiles."""
-        shape = (triton.cdiv(block.height, tile.rows), block.width)
-        return [allocate(self.x, shape, torch.float32) for _ in range(count)]
-
     def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
         p = self.problem
         per_unit = p.logits_per_unit(gap).double()
         return _Tables(
-            _table(self.rows, [per_unit * (form.unit / _LN2), per_unit], softmax and softmax.rows),
-            _table(self.columns, [], softmax and softmax.columns),
+            point_kernels.table(p.x, per_unit=per_unit, unit=form.unit, softmax=softmax and softmax.rows),
+            point_kernels.table(p.y, softmax=softmax and softmax.columns),
         )
 
     def launch(
@@ -205,7 +257,7 @@ class _Pairs:
                 columns,
                 self.targets[block.rows] - block.columns.start,
                 self.c,
-                self.near,
+                *self.largest_squares,
                 *outputs,
                 block.height,
                 block.width,
@@ -232,11 +284,15 @@ class _Pairs:
 
 
 class _Sums(NamedTuple):
-    """Over the pairs of each row, column and row: weights of the points themselves, and push times gap."""
+    """What one matrix of logits leaves, float64.
 
-    own_x: Tensor
-    own_y: Tensor
-    gaps: Tensor
+    ``rows (3, M)``: sums over the pairs of each row of weights of the points themselves, of push times gap,
+    and of the gradient by the curvature. ``columns (1, N)``: those of the first kind.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    form: _Form
 
 
 class _Negatives:
@@ -249,14 +305,12 @@ class _Negatives:
     def __init__(self, pairs: _Pairs) -> None:
         p = pairs.problem
         self.pairs = pairs
-        self.own_x, self.own_y = (
-            torch.zeros(len(side.points), dtype=torch.float64, device=p.c.device) for side in (p.x, p.y)
-        )
+        self.sums: list[_Sums] = []
         self.total = Gradients(
             torch.zeros_like(pairs.x, dtype=torch.float32) if p.learns.x else None,
             torch.zeros_like(pairs.y, dtype=torch.float32) if p.learns.y else None,
             p.c.new_zeros(()),
-            torch.zeros_like(self.own_x),
+            p.c.new_zeros(len(pairs.x)),
         )
         # float16 has not the range of a gradient. Its points are exact in tf32, which not all GPUs have.
         self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
@@ -266,47 +320,42 @@ class _Negatives:
     def add(self, softmax: SoftmaxGradient, gap: Gap, form: _Form) -> None:
         p, tile = self.pairs.problem, self.pairs.plan.backward
         tables = self.pairs.tables(gap, form, softmax)
-        sums = _Sums(*(torch.zeros_like(like) for like in (self.own_x, self.own_y, self.own_x)))
-        pair_bytes = self.dtype.itemsize + _ROW_SUMS_BYTES / tile.columns + _COLUMN_SUM_BYTES / tile.rows
-        blocks = self.pairs.blocks(tile, pair_bytes)
+        sums = _Sums(
+            p.c.new_zeros(_ROW_SUMS, len(self.pairs.x)), p.c.new_zeros(_COLUMN_SUMS, len(self.pairs.y)), form
+        )
+        sum_bytes = _SUM_BYTES * (_ROW_SUMS / tile.columns + _COLUMN_SUMS / tile.rows)
+        blocks = self.pairs.blocks(tile, self.dtype.itemsize + sum_bytes)
         workspace = self._workspace(tile, blocks)
         for block in blocks:
-            self._add_sums(sums, block, workspace, tables, softmax, form)
+            self._add_sums(sums, block, workspace, tables, softmax)
             self._add_products(workspace[: block.height, : block.width], block)
-        x_norm, y_norm = _own_norms(self.pairs.rows.scalars, self.pairs.columns.scalars, form)
-        self.own_x += ratio(sums.own_x, x_norm)
-        self.own_y += ratio(sums.own_y, y_norm)
-        self.total.scale.sub_(sums.gaps * (form.unit * p.c**-gap.of_pairs.curv_power))
+        self.sums.append(sums)
+        _, gaps, curv = sums.rows
+        self.total.scale.sub_(gaps * (form.unit * p.c**-gap.of_pairs.curv_power))
+        self.total.curv.add_(curv.sum() / p.c)
 
     def _add_sums(
-        self,
-        sums: _Sums,
-        block: Block,
-        workspace: Tensor,
-        tables: _Tables,
-        softmax: SoftmaxGradient,
-        form: _Form,
+        self, sums: _Sums, block: Block, workspace: Tensor, tables: _Tables, softmax: SoftmaxGradient
     ) -> None:
         tile = self.pairs.plan.backward
-        own_x, gaps, curv = self.pairs.row_sums(tile, block, 3)
-        (own_y,) = self.pairs.column_sums(tile, block, 1)
+        by_row = row_sums(tile, block, _ROW_SUMS, workspace)
+        by_column = column_sums(tile, block, _COLUMN_SUMS, workspace)
+        own_x, gaps, curv = by_row
         self.pairs.launch(
             device.pair_weights,
             tile,
             block,
             tables,
-            [workspace, own_x, own_y, gaps, curv],
+            [workspace, own_x, by_column[0], gaps, curv],
             [workspace.stride(0)],
-            FORMULA=form.formula,
+            FORMULA=sums.form.formula,
             BY_ROW=softmax.rows is not None,
             BY_COLUMN=softmax.columns is not None,
             RESOLUTION=_RESOLUTION[self.pairs.precision],
             ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
         )
-        sums.own_x[block.rows] += own_x.sum(0, dtype=torch.float64)
-        sums.own_y[block.columns] += own_y.sum(0, dtype=torch.float64)
-        sums.gaps[block.rows] += gaps.sum(0, dtype=torch.float64)
-        self.total.curv.add_(curv.sum(dtype=torch.float64) / self.pairs.problem.c)
+        point_kernels.add_tiles(by_row, sums.rows[:, block.rows])
+        point_kernels.add_tiles(by_column, sums.columns[:, block.columns])
 
     def _workspace(self, tile: Tile, blocks: list[Block]) -> Tensor:
         """For the largest block, in whole tiles: kernels store them without a mask."""
@@ -351,27 +400,28 @@ class _Negatives:
 
     def gradients(self) -> Gradients:
         p = self.pairs.problem
-        for total, own, side in ((self.total.x, self.own_x, p.x), (self.total.y, self.own_y, p.y)):
-            if total is not None:
-                total.addcmul_(own.float().unsqueeze(1), side.points, value=-1).mul_(self.pairs.c)
+        if self.total.x is not None:
+            own = [(sums.rows[0], sums.form.at_x) for sums in self.sums]
+            point_kernels.finish_gradient(self.total.x, p.x, own)
+        if self.total.y is not None:
+            own = [(sums.columns[0], sums.form.at_y) for sums in self.sums]
+            point_kernels.finish_gradient(self.total.y, p.y, own)
         return self.total
 
 
-def _table(part: Part, others: Sequence[Tensor], softmax: tuple[Tensor, Tensor] | None) -> Tensor:
-    """In the order of the kernels' names for the lines."""
-    s = part.scalars
-    lines = [scalar.squeeze(1) for scalar in (s.A_minus_1, s.P, s.growth, s.shrink, s.P * part.offset)]
-    if softmax is not None:
-        weights, totals = softmax
-        bits = totals / _LN2
-        rounded = bits.float().double()
-        lines += [rounded, weights * torch.exp2(rounded - bits)]
-    elif others:
-        lines += [lines[0], lines[0]]
-    return torch.stack([*lines, *others]).float()
+def row_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:
+    """For partial sums: one line for each column of tiles."""
+    tiles = triton.cdiv(block.width, tile.columns)
+    return allocate(like, (count, tiles, block.height), torch.float32)
 
 
-def _merge_log_sums(parts: list[Tensor], out: Tensor, unsafe: Tensor, terms: int, shared: bool) -> None:
+def column_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:
+    """For partial sums: one line for each row of tiles."""
+    tiles = triton.cdiv(block.height, tile.rows)
+    return allocate(like, (count, tiles, block.width), torch.float32)
+
+
+def _merge_log_sums(parts: Tensor, out: Tensor, unsafe: Tensor, terms: int, shared: bool) -> None:
     largest, sums = parts
     tiles, items = largest.shape
     with torch.cuda.device_of(out):
@@ -397,26 +447,10 @@ def _target_indices(p: Problem) -> Tensor:
 
 
 def _operand(points: Tensor, precision: str) -> Tensor:
-    """Rows without gaps. For tf32 to nearest: matrix units only drop bits, which would bias every product."""
-    if precision != "tf32":
-        return points if points.stride(1) == 1 else points.contiguous()
-    bits = points.contiguous().view(torch.int32)
-    nearest = ((bits + 0x1000) & -0x2000).view(torch.float32)
-    return torch.where(points.isfinite(), nearest, points)
-
-
-def _centred_operand(side: Side, part: Part, precision: str) -> Tensor:
-    centred = side.points.new_empty(side.points.shape, dtype=torch.float32)
-    problem.fill_centred(centred, side, part)
-    return _operand(centred, precision)
-
-
-def _all_near(rows: Part, columns: Part) -> Tensor:
-    """Whether no two points are farther apart than ``_NEAR``, as an integer on the device."""
-    P, Q = rows.scalars.P, columns.scalars.P
-    if not len(P):
-        return torch.zeros((), dtype=torch.int32, device=P.device)
-    return (P.amax() + Q.amax() < _NEAR).to(torch.int32)
+    """Rows without gaps, and for tf32 rounded to it."""
+    if precision == "tf32":
+        return point_kernels.rounded_to_tf32(points)
+    return points if points.stride(1) == 1 else points.contiguous()
 
 
 def uses_product_tile(points: Tensor) -> bool:
@@ -437,16 +471,6 @@ def _precision(p: Problem) -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _own_norms(x: PointScalars, y: PointScalars, form: _Form) -> tuple[Tensor, Tensor]:
-    """What the sums of own terms are still to be divided by."""
-    x_norm, y_norm = x.A, y.A
-    if form.formula == device.ANGLE_AT_X.value:
-        x_norm = x.P * x.P
-    if form.formula == device.ANGLE_AT_Y.value:
-        y_norm = y.P * y.P
-    return x_norm.squeeze(1), y_norm.squeeze(1)
-
-
 def aot_variants() -> Iterator[Variant]:
     """Every tile of every plan, with the dtype and the similarity that need the most registers in it."""
     for target in TARGETS:
@@ -459,11 +483,14 @@ def aot_variants() -> Iterator[Variant]:
     yield from _variants("sm_80", torch.float16, "dist", ["add_product"])
     for target in ("sm_90", "gfx942"):
         yield from _variants(target, torch.float16, "dist", ["pair_weights", "add_product"])
+    for width in (_RECORDED_WIDTH, 2 * MAX_HELD_WIDTH):
+        yield from _point_variants(width)
 
 
 def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
     found = {}
-    for launched in _recorded(target, dtype, similarity):
+    precision = "ieee" if target == "gfx942" else "tf32x3"
+    for launched in _recorded(plan_for(target, dtype, similarity), dtype, similarity, precision):
         separate = "" if launched.constexprs.get("SHARED", True) else ",separate"
         found[launched.kernel.__name__ + separate] = launched
     for kernel in wanted:
@@ -476,18 +503,31 @@ def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence
         )
 
 
-def _recorded(target: str, dtype: torch.dtype, similarity: str) -> list[Any]:
+def _point_variants(width: int) -> Iterator[Variant]:
+    """The kernels of single points, which are the same for all targets."""
+    plan = plan_for("sm_90", torch.float32, "dist")
+    found = {one.kernel.__name__: one for one in _recorded(plan, torch.float32, "dist", "tf32", width)}
+    for kernel in _POINT_KERNELS:
+        constants = found[kernel].constexprs
+        of_scalars = "ITEMS" in constants
+        yield found[kernel].variant(
+            f"contrastive.{kernel}[float32,D={width}]",
+            units=constants["ITEMS"] if of_scalars else constants["ROWS"] * min(width, constants["BLOCK_D"]),
+            input_tiles=() if of_scalars else None,
+        )
+
+
+def _recorded(
+    plan: Plan, dtype: torch.dtype, similarity: str, precision: str, width: int = _RECORDED_WIDTH
+) -> list[Any]:
     """The launches of a forward and a backward pass."""
     from hypkernels.tritonlib.recording import recorded_launches
 
-    points = torch.empty((_RECORDED_POINTS, _RECORDED_WIDTH), dtype=dtype, device="meta")
-    rows = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
-    precision = "ieee" if target == "gfx942" else "tf32x3"
-    p = Problem(*problem.sides(points, points, rows[0]), rows[0], rows, rows.long(), precision)
-    pairs = _Pairs(p, plan_for(target, dtype, similarity))
-    matrix, form = logit_matrices(similarity, True)[-1], _FORMS[similarity][-1]
-    by_row = (rows, rows) if matrix.rows else None
+    points = torch.empty((_RECORDED_POINTS, width), dtype=dtype, device="meta")
+    scale = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
     with recorded_launches() as launches:
-        pairs.log_sums(matrix, form)
-        _Negatives(pairs).add(SoftmaxGradient(by_row, (rows, rows), rows), matrix.gap, form)
+        embeddings = Embeddings([points, points], scale[0], summaries([points, points]))
+        p = Problem(*embeddings.sides(0, 1), scale[0], scale, None, precision)
+        losses, saved = forward(p, similarity, True, plan=plan)
+        backward(losses, p, saved, similarity, True, plan=plan)
     return launches

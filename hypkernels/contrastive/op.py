@@ -105,7 +105,7 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
         check_target_values(targets, call.points[column].shape[0])
     implementation = call.implementation()
     with torch.autocast(call.points[0].device.type, enabled=False):
-        summed = problem.summaries(call.points)
+        summed = implementation.summaries(call.points)
         results = [
             implementation.forward(one, call.similarity, call.symmetric) for one in call.problems(summed)
         ]

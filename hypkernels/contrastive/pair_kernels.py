@@ -29,8 +29,9 @@ from hypkernels.tritonlib.rows import rounded
 
 DIST, SQDIST, INNER, ANGLE_AT_X, ANGLE_AT_Y = (tl.constexpr(i) for i in range(5))
 
-# The rows of the tables of scalars, see hypkernels.contrastive.kernel.
-HEIGHT, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(9))
+# The lines of the tables of scalars, which :mod:`hypkernels.contrastive.point_kernels` fills.
+LINES = 9
+HEIGHT, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(LINES))
 
 # Stand to the right of a tensor: in the interpreter of Triton 3.8 they swallow one that is to their right.
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -42,6 +43,8 @@ _LOWEST = tl.constexpr(-1e38)
 _COINCIDENT = tl.constexpr(16 * 2.0**-23)
 # A sum of float32 terms relative to 1 lost less than its last bit, if it is at least this for each of them.
 _LEAST_OF_A_TERM = tl.constexpr(2.0 ** (24 - 126))
+# Up to this distance, with curvature -1, the series in ``z / (z + 2)`` serve: the last term is a rounding.
+_NEAR = tl.constexpr(0.5)
 # Between points that all are the origin.
 _TINY = tl.constexpr(1e-37)
 
@@ -73,7 +76,8 @@ def log_sums(
     COLUMNS,
     TARGETS,
     C,
-    NEAR,
+    X_SQUARE,
+    Y_SQUARE,
     ROW_MAX,
     ROW_SUM,
     COLUMN_MAX,
@@ -115,7 +119,7 @@ def log_sums(
     products = _products(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
     pieces = _split(products, PIECES)
 
-    c, near = tl.load(C), tl.load(NEAR) != 0
+    c, near = tl.load(C), _all_near(X_SQUARE, Y_SQUARE, C)
     x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
@@ -191,7 +195,8 @@ def pair_weights(
     COLUMNS,
     TARGETS,
     C,
-    NEAR,
+    X_SQUARE,
+    Y_SQUARE,
     WEIGHTS,
     X_SUM,
     Y_SUM,
@@ -231,7 +236,7 @@ def pair_weights(
     products = _products(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
     pieces = _split(products, PIECES)
 
-    c, near = tl.load(C), tl.load(NEAR) != 0
+    c, near = tl.load(C), _all_near(X_SQUARE, Y_SQUARE, C)
     x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
     rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
     target = tl.load(TARGETS + row_at)[:, None]
@@ -261,7 +266,7 @@ def pair_weights(
         gradient = _gradient(pieces[piece], gap, pull, x, y, c, near, FORMULA, CENTRED, RESOLUTION)
         curv_sum += tl.sum(gradient.curv, 1)
         if ROUND_TF32:
-            weight = _round_to_tf32(gradient.weight)
+            weight = round_to_tf32(gradient.weight)
         elif INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
             weight = _to_bfloat16(gradient.weight)
         else:
@@ -313,6 +318,13 @@ def add_product(
     at = row[:, None].to(tl.int64) * out_row + column[None, :]
     mask = (row < M)[:, None] & (column < N)[None, :]
     tl.store(OUT + at, tl.load(OUT + at, mask=mask) + total, mask=mask)
+
+
+@triton.jit
+def _all_near(X_SQUARE, Y_SQUARE, C):
+    """Whether no two points are farther apart than the series of :func:`_distance` serves."""
+    farthest = tl.sqrt(tl.load(X_SQUARE).to(tl.float32)) + tl.sqrt(tl.load(Y_SQUARE).to(tl.float32))
+    return tl.sqrt(tl.load(C)) * farthest < _NEAR
 
 
 @triton.jit
@@ -597,7 +609,7 @@ def _atan2(y, x):
 
 
 @triton.jit
-def _round_to_tf32(x):
+def round_to_tf32(x):
     """To nearest: products of tf32 then see the very numbers that the sums see."""
     bits = x.to(tl.int32, bitcast=True)
     nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,6 @@ from hypkernels.pair_geometry import dot, ratio
 from hypkernels.pairwise.geometry import PointScalars, scalars_of_square
 from hypkernels.rowwise import chunk_elements, map_rows, map_rows_into, result_dtype
 
-# Rows of positives at a time, in chunks of the row-wise ops: the formulas are many calls on few numbers.
-_POSITIVES_CHUNK = 1
 # Rows from which the centre of the points is estimated.
 _CENTRE_SAMPLE = 128
 
@@ -45,8 +44,8 @@ class Part(NamedTuple):
 class Side(NamedTuple):
     """One of the two sets of a pairing, before the other.
 
-    ``centre``, a direction ``(D,)``, and ``typical_rapidity``, one for all sets, are where the points are.
-    Any vector and any number serve. The nearer to the points, the less a product of matrices rounds.
+    ``centre``, a direction ``(D,)``, is where the points are. Any vector serves. The nearer to the points,
+    the less a product of matrices rounds.
     ``square`` and ``along`` are ``|x|^2`` and ``x.p``, ``(M, 1)``. Whatever else there is one of per point is
     made of them when it is wanted: kept for all points, it would be the most of the memory.
     """
@@ -54,10 +53,13 @@ class Side(NamedTuple):
     points: Tensor
     square: Tensor
     along: Tensor
-    c: Tensor
     centre: Tensor
     other_centre: Tensor
-    typical_rapidity: Tensor
+    embeddings: Embeddings
+
+    @property
+    def c(self) -> Tensor:
+        return self.embeddings.c
 
     def part(self, place: slice = slice(None)) -> Part:
         scalars = scalars_of_square(self.square[place], self.c)
@@ -65,7 +67,7 @@ class Side(NamedTuple):
         return Part(
             self.points[place],
             scalars,
-            torch.asinh(scalars.P) - self.typical_rapidity,
+            torch.asinh(scalars.P) - self.embeddings.typical_rapidity,
             (1 + self.centre.dot(self.other_centre)) / 2 - cosine,
         )
 
@@ -107,12 +109,12 @@ class Problem(NamedTuple):
         return (self.scale * self.c**-gap.of_pairs.curv_power).to(self.dtype)
 
     def rows_and_targets(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunks of rows: where they are, their float64 points and those of their targets."""
+        """Chunks of rows: where they are, their points and those of their targets."""
         rows, width = self.x.points.shape
-        step = max(1, _POSITIVES_CHUNK * chunk_elements(self.x.points.device) // max(width, 1))
+        step = max(1, chunk_elements(self.x.points.device) // max(width, 1))
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
-            yield chunk, self.x.points[chunk].double(), self.at_targets(self.y.points, chunk).double()
+            yield chunk, self.x.points[chunk], self.at_targets(self.y.points, chunk)
 
     def at_targets(self, of_columns: Tensor, rows: slice = slice(None)) -> Tensor:
         """Of each row's target."""
@@ -169,13 +171,14 @@ def summaries(points: Sequence[Tensor]) -> list[Tensor]:
 
 def _centre(points: Tensor) -> Tensor:
     """Mean direction of a few rows; a row that is no finite point does not count."""
-    sample = points[:: _step(points)].double()
+    sample = sample_of(points).double()
     directions = ratio(sample, torch.linalg.vector_norm(sample, dim=1, keepdim=True))
     return torch.nanmean(directions, 0).nan_to_num(0).to(result_dtype(points.dtype)).double()
 
 
-def _step(points: Tensor) -> int:
-    return max(1, len(points) // _CENTRE_SAMPLE)
+def sample_of(points: Tensor) -> Tensor:
+    """The rows that stand for all."""
+    return points[:: max(1, len(points) // _CENTRE_SAMPLE)]
 
 
 class Embeddings:
@@ -183,12 +186,17 @@ class Embeddings:
 
     def __init__(self, points: Sequence[Tensor], c: Tensor, summed: Sequence[Tensor]) -> None:
         """``summed`` is what :func:`summaries` returns."""
-        self._points, self._c = points, c
+        self._points, self.c = points, c
         self._centres, *self._tables = summed
+
+    @cached_property
+    def typical_rapidity(self) -> Tensor:
+        """One for all sets. As with the centres, any number serves."""
         middles = [
-            torch.nanmedian(torch.asinh(torch.sqrt(c * table[:: _step(table), 0]))) for table in self._tables
+            torch.nanmedian(torch.asinh(torch.sqrt(self.c * sample_of(table)[:, 0])))
+            for table in self._tables
         ]
-        self._typical = torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
+        return torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
 
     def sides(self, row: int, column: int) -> tuple[Side, Side]:
         """A pairing of two sets."""
@@ -197,12 +205,7 @@ class Embeddings:
     def _side(self, one: int, other: int) -> Side:
         table, centres = self._tables[one], self._centres
         square, along = table[:, :1], table[:, 1 + other : 2 + other]
-        return Side(self._points[one], square, along, self._c, centres[one], centres[other], self._typical)
-
-
-def sides(x: Tensor, y: Tensor, c: Tensor) -> tuple[Side, Side]:
-    """Of two sets that have no other pairing."""
-    return Embeddings([x, y], c, summaries([x, y])).sides(0, 1)
+        return Side(self._points[one], square, along, centres[one], centres[other], self)
 
 
 def fill_centred(out: Tensor, side: Side, part: Part, factor: float = 1.0) -> None:
@@ -219,14 +222,14 @@ def positive_gaps(p: Problem, gap: Gap) -> Tensor:
     """The gap of each row to its target, in units of ``gap.of_pairs``."""
     gaps = p.scale.new_empty(p.scale.shape)
     for rows, x, y in p.rows_and_targets():
-        gaps[rows] = gap.of_rows(x, y, p.c).squeeze(1)
+        gaps[rows] = gap.of_rows(x.double(), y.double(), p.c).squeeze(1)
     return gaps * p.c**gap.of_pairs.curv_power
 
 
 def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> None:
     """Add the positives' exact gradients, given the gradient of the loss by their gaps."""
     for rows, x, y in p.rows_and_targets():
-        by_x, by_y, by_curv = gap.of_rows_gradient(by_gap[rows].unsqueeze(1), x, y, p.c)
+        by_x, by_y, by_curv = gap.of_rows_gradient(by_gap[rows].unsqueeze(1), x.double(), y.double(), p.c)
         if total.x is not None:
             total.x[rows] += by_x
         if total.y is not None:

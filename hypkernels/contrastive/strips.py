@@ -38,6 +38,9 @@ _LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
 _LARGEST_LEVEL = 1e4
 
 
+summaries = problem.summaries
+
+
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
     matrices = logit_matrices(similarity, symmetric)

@@ -81,7 +81,7 @@ def _factors(
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
     """``A`` less the typical one."""
-    return scalars.A_minus_1 - _cosh_minus_1(side.typical_rapidity)
+    return scalars.A_minus_1 - _cosh_minus_1(side.embeddings.typical_rapidity)
 
 
 def _cosh_minus_1(a: Tensor) -> Tensor:

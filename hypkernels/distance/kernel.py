@@ -27,23 +27,23 @@ from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope
 
 
 @triton.jit
-def _inner(pair, options):
+def inner(pair):
     return -(1.0 + pair.z) / pair.c
 
 
 @triton.jit
-def _inner_gradient(grad, pair, options):
+def inner_gradient(grad, pair):
     by_curv = grad * (pair.A / pair.B + pair.B / pair.A) / (2.0 * pair.c * pair.c)
     return along_z(pair, -grad / pair.c, by_curv)
 
 
 @triton.jit
-def _dist(pair, options):
+def dist(pair):
     return 2.0 / tl.sqrt(pair.c) * asinh(tl.sqrt(0.5 * pair.z))
 
 
 @triton.jit
-def _dist_gradient(grad, pair, options):
+def dist_gradient(grad, pair):
     c, A, B = pair.c, pair.A, pair.B
     k, sinh = tl.sqrt(c), tl.sqrt(pair.z * (pair.z + 2.0))
     h = tl.sqrt(0.5 * pair.z)
@@ -51,6 +51,26 @@ def _dist_gradient(grad, pair, options):
     B_minus_A = (pair.alpha_minus_1 * (pair.alpha + 1.0) * pair.P2 + pair.N2) / (A + B)
     radial = ratio(B_minus_A * B_minus_A, 2.0 * A * B * sinh)
     return along_z(pair, grad * ratio(1.0 / k, sinh), -grad * (excess + radial) / (c * k))
+
+
+@triton.jit
+def _inner(pair, options):
+    return inner(pair)
+
+
+@triton.jit
+def _inner_gradient(grad, pair, options):
+    return inner_gradient(grad, pair)
+
+
+@triton.jit
+def _dist(pair, options):
+    return dist(pair)
+
+
+@triton.jit
+def _dist_gradient(grad, pair, options):
+    return dist_gradient(grad, pair)
 
 
 @triton.jit

@@ -188,11 +188,16 @@ def option_bits(options: Sequence[float]) -> tuple[int, ...]:
 
 
 def launch_forward(
-    kernel: Any, value: Any, points: Sequence[Tensor], curv: Tensor, *options: float
+    kernel: Any,
+    value: Any,
+    points: Sequence[Tensor],
+    curv: Tensor,
+    *options: float,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """``value`` of each row of ``points``, each ``(*batch, D)``: ``(*batch)``, in the dtype of results."""
+    """``value`` of each row of ``points``, each ``(*batch, D)``: ``(*batch)``, by default as results are."""
     x = points[0]
-    out = allocate(x, x.shape[:-1], result_dtype(x.dtype))
+    out = allocate(x, x.shape[:-1], dtype or result_dtype(x.dtype))
     launch_rows(kernel, points, [out, curv, *option_bits(options)], VALUE=value)
     return out
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.testing import do_bench
 
 from hypkernels.contrastive import kernel
-from hypkernels.contrastive.problem import Problem, sides
+from hypkernels.contrastive.problem import Embeddings, Problem
 from hypkernels.contrastive.tile_plan import Plan, Tile, default_plan
 
 OPTIONS: Mapping[str, Sequence[int]] = {
@@ -153,7 +153,9 @@ def random_problem(
 
     c = torch.ones((), dtype=torch.float64, device=device)
     scale = torch.full((rows,), 15.0, dtype=torch.float64, device=device)
-    return Problem(*sides(points(), points(), c), c, scale, torch.arange(rows, device=device), precision)
+    sets = [points(), points()]
+    embeddings = Embeddings(sets, c, kernel.summaries(sets))
+    return Problem(*embeddings.sides(0, 1), c, scale, None, precision)
 
 
 def table(plan: Plan) -> str:

@@ -13,8 +13,8 @@ from kernel_lane import DEVICE
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
-from hypkernels.contrastive import kernel, pair_kernels, problem, reference
-from hypkernels.contrastive.problem import Learns, Problem
+from hypkernels.contrastive import kernel, pair_kernels, point_kernels, reference
+from hypkernels.contrastive.problem import Embeddings, Learns, Problem
 from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
     y: Tensor
     curv: Tensor
     scale: Tensor
-    targets: Tensor
+    targets: Tensor | None
 
 
 class Results(NamedTuple):
@@ -78,10 +78,10 @@ def upstream(rows: int) -> Tensor:
 
 
 def computed(given: Inputs, similarity="dist", symmetric=True, plan=PLAN, learns=None, precision="ieee"):
-    x, y, c, scale, targets = (tensor.to(DEVICE) for tensor in given)
+    x, y, c, scale, targets = (None if tensor is None else tensor.to(DEVICE) for tensor in given)
     with poisoned_memory():
-        sides = problem.sides(x, y, c)
-        p = Problem(*sides, c, scale, targets, precision, learns or Learns())
+        embeddings = Embeddings([x, y], c, kernel.summaries([x, y]))
+        p = Problem(*embeddings.sides(0, 1), c, scale, targets, precision, learns or Learns())
         losses, saved = kernel.forward(p, similarity, symmetric, plan=plan)
         grad = upstream(len(x)).to(DEVICE)
         grads = kernel.backward(grad, p, saved, similarity, symmetric, plan=plan)
@@ -90,9 +90,8 @@ def computed(given: Inputs, similarity="dist", symmetric=True, plan=PLAN, learns
 
 def defined(given: Inputs, similarity="dist", symmetric=True) -> Results:
     x, y, c, scale = (tensor.double().clone().requires_grad_() for tensor in given[:4])
-    losses = reference.contrastive_loss(
-        x, y, c, scale, given.targets, similarity=similarity, symmetric=symmetric
-    )
+    targets = torch.arange(len(x)) if given.targets is None else given.targets
+    losses = reference.contrastive_loss(x, y, c, scale, targets, similarity=similarity, symmetric=symmetric)
     grads = torch.autograd.grad(losses, (x, y, c, scale), upstream(len(x)))
     return Results(losses.detach(), *grads)
 
@@ -152,6 +151,18 @@ def test_shapes(shape):
     actual, expected = computed(given), defined(given)
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("columns", [ROWS, COLUMNS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("similarity", ["dist", "angle"])
+def test_each_row_belongs_to_its_own_column(similarity, dtype, columns):
+    given = inputs(dtype, columns=columns)
+    by_default = computed(given._replace(targets=None), similarity)
+    assert_close(by_default, defined(given._replace(targets=None), similarity), TOLERANCES[dtype])
+    by_index = computed(given._replace(targets=torch.arange(ROWS)), similarity)
+    for one, other in zip(by_default, by_index, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_no_rows():
@@ -270,10 +281,7 @@ def test_points_of_a_narrow_cone_are_centred(monkeypatch):
     narrow = Tolerance(1e-5, 4e-4, 2e-6, 4e-5)
     assert_close(computed(given, precision="tf32"), expected, narrow)
 
-    def nowhere(points):
-        return torch.zeros_like(points[0], dtype=torch.float64)
-
-    monkeypatch.setattr(problem, "_centre", nowhere)
+    monkeypatch.setattr(point_kernels, "_launch_mean_direction", lambda points, out: None)
     assert_close(computed(given), expected, FLOAT32._replace(points=4e-6, curv=4e-6))
     with pytest.raises(AssertionError):
         assert_close(
@@ -298,7 +306,7 @@ def test_rounding_to_tf32():
 @triton.jit
 def _round(X, OUT, n):
     at = tl.arange(0, 8)
-    tl.store(OUT + at, pair_kernels._round_to_tf32(tl.load(X + at, mask=at < n)), mask=at < n)
+    tl.store(OUT + at, pair_kernels.round_to_tf32(tl.load(X + at, mask=at < n)), mask=at < n)
 
 
 @pytest.mark.parametrize("workspace_bytes", [1, 10**4, 10**6, 10**9])

@@ -1,0 +1,460 @@
+"""Triton kernels of the contrastive loss for what there is one of per point, and their launchers.
+
+Rows of points are read as in :mod:`hypkernels.tritonlib.rows`: in float64, each once or twice, whatever has
+to be made of them. Names are those of :mod:`hypkernels.contrastive.problem`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hypkernels.cone.kernel import angle, angle_gradient
+from hypkernels.contrastive import pair_kernels as lines
+from hypkernels.contrastive.pair_kernels import round_to_tf32
+from hypkernels.contrastive.problem import Side, sample_of
+from hypkernels.distance.kernel import dist, dist_gradient, inner, inner_gradient
+from hypkernels.tritonlib.launch import allocate, launch_rows
+from hypkernels.tritonlib.pair_geometry import across, pair_geometry, ratio
+from hypkernels.tritonlib.row_kernels import launch_forward, pair_forward
+from hypkernels.tritonlib.rows import (
+    RowTile,
+    columns_from,
+    combine,
+    dot,
+    input_rows,
+    load,
+    load_scalar,
+    load_scalars,
+    output_rows,
+    row_kernel,
+    row_tile,
+    store,
+    store_scalars,
+)
+
+_LN2 = tl.constexpr(0.6931471805599453)
+# Points whose scalars one program computes, and of which partial sums it adds so many at a time.
+_ITEMS, _TILES = 128, 16
+# Rows and columns of a tile where a program is not given whole rows.
+_ROWS, _COLUMNS = 16, 256
+
+
+@triton.jit(do_not_specialize=["count"])
+def mean_direction(X, stride, OUT, count, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Over ``count`` rows, a block of columns a program. A row that is no finite point does not count."""
+    index = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    total = tl.zeros([BLOCK_D], tl.float64)
+    present = 0.0
+    for first in range(0, count, ROWS):
+        row = first + tl.arange(0, ROWS)
+        tile = RowTile(row, row, row, row < count)
+        x = X + (row.to(tl.int64) * stride)[:, None]
+        norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+        counts = tile.live & (norm > 0.0) & (norm < float("inf"))
+        part = tl.load(x + index[None, :], mask=counts[:, None] & (index < D)[None, :], other=0.0)
+        total += tl.sum(part.to(tl.float64) / tl.where(counts, norm, 1.0)[:, None], 0)
+        present += tl.sum(tl.where(counts, 1.0, 0.0), 0)
+    mean = (total / tl.maximum(present, 1.0)).to(tl.float32)
+    tl.store(OUT + index, mean.to(tl.float64), mask=index < D)
+
+
+@row_kernel
+def products_with_centres(
+    X,
+    x_outer,
+    x_inner,
+    CENTRES,
+    OUT,
+    outer_size,
+    inner_size,
+    SETS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``|x|^2`` and the inner products with the first ``SETS`` centres, in a line of ``COLUMNS`` numbers."""
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x = input_rows(X, x_outer, x_inner, tile)
+    products = (dot(x, x, tile, D, BLOCK_D),)
+    for index in tl.static_range(SETS):
+        centre = CENTRES + index * D + (tile.inner * 0)[:, None]
+        products += (dot(x, centre, tile, D, BLOCK_D),)  # type: ignore[assignment]
+    for index in tl.static_range(1 + SETS):
+        tl.store(OUT + tile.number * COLUMNS + index, products[index], mask=tile.live)
+
+
+@row_kernel
+def centre(
+    X,
+    x_outer,
+    x_inner,
+    SQUARE,
+    square_outer,
+    square_inner,
+    CENTRE,
+    C,
+    OUT,
+    outer_size,
+    inner_size,
+    ROUND_TF32: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``k x - P o``"""
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
+    k = tl.sqrt(load_scalar(C))
+    P = k * tl.sqrt(load_scalars(SQUARE, square_outer, square_inner, tile))
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        o = tl.load(CENTRE + columns.index, mask=columns.index < D, other=0.0)
+        centred = (k * load(x, columns) - P[:, None] * o).to(tl.float32)
+        if ROUND_TF32:
+            centred = round_to_tf32(centred)
+        tl.store(out + columns.index, centred, mask=columns.mask)
+
+
+@row_kernel
+def nearest_tf32(
+    X,
+    x_outer,
+    x_inner,
+    OUT,
+    outer_size,
+    inner_size,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        value = tl.load(x + columns.index, mask=columns.mask, other=0.0)
+        tl.store(out + columns.index, round_to_tf32(value), mask=columns.mask)
+
+
+@triton.jit(do_not_specialize=["items"])
+def scalars(
+    SQUARE,
+    ALONG,
+    stride,
+    CENTRE,
+    OTHER_CENTRE,
+    C,
+    TOTALS,
+    WEIGHTS,
+    PER_UNIT,
+    OUT,
+    items,
+    UNIT_BITS: tl.constexpr,
+    CENTRED: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ITEMS: tl.constexpr,
+):
+    """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments."""
+    item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
+    mask = item < items
+    at = item.to(tl.int64) * stride
+    k = tl.sqrt(tl.load(C))
+    P = k * tl.sqrt(tl.load(SQUARE + at, mask=mask, other=0.0))
+    A = tl.sqrt(1.0 + P * P)
+    height = P * P / (1.0 + A)
+    _store_line(OUT, lines.HEIGHT, height, item, items)
+    _store_line(OUT, lines.NORM, P, item, items)
+    _store_line(OUT, lines.GROWTH, height + P, item, items)
+    _store_line(OUT, lines.SHRINK, 1.0 / tl.sqrt(A + P), item, items)
+    if CENTRED:
+        overlap = _overlap(CENTRE, OTHER_CENTRE, D, BLOCK_D)
+        cosine = ratio(k * tl.load(ALONG + at, mask=mask, other=0.0), P)
+        _store_line(OUT, lines.TILT, P * (0.5 * (1.0 + overlap) - cosine), item, items)
+    if TOTALS is not None:
+        bits = tl.load(TOTALS + item, mask=mask, other=0.0) / _LN2
+        rounded = bits.to(tl.float32).to(tl.float64)
+        weights = tl.load(WEIGHTS + item, mask=mask, other=0.0)
+        _store_line(OUT, lines.TOTAL, rounded, item, items)
+        # What the totals lose would be one error for a whole row or column.
+        _store_line(OUT, lines.WEIGHT, weights * tl.exp2(rounded - bits), item, items)
+    if PER_UNIT is not None:
+        per_unit = tl.load(PER_UNIT + item, mask=mask, other=0.0)
+        _store_line(OUT, lines.RATE, per_unit * UNIT_BITS, item, items)
+        _store_line(OUT, lines.PER_UNIT, per_unit, item, items)
+
+
+@triton.jit
+def _store_line(TABLE, line: tl.constexpr, value, item, items):
+    tl.store(TABLE + items * line + item, value.to(tl.float32), mask=item < items)
+
+
+@triton.jit
+def _overlap(A, B, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    total = tl.zeros([BLOCK_D], tl.float64)
+    for start in range(0, D, BLOCK_D):
+        index = start + tl.arange(0, BLOCK_D)
+        a = tl.load(A + index, mask=index < D, other=0.0)
+        total += a * tl.load(B + index, mask=index < D, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["items", "tiles", "out_plane"])
+def sum_tiles(PARTS, OUT, items, tiles, out_plane, ITEMS: tl.constexpr, TILES: tl.constexpr):
+    """Add the partial sums ``(planes, tiles, items)`` of all tiles to ``(planes, items)``."""
+    plane = tl.program_id(1).to(tl.int64)
+    item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
+    total = tl.zeros([ITEMS], tl.float64)
+    for start in range(0, tiles, TILES):
+        tile = start + tl.arange(0, TILES)
+        at = (plane * tiles + tile[:, None]) * items + item[None, :]
+        mask = (tile < tiles)[:, None] & (item < items)[None, :]
+        total += tl.sum(tl.load(PARTS + at, mask=mask, other=0.0).to(tl.float64), 0)
+    at = OUT + plane * out_plane + item
+    tl.store(at, tl.load(at, mask=item < items) + total, mask=item < items)
+
+
+@row_kernel
+def subtract_own_terms(
+    X,
+    x_outer,
+    x_inner,
+    SQUARE,
+    square_outer,
+    square_inner,
+    GRAD,
+    BY_HEIGHT,
+    BY_NORM,
+    C,
+    outer_size,
+    inner_size,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``c (grad - own x)`` in place, with ``own`` the sums over ``A`` and those over ``P^2``."""
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x, grad = input_rows(X, x_outer, x_inner, tile), output_rows(GRAD, tile, D)
+    c = load_scalar(C)
+    P2 = c * load_scalars(SQUARE, square_outer, square_inner, tile)
+    own = tl.zeros([ROWS], tl.float64)
+    if BY_HEIGHT is not None:
+        own += tl.load(BY_HEIGHT + tile.number, mask=tile.live, other=0.0) / tl.sqrt(1.0 + P2)
+    if BY_NORM is not None:
+        own += ratio(tl.load(BY_NORM + tile.number, mask=tile.live, other=0.0), P2)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        store(grad, combine(-c * own, load(x, columns), c + 0.0 * own, load(grad, columns)), columns)
+
+
+@row_kernel
+def add_pair_gradients(
+    X,
+    x_outer,
+    x_inner,
+    Y,
+    y_outer,
+    y_inner,
+    BY_GAP,
+    SUM_X,
+    SUM_Y,
+    BY_CURV,
+    C,
+    outer_size,
+    inner_size,
+    GRADIENT: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Add the gradients of each row's pair of points to dense sums; ``None`` is a sum that nobody wants."""
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
+    pair = pair_geometry(x, y, load_scalar(C), tile, D, BLOCK_D)
+    gradient = GRADIENT(tl.load(BY_GAP + tile.number, mask=tile.live, other=0.0), pair)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        x_part = load(x, columns)
+        n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+        if SUM_X is not None:
+            at = output_rows(SUM_X, tile, D)
+            store(at, load(at, columns) + combine(gradient.x_by_x, x_part, gradient.x_by_n, n), columns)
+        if SUM_Y is not None:
+            at = output_rows(SUM_Y, tile, D)
+            store(at, load(at, columns) + combine(gradient.y_by_x, x_part, gradient.y_by_n, n), columns)
+    store_scalars(BY_CURV, gradient.curv, tile)
+
+
+@triton.jit
+def _dist(pair, options):
+    return dist(pair)
+
+
+@triton.jit
+def _squared_dist(pair, options):
+    distance = dist(pair)
+    return distance * distance
+
+
+@triton.jit
+def _squared_dist_gradient(grad, pair):
+    return dist_gradient(2.0 * dist(pair) * grad, pair)
+
+
+@triton.jit
+def _negative_inner(pair, options):
+    return -inner(pair)
+
+
+@triton.jit
+def _negative_inner_gradient(grad, pair):
+    return inner_gradient(-grad, pair)
+
+
+@triton.jit
+def _angle(pair, options):
+    return angle(pair)
+
+
+class RowGap(NamedTuple):
+    """A gap of the two points of a row, in user's units: its value, and its gradient by what is in a pair."""
+
+    value: Any
+    gradient: Any
+
+
+DIST = RowGap(_dist, dist_gradient)
+SQUARED_DIST = RowGap(_squared_dist, _squared_dist_gradient)
+NEGATIVE_INNER = RowGap(_negative_inner, _negative_inner_gradient)
+ANGLE = RowGap(_angle, angle_gradient)
+
+
+def summaries(points: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`hypkernels.contrastive.problem.summaries`; points of half precision need no centres: 0."""
+    x, sets = points[0], len(points)
+    centres = torch.zeros((sets, x.shape[1]), dtype=torch.float64, device=x.device)
+    centred = sets if is_centred(x) else 0
+    for one, out in zip(points[:centred], centres, strict=False):
+        _launch_mean_direction(sample_of(one), out)
+    tables = []
+    for one in points:
+        tables.append(torch.zeros((len(one), 1 + sets), dtype=torch.float64, device=x.device))
+        launch_rows(products_with_centres, [one], [centres, tables[-1]], SETS=centred, COLUMNS=1 + sets)
+    return [centres, *tables]
+
+
+def is_centred(points: Tensor) -> bool:
+    """Whether the products are of centred points. Those of half precision are exact as they are."""
+    return points.dtype == torch.float32
+
+
+def _launch_mean_direction(points: Tensor, out: Tensor) -> None:
+    points = points if points.stride(1) == 1 else points.contiguous()
+    with torch.cuda.device_of(points):
+        mean_direction[(triton.cdiv(points.shape[1], _COLUMNS),)](
+            points,
+            points.stride(0),
+            out,
+            len(points),
+            D=points.shape[1],
+            ROWS=_ROWS,
+            BLOCK_D=_COLUMNS,
+            num_warps=8,
+        )
+
+
+def centred_points(side: Side, precision: str) -> Tensor:
+    """``k x - P o``, float32; for tf32 to nearest."""
+    out = allocate(side.points, side.points.shape, torch.float32)
+    launch_rows(
+        centre,
+        [side.points, side.square],
+        [side.centre, side.c, out],
+        ROUND_TF32=precision == "tf32",
+    )
+    return out
+
+
+def rounded_to_tf32(points: Tensor) -> Tensor:
+    """To nearest. Matrix units only drop bits, which would bias every product."""
+    out = allocate(points, points.shape, torch.float32)
+    launch_rows(nearest_tf32, [points], [out])
+    return out
+
+
+def table(
+    side: Side,
+    *,
+    per_unit: Tensor | None = None,
+    unit: float = 1.0,
+    softmax: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them: float32, a line each.
+
+    ``per_unit`` and ``unit``, of rows: minus the logit of one unit of the gap, and the kernels' unit.
+    ``softmax``: weights and totals.
+    """
+    items, width = side.points.shape
+    weights, totals = softmax or (None, None)
+    out = allocate(side.points, (lines.LINES, items), torch.float32)
+    if items:
+        with torch.cuda.device_of(out):
+            scalars[(triton.cdiv(items, _ITEMS),)](
+                side.square,
+                side.along,
+                side.square.stride(0),
+                side.centre,
+                side.other_centre,
+                side.c,
+                totals,
+                weights,
+                per_unit,
+                out,
+                items,
+                UNIT_BITS=unit / math.log(2),
+                CENTRED=is_centred(side.points),
+                D=width,
+                BLOCK_D=_COLUMNS,
+                ITEMS=_ITEMS,
+                num_warps=4,
+            )
+    return out
+
+
+def add_tiles(parts: Tensor, out: Tensor) -> None:
+    """Add ``parts``, ``(planes, tiles, items)`` in float32, to ``out``, ``(planes, items)`` in float64."""
+    planes, tiles, items = parts.shape
+    with torch.cuda.device_of(out):
+        sum_tiles[(triton.cdiv(items, _ITEMS), planes)](
+            parts, out, items, tiles, out.stride(0), ITEMS=_ITEMS, TILES=_TILES, num_warps=4
+        )
+
+
+def finish_gradient(total: Tensor, side: Side, own: Sequence[tuple[Tensor, bool]]) -> None:
+    """From products with the weights of pairs to a gradient, less what the weights leave to the points.
+
+    ``own``: sums of those, for at most one matrix of logits each that has its apex here and that has not.
+    """
+    by_norm = next((sums for sums, at_apex in own if at_apex), None)
+    by_height = next((sums for sums, at_apex in own if not at_apex), None)
+    launch_rows(subtract_own_terms, [side.points, side.square], [total, by_height, by_norm, side.c])
+
+
+def gap_of_rows(gap: RowGap, apex: Tensor, other: Tensor, c: Tensor) -> Tensor:
+    return launch_forward(pair_forward, gap.value, (apex, other), c, dtype=torch.float64)
+
+
+def add_gradients_of_rows(
+    gap: RowGap, by_gap: Tensor, points: Sequence[Tensor], sums: Sequence[Tensor | None], c: Tensor
+) -> Tensor:
+    """Add the gradients by the two points of each row to ``sums``, and return that by the curvature."""
+    by_curv = allocate(by_gap, by_gap.shape, torch.float64)
+    launch_rows(add_pair_gradients, points, [by_gap, *sums, by_curv, c], GRADIENT=gap.gradient)
+    return by_curv.sum()
