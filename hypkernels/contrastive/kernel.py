@@ -92,7 +92,7 @@ def forward(
         columns = by_column if matrix.columns else columns
     positives = torch.stack(
         [
-            _positive_gaps(p, form) * p.c**matrix.gap.of_pairs.curv_power
+            _positive_gaps(p, form) / p.unit(matrix.gap)
             for matrix, form in zip(matrices, _FORMS[similarity], strict=False)
         ]
     )
@@ -122,7 +122,7 @@ def backward(
         negatives.add(softmax, matrix.gap, form)
     total = negatives.gradients()
     for (matrix, form), softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
-        total.scale.sub_(softmax.pull * gaps * p.c**-matrix.gap.of_pairs.curv_power)
+        total.scale.sub_(softmax.pull * gaps * p.unit(matrix.gap))
         _add_positives(total, -softmax.pull * p.scale, p, form)
     return total
 
@@ -331,7 +331,7 @@ class _Negatives:
             self._add_products(workspace[: block.height, : block.width], block)
         self.sums.append(sums)
         _, gaps, curv = sums.rows
-        self.total.scale.sub_(gaps * (form.unit * p.c**-gap.of_pairs.curv_power))
+        self.total.scale.sub_(gaps * (form.unit * p.unit(gap)))
         self.total.curv.add_(curv.sum() / p.c)
 
     def _add_sums(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ class Learns(NamedTuple):
     scale: bool = True
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Problem:
     """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row.
 
     ``targets`` are indices of ``y``; ``None``: row ``i`` belongs to ``y_i``, which saves copies of points.
@@ -93,12 +95,22 @@ class Problem(NamedTuple):
     scale: Tensor
     targets: Tensor | None
     precision: str | None
-    learns: Learns = Learns()
+    learns: Learns = field(default_factory=Learns)
+    # By the power of the curvature.
+    _units: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _per_unit: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the logits, float64 for float64 points and float32 for all others."""
         return result_dtype(self.x.points.dtype)
+
+    def unit(self, gap: Gap) -> Tensor:
+        """Of ``gap.of_pairs``."""
+        power = gap.of_pairs.curv_power
+        if power not in self._units:
+            self._units[power] = self.c**-power
+        return self._units[power]
 
     def logits_per_unit(self, gap: Gap) -> Tensor:
         """Minus the logit of one unit of ``gap.of_pairs``, for each row.
@@ -106,7 +118,10 @@ class Problem(NamedTuple):
         Rounded to the logits' dtype also where it is used in float64: positives and negatives have to agree
         on the scale.
         """
-        return (self.scale * self.c**-gap.of_pairs.curv_power).to(self.dtype)
+        power = gap.of_pairs.curv_power
+        if power not in self._per_unit:
+            self._per_unit[power] = (self.scale * self.unit(gap)).to(self.dtype)
+        return self._per_unit[power]
 
     def rows_and_targets(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Chunks of rows: where they are, their points and those of their targets."""
@@ -223,7 +238,7 @@ def positive_gaps(p: Problem, gap: Gap) -> Tensor:
     gaps = p.scale.new_empty(p.scale.shape)
     for rows, x, y in p.rows_and_targets():
         gaps[rows] = gap.of_rows(x.double(), y.double(), p.c).squeeze(1)
-    return gaps * p.c**gap.of_pairs.curv_power
+    return gaps / p.unit(gap)
 
 
 def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> None:
@@ -239,15 +254,15 @@ def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> Non
 
 def losses(p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> Tensor:
     """Loss of each row, float64."""
-    total = torch.zeros_like(p.scale)
+    terms = []
     for matrix, gaps in zip(logit_matrices(similarity, symmetric), saved.positives, strict=True):
-        positives = -p.logits_per_unit(matrix.gap).double() * gaps
+        positives = gaps * -p.logits_per_unit(matrix.gap)
         if matrix.rows:
-            total -= F.logsigmoid(positives - saved.row_negatives)
+            terms.append(F.logsigmoid(positives - saved.row_negatives))
         if matrix.columns:
             rivals, _ = _column_sums(p, positives, saved.column_negatives)
-            total -= F.logsigmoid(positives - rivals)
-    return total / (1 + symmetric)
+            terms.append(F.logsigmoid(positives - rivals))
+    return sum(terms[1:], terms[0]) / -(1.0 + symmetric)
 
 
 class SoftmaxGradient(NamedTuple):
@@ -267,7 +282,7 @@ def softmax_gradient(
     weights: Tensor, gaps: Tensor, p: Problem, matrix: Logits, saved: Statistics
 ) -> SoftmaxGradient:
     """``weights`` is the gradient by the loss of each row and direction, ``gaps`` the positives'."""
-    positives = -p.logits_per_unit(matrix.gap).double() * gaps
+    positives = gaps * -p.logits_per_unit(matrix.gap)
     rows = columns = None
     pull = torch.zeros_like(positives)
     if matrix.rows:
