@@ -133,7 +133,9 @@ def log_sums(
         logits += (_logits(gap, rate, column, target, N),)
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
     if SHARED:
-        row_max = tl.zeros([BLOCK_M], tl.float32) + tl.max(row_max, 0)
+        # Of a matrix of one column: Triton 3.6 cannot reduce a vector here for sm_100.
+        largest = tl.max(row_max[:, None], 0)
+        row_max = tl.zeros([BLOCK_M], tl.float32) + largest
 
     exists = tl.where(row < M, 1.0, 0.0)[:, None]
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -142,7 +144,7 @@ def log_sums(
         row_sum += tl.sum(by_row, 1)
         if BY_COLUMN:
             if SHARED:
-                column_max = tl.zeros([WIDTH], tl.float32) + tl.max(row_max, 0)
+                column_max = tl.zeros([WIDTH], tl.float32) + largest
                 by_column = by_row
             else:
                 column_max = tl.maximum(tl.max(logits[piece], 0), _LOWEST)

@@ -77,9 +77,9 @@ class _Table(NamedTuple):
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
 _PRODUCT = _tile(128, 128, 8)
-_SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64)  # of float32 operands that are split in registers
+_SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
 _FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
-_ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=4), _PRODUCT, inline_ptx=True)
+_ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=4)._replace(stages=2), _PRODUCT, inline_ptx=True)
 _AMD_PRODUCT = _amd_tile(128, 128)
 _SMALL = Tile(32, 32, 128, warps=4, stages=1)
 _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)

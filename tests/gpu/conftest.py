@@ -21,6 +21,22 @@ def pytest_pycollect_makemodule(module_path, parent):
     return None if torch.cuda.is_available() else _Skipped.from_parent(parent, path=module_path)
 
 
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels that run."""
+    from triton.runtime.jit import JITFunction
+
+    names = []
+    run = JITFunction.run
+
+    def recorded(kernel, *args, **kwargs):
+        names.append(kernel.__name__)
+        return run(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(JITFunction, "run", recorded)
+    return names
+
+
 def pytest_addoption(parser):
     parser.addoption("--gpu-record", metavar="FILE", type=Path, help="write a JSON record of the run to FILE")
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
+from on_gpu import (
+    DEVICE,
+    assert_equal,
+    captured,
+    enough_memory,
+    free_memory,
+    on_streams,
+    upstream_of,
+    with_gradients,
+    without_waiting,
+)
 from torch.library import opcheck
-from triton.runtime.jit import JITFunction
 
 import hypkernels as hk
 from hypkernels import backend
 
 pytestmark = pytest.mark.gpu
 
-DEVICE = torch.device("cuda")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Half a unit in the last place, and for float64 what two orders of summation leave of each other.
 ROUNDING = {torch.float64: 1e-12, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -62,40 +70,6 @@ def arguments(op, *shape, dtype=torch.float32, seed=0, device=DEVICE):
     ]
     scalars = [torch.tensor(s, dtype=torch.float64) for s in op.scalars]
     return [a.to(device) for a in (*points, *scalars)]
-
-
-def upstream_of(out):
-    """Of one sign, so that nothing cancels in the sums over rows."""
-    return (
-        torch.linspace(0.5, 1.5, out.numel(), dtype=torch.float64, device=out.device).view(out.shape).to(out)
-    )
-
-
-def with_gradients(op, args, upstream=None):
-    """``[value, gradient by each argument]``"""
-    args = [a.detach().requires_grad_() for a in args]
-    out = op(*args)
-    return [out.detach(), *torch.autograd.grad(out, args, upstream_of(out) if upstream is None else upstream)]
-
-
-def assert_equal(actual, expected):
-    for a, e in zip(actual, expected, strict=True):
-        assert a.dtype == e.dtype
-        assert torch.equal(a, e)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The names of the kernels that run."""
-    names = []
-    run = JITFunction.run
-
-    def recorded(kernel, *args, **kwargs):
-        names.append(kernel.__name__)
-        return run(kernel, *args, **kwargs)
-
-    monkeypatch.setattr(JITFunction, "run", recorded)
-    return names
 
 
 @every_op
@@ -187,12 +161,7 @@ def test_nothing_waits_for_the_device(op):
     args = arguments(op, 33, 20)
     expected = with_gradients(op, args)  # compiles the kernels
     upstream = upstream_of(expected[0])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        actual = with_gradients(op, args, upstream)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert_equal(actual, expected)
+    assert_equal(without_waiting(lambda: with_gradients(op, args, upstream)), expected)
 
 
 @pytest.mark.parametrize("on_device", [True, False], ids=["scalars on the GPU", "scalars are floats"])
@@ -206,14 +175,7 @@ def test_cuda_graph(op, on_device):
     def step(*args):
         return with_gradients(lambda *a: op(*a, *scalars), args)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step(*static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step(*static)
+    graph, results = captured(step, static)
     for seed in (1, 2):
         fresh = arguments(op, 257, 64, seed=seed)[: len(static)]
         if on_device:
@@ -221,7 +183,7 @@ def test_cuda_graph(op, on_device):
         for a, b in zip(static, fresh, strict=True):
             a.copy_(b)
         graph.replay()
-        assert_equal(captured, step(*fresh))
+        assert_equal(results, step(*fresh))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -237,21 +199,11 @@ def test_autocast_changes_nothing(op, dtype):
 
 @every_op
 def test_streams(op):
-    """Work on two streams, each with its own points, while the default stream is busy."""
+    """Work on two streams, each with its own points."""
     inputs = [arguments(op, 4099, 512, seed=seed) for seed in (0, 1)]
     expected = [with_gradients(op, args) for args in inputs]
     upstream = upstream_of(expected[0][0])
-    torch.cuda.synchronize()
-    busy = torch.randn(4096, 4096, device=DEVICE)
-    streams = [torch.cuda.Stream() for _ in inputs]
-    actual = []
-    for _ in range(5):
-        busy = busy @ busy / 64
-    for stream, args in zip(streams, inputs, strict=True):
-        with torch.cuda.stream(stream):
-            late = [a * 1.0 for a in args]  # made on this stream: the kernels have to follow it there
-            actual.append(with_gradients(op, late, upstream))
-    torch.cuda.synchronize()
+    actual = on_streams(lambda *args: with_gradients(op, args, upstream), inputs)
     for a, e in zip(actual, expected, strict=True):
         assert_equal(a, e)
 
@@ -289,19 +241,10 @@ def test_opcheck(name, dtype):
     opcheck(backward, (grad, *(a.detach() for a in args), *op.options, "triton"))
 
 
-def enough_memory(needed):
-    gc.collect()
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    if free < needed:
-        pytest.skip(f"needs {needed / 2**30:.0f} GiB of free GPU memory, there are {free / 2**30:.0f}")
-
-
 @pytest.fixture
 def _memory_is_returned():
     yield
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
 
 
 @pytest.mark.usefixtures("_memory_is_returned")
