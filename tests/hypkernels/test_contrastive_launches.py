@@ -15,7 +15,7 @@ from hypkernels.tritonlib.recording import recorded_launches
 
 # Calls of PyTorch that launch nothing.
 _FREE = re.compile(
-    "empty|view|slice|select|expand|unbind|squeeze|transpose|^t$|alias|detach|as_strided|split"
+    "prim::|empty|view|slice|select|expand|unbind|squeeze|transpose|aten::t$|alias|detach|as_strided|split"
 )
 
 
