@@ -13,7 +13,8 @@ nearly equal numbers, so coincident, collinear and distant points keep full rela
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,6 +118,16 @@ def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> tuple[PairGeometry, Tensor
 
 # All that a function's value needs of two rows: the arguments of :func:`geometry_of_split` but the curvature.
 SPLIT_SUMS = RowSums(lambda x, y: split_along(x, y)[:4], 4)
+
+
+def of_split(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``value(pair, *options)`` as a function of two rows' ``SPLIT_SUMS``, the curvature and the options."""
+    pair_arguments = SPLIT_SUMS.numbers + 1
+
+    def of_numbers(*arguments: Any) -> Tensor:
+        return value(geometry_of_split(*arguments[:pair_arguments]), *arguments[pair_arguments:])
+
+    return of_numbers
 
 
 def geometry_of_split(

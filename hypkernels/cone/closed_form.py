@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import PairGeometry, geometry_of_split, norm, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
 
 
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
@@ -34,10 +34,6 @@ def _beside(s: Tensor, min_radius: float) -> Tensor:
 
 def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return pair_angle(pair_geometry(x, y, c)[0])
-
-
-def angle_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
-    return pair_angle(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
 
 
 def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:

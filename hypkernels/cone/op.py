@@ -1,7 +1,7 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.cone import closed_form, reference
-from hypkernels.pair_geometry import NORM, SPLIT_SUMS
+from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
 from hypkernels.rowwise import register_rowwise
 
 KERNELS = "hypkernels.cone.kernel"
@@ -19,7 +19,7 @@ half_aperture = register_rowwise(
 )
 oxy_angle = register_rowwise(
     "oxy_angle",
-    closed_form.angle_of_split,
+    of_split(closed_form.pair_angle),
     closed_form.oxy_angle_gradient,
     points=2,
     returns="scalar",

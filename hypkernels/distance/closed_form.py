@@ -9,20 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import PairGeometry, geometry_of_split, norm, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
 from hypkernels.scalar_functions import asinhc, asinhc_slope
 
 
 def elementwise_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``x.y - x_time y_time = -cosh(kd) / c``, by ``z``: far from the origin the two products cancel."""
-    return _inner(pair_geometry(x, y, c)[0])
+    return pair_inner(pair_geometry(x, y, c)[0])
 
 
-def inner_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
-    return _inner(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
-
-
-def _inner(pair: PairGeometry) -> Tensor:
+def pair_inner(pair: PairGeometry) -> Tensor:
     return -(1 + pair.z) / pair.c
 
 
@@ -36,14 +32,10 @@ def elementwise_inner_gradient(
 
 
 def elementwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    return _dist(pair_geometry(x, y, c)[0])
+    return pair_dist(pair_geometry(x, y, c)[0])
 
 
-def dist_of_split(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Tensor:
-    return _dist(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
-
-
-def _dist(pair: PairGeometry) -> Tensor:
+def pair_dist(pair: PairGeometry) -> Tensor:
     return 2 / pair.k * torch.asinh(torch.sqrt(pair.z / 2))
 
 

@@ -1,14 +1,14 @@
 """Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
 
 from hypkernels.distance import closed_form, reference
-from hypkernels.pair_geometry import NORM, SPLIT_SUMS
+from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
 from hypkernels.rowwise import register_rowwise
 
 KERNELS = "hypkernels.distance.kernel"
 
 elementwise_inner = register_rowwise(
     "elementwise_inner",
-    closed_form.inner_of_split,
+    of_split(closed_form.pair_inner),
     closed_form.elementwise_inner_gradient,
     points=2,
     returns="scalar",
@@ -18,7 +18,7 @@ elementwise_inner = register_rowwise(
 )
 elementwise_dist = register_rowwise(
     "elementwise_dist",
-    closed_form.dist_of_split,
+    of_split(closed_form.pair_dist),
     closed_form.elementwise_dist_gradient,
     points=2,
     returns="scalar",

@@ -12,22 +12,15 @@ from hypkernels.cone.closed_form import (
     pair_angle,
     pair_angle_gradient,
 )
-from hypkernels.pair_geometry import geometry_of_split, pair_geometry
+from hypkernels.pair_geometry import PairGeometry, pair_geometry
 
 
-def entailment_loss_of_split(
-    x_sq: Tensor,
-    alpha: Tensor,
-    alpha_minus_1: Tensor,
-    n_sq: Tensor,
-    c: Tensor,
-    aperture_scale: float,
-    min_radius: float,
-    margin: float,
-    leak: float,
+def pair_entailment_loss(
+    pair: PairGeometry, aperture_scale: float, min_radius: float, margin: float, leak: float
 ) -> Tensor:
-    angle = pair_angle(geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c))
-    outside = angle - aperture_scale * half_aperture_by_norm(torch.sqrt(x_sq), c, min_radius) + margin
+    angle = pair_angle(pair)
+    apex_norm = torch.sqrt(pair.P2 / pair.c)
+    outside = angle - aperture_scale * half_aperture_by_norm(apex_norm, pair.c, min_radius) + margin
     return outside.relu() + leak * angle
 
 

@@ -22,14 +22,14 @@ from row_kernel_cases import (
 from rowwise_cases import REGIMES, with_scaled_gradient
 
 from hypkernels.entailment import closed_form, kernel
-from hypkernels.pair_geometry import SPLIT_SUMS
+from hypkernels.pair_geometry import pair_geometry
 
 # aperture_scale, min_radius, margin, leak: all of them matter, and none is a float32.
 ALL_OPTIONS = (1.2, 0.05, 0.3, 0.25)
 CASE = Case(
     "entailment_loss",
     kernel,
-    lambda x, y, *rest: closed_form.entailment_loss_of_split(*SPLIT_SUMS.of_rows(x, y), *rest),
+    lambda x, y, c, *options: closed_form.pair_entailment_loss(pair_geometry(x, y, c)[0], *options),
     closed_form.entailment_loss_gradient,
     points=2,
     options=ALL_OPTIONS,
