@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import point_kernels, problem, tile_plan
@@ -31,6 +32,8 @@ __all__ = ["aot_variants", "backward", "forward", "summaries", "uses_product_til
 _LN2 = math.log(2)
 # What the product of matrices leaves uncertain, in units of the norms.
 _RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
+# Older ones want the sum in the dtype of the factors.
+_ADDMM_ADDS_TO_FLOAT32 = TorchVersion(torch.__version__) >= "2.10"
 # What is compiled ahead of time.
 _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
 _POINT_KERNELS = (
@@ -128,16 +131,16 @@ def backward(
 
 
 def _positive_gaps(p: Problem, form: _Form) -> Tensor:
-    gaps = allocate(p.c, p.scale.shape, torch.float64)
-    for rows, x, y in p.rows_and_targets():
+    gaps = [p.c.new_empty(0)]
+    for _, x, y in _rows_and_targets(p):
         apex, other = (y, x) if form.at_y else (x, y)
-        gaps[rows] = point_kernels.gap_of_rows(form.of_rows, apex, other, p.c)
-    return gaps
+        gaps.append(point_kernels.gap_of_rows(form.of_rows, apex, other, p.c))
+    return torch.cat(gaps)
 
 
 def _add_positives(total: Gradients, by_gap: Tensor, p: Problem, form: _Form) -> None:
     """Add the positives' exact gradients, given the gradient of the loss by their gaps."""
-    for rows, x, y in p.rows_and_targets():
+    for rows, x, y in _rows_and_targets(p):
         by_x = None if total.x is None else total.x[rows]
         by_y = None if total.y is None else _sum_by_target(p, total.y, rows)
         points, sums = ([y, x], [by_y, by_x]) if form.at_y else ([x, y], [by_x, by_y])
@@ -147,8 +150,17 @@ def _add_positives(total: Gradients, by_gap: Tensor, p: Problem, form: _Form) ->
             p.add_at_targets(total.y, by_y, rows)
 
 
+def _rows_and_targets(p: Problem) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """In chunks only where the targets' points are copied."""
+    if p.targets is not None:
+        yield from p.rows_and_targets()
+    elif len(p.x.points):
+        rows = slice(0, len(p.x.points))
+        yield rows, p.x.points, p.at_targets(p.y.points)
+
+
 def _sum_by_target(p: Problem, total: Tensor, rows: slice) -> Tensor:
-    """Where to add what belongs to the rows' targets: ``total`` itself if no two of them are one."""
+    """Sums for rows' targets: in ``total`` itself if no two rows share one, else for the caller to add."""
     if p.targets is None:
         return p.at_targets(total, rows)
     return total.new_zeros(len(p.targets[rows]), total.shape[1])
@@ -307,8 +319,8 @@ class _Negatives:
         self.pairs = pairs
         self.sums: list[_Sums] = []
         self.total = Gradients(
-            torch.zeros_like(pairs.x, dtype=torch.float32) if p.learns.x else None,
-            torch.zeros_like(pairs.y, dtype=torch.float32) if p.learns.y else None,
+            p.c.new_zeros(pairs.x.shape, dtype=torch.float32) if p.learns.x else None,
+            p.c.new_zeros(pairs.y.shape, dtype=torch.float32) if p.learns.y else None,
             p.c.new_zeros(()),
             p.c.new_zeros(len(pairs.x)),
         )
@@ -372,7 +384,10 @@ class _Negatives:
     def _add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """``out += a @ b``, with the weights ``a`` of pairs and points ``b``."""
         if not uses_product_tile(b):
-            torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+            if _ADDMM_ADDS_TO_FLOAT32:
+                torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+            else:
+                out.add_(torch.mm(a, b, out_dtype=torch.float32))
             return
         tile = self.pairs.plan.product
         (rows, depth), columns = a.shape, b.shape[1]
@@ -401,11 +416,11 @@ class _Negatives:
     def gradients(self) -> Gradients:
         p = self.pairs.problem
         if self.total.x is not None:
-            own = [(sums.rows[0], sums.form.at_x) for sums in self.sums]
-            point_kernels.finish_gradient(self.total.x, p.x, own)
+            own = {sums.form.at_x: sums.rows[0] for sums in self.sums}
+            point_kernels.finish_gradient(self.total.x, p.x, by_height=own.get(False), by_norm=own.get(True))
         if self.total.y is not None:
-            own = [(sums.columns[0], sums.form.at_y) for sums in self.sums]
-            point_kernels.finish_gradient(self.total.y, p.y, own)
+            own = {sums.form.at_y: sums.columns[0] for sums in self.sums}
+            point_kernels.finish_gradient(self.total.y, p.y, by_height=own.get(False), by_norm=own.get(True))
         return self.total
 
 

@@ -437,13 +437,14 @@ def add_tiles(parts: Tensor, out: Tensor) -> None:
         )
 
 
-def finish_gradient(total: Tensor, side: Side, own: Sequence[tuple[Tensor, bool]]) -> None:
+def finish_gradient(
+    total: Tensor, side: Side, *, by_height: Tensor | None = None, by_norm: Tensor | None = None
+) -> None:
     """From products with the weights of pairs to a gradient, less what the weights leave to the points.
 
-    ``own``: sums of those, for at most one matrix of logits each that has its apex here and that has not.
+    Sums of that, for each point: of logits whose apex is at the other point, to be divided by ``A``, and of
+    logits whose apex is here, to be divided by ``P^2``.
     """
-    by_norm = next((sums for sums, at_apex in own if at_apex), None)
-    by_height = next((sums for sums, at_apex in own if not at_apex), None)
     launch_rows(subtract_own_terms, [side.points, side.square], [total, by_height, by_norm, side.c])
 
 

