@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,9 +12,9 @@ import pytest
 KERNEL_TESTS = Path(__file__).parent / "kernels"
 
 
-def run_in_interpreter(directory, report, *options):
-    """The suite of ``directory`` with ``TRITON_INTERPRET=1``: exit status and output."""
-    command = [sys.executable, "-m", "pytest", str(directory), "-q", "--tb=short", f"--junitxml={report}"]
+def run_in_interpreter(tests, report, *options):
+    """The suite of a directory or file with ``TRITON_INTERPRET=1``: exit status and output."""
+    command = [sys.executable, "-m", "pytest", str(tests), "-q", "--tb=short", f"--junitxml={report}"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "HYPKERNELS_BACKEND": "auto"}
     return subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=900
@@ -26,15 +27,16 @@ def counts(report):
 
 
 def test_kernels_in_the_interpreter(tmp_path):
-    report = tmp_path / "report.xml"
-    done = run_in_interpreter(KERNEL_TESTS, report)
-    if done.returncode:
-        pytest.fail(
-            f"the kernels' tests failed in Triton's interpreter\n{done.stdout}{done.stderr}", pytrace=False
-        )
-    files = len(list(KERNEL_TESTS.glob("test_*_kernel.py")))
-    assert files > 0
-    assert counts(report)["tests"] - counts(report)["skipped"] > 10 * files
+    """Two files at a time: the interpreter takes one core."""
+    files = sorted(KERNEL_TESTS.glob("test_*_kernel.py"))
+    reports = [tmp_path / f"{file.stem}.xml" for file in files]
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(run_in_interpreter, files, reports))
+    failed = [done.stdout + done.stderr for done in runs if done.returncode]
+    if failed:
+        pytest.fail("\n".join(["the kernels' tests failed in Triton's interpreter", *failed]), pytrace=False)
+    found = [counts(report) for report in reports]
+    assert sum(one["tests"] - one["skipped"] for one in found) > 10 * len(files) > 0
 
 
 def test_a_failing_kernel_test_is_seen(tmp_path):

@@ -9,19 +9,27 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from kernel_lane import DEVICE
+from kernel_lane import DEVICE, INTERPRETED
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
 from hypkernels.contrastive import kernel, pair_kernels, point_kernels, reference
 from hypkernels.contrastive.problem import Embeddings, Learns, Problem
 from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
+from hypkernels.tritonlib import launch
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
 TILE = Tile(32, 32, depth_bytes=64, warps=4, stages=1, pieces=2, group=2)
 # The backward pass takes several blocks, none of whole tiles only; the forward pass one.
 PLAN = Plan(TILE, TILE, TILE, TILE._replace(pieces=1), inline_ptx=False, workspace_bytes=20_000)
 ROWS, COLUMNS, WIDTH = 70, 100, 40
+
+
+@pytest.fixture(autouse=True)
+def _many_rows_a_program(monkeypatch):
+    """Still several programs. They are what the interpreter takes time for, and have tests of their own."""
+    if INTERPRETED:
+        monkeypatch.setattr(launch, "NARROW_TILE", 2048)
 
 
 class Inputs(NamedTuple):
@@ -154,15 +162,12 @@ def test_shapes(shape):
 
 
 @pytest.mark.parametrize("columns", [ROWS, COLUMNS])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("similarity", ["dist", "angle"])
-def test_each_row_belongs_to_its_own_column(similarity, dtype, columns):
-    given = inputs(dtype, columns=columns)
-    by_default = computed(given._replace(targets=None), similarity)
-    assert_close(by_default, defined(given._replace(targets=None), similarity), TOLERANCES[dtype])
-    by_index = computed(given._replace(targets=torch.arange(ROWS)), similarity)
-    for one, other in zip(by_default, by_index, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize(
+    ("dtype", "similarity"), [(torch.float32, "dist"), (torch.bfloat16, "dist"), (torch.float32, "angle")]
+)
+def test_each_row_belongs_to_its_own_column(dtype, similarity, columns):
+    given = inputs(dtype, columns=columns)._replace(targets=None)
+    assert_close(computed(given, similarity), defined(given, similarity), TOLERANCES[dtype])
 
 
 def test_no_rows():
