@@ -57,14 +57,14 @@ def _half_aperture_gradient(grad, x_norm, c, options):
 
 
 @triton.jit
-def angle(pair):
+def angle(pair, options):
     """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
     direction = atan2_positive(tl.sqrt(pair.N2), tl.sqrt(pair.P2) * pair.W)
     return tl.where(pair.z == 0.0, 0.0, direction)
 
 
 @triton.jit
-def angle_gradient(grad, pair):
+def angle_gradient(grad, pair, options):
     """0 where the angle has a kink, ``n = 0`` or ``x = 0``."""
     c, z, P2, N2, A, B = pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
     PN = tl.sqrt(P2) * tl.sqrt(N2)
@@ -78,16 +78,6 @@ def angle_gradient(grad, pair):
     )
 
 
-@triton.jit
-def _oxy_angle(pair, options):
-    return angle(pair)
-
-
-@triton.jit
-def _oxy_angle_gradient(grad, pair, options):
-    return angle_gradient(grad, pair)
-
-
 def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
     return launch_forward(norm_forward, _half_aperture, (x,), curv, min_radius)
 
@@ -97,11 +87,11 @@ def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: fl
 
 
 def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return launch_forward(pair_forward, _oxy_angle, (x, y), curv)
+    return launch_forward(pair_forward, angle, (x, y), curv)
 
 
 def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return launch_backward(pair_backward, _oxy_angle_gradient, grad, (x, y), curv)
+    return launch_backward(pair_backward, angle_gradient, grad, (x, y), curv)
 
 
 def aot_variants() -> Iterator[Variant]:

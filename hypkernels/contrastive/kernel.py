@@ -27,8 +27,6 @@ from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, def
 from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 
-__all__ = ["aot_variants", "backward", "forward", "summaries", "uses_product_tile"]
-
 _LN2 = math.log(2)
 # What the product of matrices leaves uncertain, in units of the norms.
 _RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
@@ -45,7 +43,7 @@ _POINT_KERNELS = (
     "sum_tiles",
     "subtract_own_terms",
     "pair_forward",
-    "add_pair_gradients",
+    "pair_backward",
 )
 # Items and tiles that are merged at a time.
 _MERGED_ITEMS, _MERGED_TILES = 128, 16
@@ -95,7 +93,7 @@ def forward(
         columns = by_column if matrix.columns else columns
     positives = torch.stack(
         [
-            _positive_gaps(p, form) / p.unit(matrix.gap)
+            _positive_gaps(p, form) / p.unit(matrix.gap.of_pairs)
             for matrix, form in zip(matrices, _FORMS[similarity], strict=False)
         ]
     )
@@ -125,14 +123,14 @@ def backward(
         negatives.add(softmax, matrix.gap, form)
     total = negatives.gradients()
     for (matrix, form), softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
-        total.scale.sub_(softmax.pull * gaps * p.unit(matrix.gap))
+        total.scale.sub_(softmax.pull * gaps * p.unit(matrix.gap.of_pairs))
         _add_positives(total, -softmax.pull * p.scale, p, form)
     return total
 
 
 def _positive_gaps(p: Problem, form: _Form) -> Tensor:
     gaps = [p.c.new_empty(0)]
-    for _, x, y in _rows_and_targets(p):
+    for _, x, y in p.rows_and_targets(in_chunks=p.targets is not None):
         apex, other = (y, x) if form.at_y else (x, y)
         gaps.append(point_kernels.gap_of_rows(form.of_rows, apex, other, p.c))
     return torch.cat(gaps)
@@ -140,7 +138,7 @@ def _positive_gaps(p: Problem, form: _Form) -> Tensor:
 
 def _add_positives(total: Gradients, by_gap: Tensor, p: Problem, form: _Form) -> None:
     """Add the positives' exact gradients, given the gradient of the loss by their gaps."""
-    for rows, x, y in _rows_and_targets(p):
+    for rows, x, y in p.rows_and_targets(in_chunks=p.targets is not None):
         by_x = None if total.x is None else total.x[rows]
         by_y = None if total.y is None else _sum_by_target(p, total.y, rows)
         points, sums = ([y, x], [by_y, by_x]) if form.at_y else ([x, y], [by_x, by_y])
@@ -148,15 +146,6 @@ def _add_positives(total: Gradients, by_gap: Tensor, p: Problem, form: _Form) ->
         total.curv.add_(by_curv)
         if p.targets is not None and total.y is not None and by_y is not None:
             p.add_at_targets(total.y, by_y, rows)
-
-
-def _rows_and_targets(p: Problem) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """In chunks only where the targets' points are copied."""
-    if p.targets is not None:
-        yield from p.rows_and_targets()
-    elif len(p.x.points):
-        rows = slice(0, len(p.x.points))
-        yield rows, p.x.points, p.at_targets(p.y.points)
 
 
 def _sum_by_target(p: Problem, total: Tensor, rows: slice) -> Tensor:
@@ -343,7 +332,7 @@ class _Negatives:
             self._add_products(workspace[: block.height, : block.width], block)
         self.sums.append(sums)
         _, gaps, curv = sums.rows
-        self.total.scale.sub_(gaps * (form.unit * p.unit(gap)))
+        self.total.scale.sub_(gaps * (form.unit * p.unit(gap.of_pairs)))
         self.total.curv.add_(curv.sum() / p.c)
 
     def _add_sums(

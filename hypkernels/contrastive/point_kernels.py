@@ -21,12 +21,11 @@ from hypkernels.contrastive.pair_kernels import round_to_tf32
 from hypkernels.contrastive.problem import Side, sample_of
 from hypkernels.distance.kernel import dist, dist_gradient, inner, inner_gradient
 from hypkernels.tritonlib.launch import allocate, launch_rows
-from hypkernels.tritonlib.pair_geometry import across, pair_geometry, ratio
-from hypkernels.tritonlib.row_kernels import launch_forward, pair_forward
+from hypkernels.tritonlib.pair_geometry import ratio
+from hypkernels.tritonlib.row_kernels import add_gradients, launch_forward, pair_forward
 from hypkernels.tritonlib.rows import (
     RowTile,
     columns_from,
-    combine,
     dot,
     input_rows,
     load,
@@ -36,7 +35,6 @@ from hypkernels.tritonlib.rows import (
     row_kernel,
     row_tile,
     store,
-    store_scalars,
 )
 
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -251,76 +249,28 @@ def subtract_own_terms(
         own += ratio(tl.load(BY_NORM + tile.number, mask=tile.live, other=0.0), P2)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        store(grad, combine(-c * own, load(x, columns), c + 0.0 * own, load(grad, columns)), columns)
-
-
-@row_kernel
-def add_pair_gradients(
-    X,
-    x_outer,
-    x_inner,
-    Y,
-    y_outer,
-    y_inner,
-    BY_GAP,
-    SUM_X,
-    SUM_Y,
-    BY_CURV,
-    C,
-    outer_size,
-    inner_size,
-    GRADIENT: tl.constexpr,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Add the gradients of each row's pair of points to dense sums; ``None`` is a sum that nobody wants."""
-    tile = row_tile(outer_size, inner_size, ROWS)
-    x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(C), tile, D, BLOCK_D)
-    gradient = GRADIENT(tl.load(BY_GAP + tile.number, mask=tile.live, other=0.0), pair)
-    for start in range(0, D, BLOCK_D):
-        columns = columns_from(start, tile, D, BLOCK_D)
-        x_part = load(x, columns)
-        n = across(pair.coarse, pair.fine, x_part, load(y, columns))
-        if SUM_X is not None:
-            at = output_rows(SUM_X, tile, D)
-            store(at, load(at, columns) + combine(gradient.x_by_x, x_part, gradient.x_by_n, n), columns)
-        if SUM_Y is not None:
-            at = output_rows(SUM_Y, tile, D)
-            store(at, load(at, columns) + combine(gradient.y_by_x, x_part, gradient.y_by_n, n), columns)
-    store_scalars(BY_CURV, gradient.curv, tile)
-
-
-@triton.jit
-def _dist(pair, options):
-    return dist(pair)
+        store(grad, c * (load(grad, columns) - own[:, None] * load(x, columns)), columns)
 
 
 @triton.jit
 def _squared_dist(pair, options):
-    distance = dist(pair)
+    distance = dist(pair, options)
     return distance * distance
 
 
 @triton.jit
-def _squared_dist_gradient(grad, pair):
-    return dist_gradient(2.0 * dist(pair) * grad, pair)
+def _squared_dist_gradient(grad, pair, options):
+    return dist_gradient(2.0 * dist(pair, options) * grad, pair, options)
 
 
 @triton.jit
 def _negative_inner(pair, options):
-    return -inner(pair)
+    return -inner(pair, options)
 
 
 @triton.jit
-def _negative_inner_gradient(grad, pair):
-    return inner_gradient(-grad, pair)
-
-
-@triton.jit
-def _angle(pair, options):
-    return angle(pair)
+def _negative_inner_gradient(grad, pair, options):
+    return inner_gradient(-grad, pair, options)
 
 
 class RowGap(NamedTuple):
@@ -330,10 +280,10 @@ class RowGap(NamedTuple):
     gradient: Any
 
 
-DIST = RowGap(_dist, dist_gradient)
+DIST = RowGap(dist, dist_gradient)
 SQUARED_DIST = RowGap(_squared_dist, _squared_dist_gradient)
 NEGATIVE_INNER = RowGap(_negative_inner, _negative_inner_gradient)
-ANGLE = RowGap(_angle, angle_gradient)
+ANGLE = RowGap(angle, angle_gradient)
 
 
 def summaries(points: Sequence[Tensor]) -> list[Tensor]:
@@ -456,6 +406,4 @@ def add_gradients_of_rows(
     gap: RowGap, by_gap: Tensor, points: Sequence[Tensor], sums: Sequence[Tensor | None], c: Tensor
 ) -> Tensor:
     """Add the gradients by the two points of each row to ``sums``, and return that by the curvature."""
-    by_curv = allocate(by_gap, by_gap.shape, torch.float64)
-    launch_rows(add_pair_gradients, points, [by_gap, *sums, by_curv, c], GRADIENT=gap.gradient)
-    return by_curv.sum()
+    return add_gradients(gap.gradient, by_gap, points, c, sums)

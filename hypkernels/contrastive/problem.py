@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.pair_geometry import dot, ratio
+from hypkernels.pairwise.closed_form import PairFunction
 from hypkernels.pairwise.geometry import PointScalars, scalars_of_square
 from hypkernels.rowwise import chunk_elements, map_rows, map_rows_into, result_dtype
 
@@ -105,9 +106,9 @@ class Problem:
         """Of the logits, float64 for float64 points and float32 for all others."""
         return result_dtype(self.x.points.dtype)
 
-    def unit(self, gap: Gap) -> Tensor:
-        """Of ``gap.of_pairs``."""
-        power = gap.of_pairs.curv_power
+    def unit(self, pairs: PairFunction) -> Tensor:
+        """One of a gap, which is 1 where the curvature is -1."""
+        power = pairs.curv_power
         if power not in self._units:
             self._units[power] = self.c**-power
         return self._units[power]
@@ -120,13 +121,14 @@ class Problem:
         """
         power = gap.of_pairs.curv_power
         if power not in self._per_unit:
-            self._per_unit[power] = (self.scale * self.unit(gap)).to(self.dtype)
+            self._per_unit[power] = (self.scale * self.unit(gap.of_pairs)).to(self.dtype)
         return self._per_unit[power]
 
-    def rows_and_targets(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunks of rows: where they are, their points and those of their targets."""
+    def rows_and_targets(self, *, in_chunks: bool = True) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Chunks of rows, or all at once: where they are, their points and those of their targets."""
         rows, width = self.x.points.shape
-        step = max(1, chunk_elements(self.x.points.device) // max(width, 1))
+        chunk_rows = chunk_elements(self.x.points.device) // max(width, 1)
+        step = max(1, chunk_rows if in_chunks else rows)
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
             yield chunk, self.x.points[chunk], self.at_targets(self.y.points, chunk)
@@ -238,7 +240,7 @@ def positive_gaps(p: Problem, gap: Gap) -> Tensor:
     gaps = p.scale.new_empty(p.scale.shape)
     for rows, x, y in p.rows_and_targets():
         gaps[rows] = gap.of_rows(x.double(), y.double(), p.c).squeeze(1)
-    return gaps / p.unit(gap)
+    return gaps / p.unit(gap.of_pairs)
 
 
 def add_positives(total: Gradients, by_gap: Tensor, p: Problem, gap: Gap) -> None:

@@ -60,7 +60,7 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
     ]
     total = _negatives_gradients(p, matrices, parts)
     for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
-        total.scale.sub_(part.pull * gaps * p.unit(matrix.gap))
+        total.scale.sub_(part.pull * gaps * p.unit(matrix.gap.of_pairs))
         problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
     return total
 

@@ -280,7 +280,7 @@ class GradientSums:
     ) -> None:
         """Add what comes through one matrix of logits, ``-per_unit * gaps``: ``push`` is that by them."""
         by_gap = _row_dots(tile.push, gaps, tile.spare).mul_(tile.unit)
-        self.scale[tile.rows] -= by_gap * self.p.c**-pairs.curv_power
+        self.scale[tile.rows] -= by_gap * self.p.unit(pairs)
         if tile.general:
             self._add_general(tile, pairs, gaps, per_unit)
             return

@@ -27,23 +27,23 @@ from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope
 
 
 @triton.jit
-def inner(pair):
+def inner(pair, options):
     return -(1.0 + pair.z) / pair.c
 
 
 @triton.jit
-def inner_gradient(grad, pair):
+def inner_gradient(grad, pair, options):
     by_curv = grad * (pair.A / pair.B + pair.B / pair.A) / (2.0 * pair.c * pair.c)
     return along_z(pair, -grad / pair.c, by_curv)
 
 
 @triton.jit
-def dist(pair):
+def dist(pair, options):
     return 2.0 / tl.sqrt(pair.c) * asinh(tl.sqrt(0.5 * pair.z))
 
 
 @triton.jit
-def dist_gradient(grad, pair):
+def dist_gradient(grad, pair, options):
     c, A, B = pair.c, pair.A, pair.B
     k, sinh = tl.sqrt(c), tl.sqrt(pair.z * (pair.z + 2.0))
     h = tl.sqrt(0.5 * pair.z)
@@ -51,26 +51,6 @@ def dist_gradient(grad, pair):
     B_minus_A = (pair.alpha_minus_1 * (pair.alpha + 1.0) * pair.P2 + pair.N2) / (A + B)
     radial = ratio(B_minus_A * B_minus_A, 2.0 * A * B * sinh)
     return along_z(pair, grad * ratio(1.0 / k, sinh), -grad * (excess + radial) / (c * k))
-
-
-@triton.jit
-def _inner(pair, options):
-    return inner(pair)
-
-
-@triton.jit
-def _inner_gradient(grad, pair, options):
-    return inner_gradient(grad, pair)
-
-
-@triton.jit
-def _dist(pair, options):
-    return dist(pair)
-
-
-@triton.jit
-def _dist_gradient(grad, pair, options):
-    return dist_gradient(grad, pair)
 
 
 @triton.jit
@@ -86,19 +66,19 @@ def _dist0_gradient(grad, x_norm, c, options):
 
 
 def elementwise_inner(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return launch_forward(pair_forward, _inner, (x, y), curv)
+    return launch_forward(pair_forward, inner, (x, y), curv)
 
 
 def elementwise_inner_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return launch_backward(pair_backward, _inner_gradient, grad, (x, y), curv)
+    return launch_backward(pair_backward, inner_gradient, grad, (x, y), curv)
 
 
 def elementwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return launch_forward(pair_forward, _dist, (x, y), curv)
+    return launch_forward(pair_forward, dist, (x, y), curv)
 
 
 def elementwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return launch_backward(pair_backward, _dist_gradient, grad, (x, y), curv)
+    return launch_backward(pair_backward, dist_gradient, grad, (x, y), curv)
 
 
 def dist0(x: Tensor, curv: Tensor) -> Tensor:

@@ -33,15 +33,15 @@ def _outside(theta, pair, options):
 
 @triton.jit
 def _loss(pair, options):
-    theta = angle(pair)
+    theta = angle(pair, options)
     return tl.maximum(_outside(theta, pair, options), 0.0) + options[3] * theta
 
 
 @triton.jit
 def _loss_gradient(grad, pair, options):
     aperture_scale, min_radius, _, leak = options
-    hinge = tl.where(_outside(angle(pair), pair, options) > 0.0, grad, 0.0)
-    turn = angle_gradient(hinge + leak * grad, pair)
+    hinge = tl.where(_outside(angle(pair, options), pair, options) > 0.0, grad, 0.0)
+    turn = angle_gradient(hinge + leak * grad, pair, options)
     slope = -aperture_scale * hinge * aperture_slope(tl.sqrt(pair.P2), min_radius)
     return PairGradient(
         turn.x_by_x + pair.c * ratio(slope, pair.P2),

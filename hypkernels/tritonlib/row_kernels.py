@@ -98,20 +98,31 @@ def pair_backward(
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    ADD: tl.constexpr = False,
 ):
+    """``ADD``: to what ``GRAD_X`` and ``GRAD_Y`` hold; one that is ``None`` nobody wants."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
     pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
-    by_x, by_y = output_rows(GRAD_X, tile, D), output_rows(GRAD_Y, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
-        store(by_x, combine(gradient.x_by_x, x_part, gradient.x_by_n, n), columns)
-        store(by_y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), columns)
+        if GRAD_X is not None:
+            _put(GRAD_X, combine(gradient.x_by_x, x_part, gradient.x_by_n, n), tile, columns, D, ADD)
+        if GRAD_Y is not None:
+            _put(GRAD_Y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), tile, columns, D, ADD)
     store_scalars(GRAD_CURV, gradient.curv, tile)
+
+
+@triton.jit
+def _put(OUT, value, tile, columns, D: tl.constexpr, ADD: tl.constexpr):
+    rows = output_rows(OUT, tile, D)
+    if ADD:
+        value += load(rows, columns)
+    store(rows, value, columns)
 
 
 @_formula_kernel
@@ -212,6 +223,16 @@ def launch_backward(
     others: list[Tensor | int] = [*grads, by_curv, curv, *option_bits(options)]
     launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient)
     return (*grads, by_curv.sum())
+
+
+def add_gradients(
+    gradient: Any, grad: Tensor, points: Sequence[Tensor], curv: Tensor, sums: Sequence[Tensor | None]
+) -> Tensor:
+    """:func:`launch_backward` of pairs, added to dense ``sums``; returns the gradient by ``curv``."""
+    by_curv = allocate(grad, grad.shape, torch.float64)
+    others = [*sums, by_curv, curv, *option_bits(())]
+    launch_rows(pair_backward, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient, ADD=True)
+    return by_curv.sum()
 
 
 class Configuration(NamedTuple):
