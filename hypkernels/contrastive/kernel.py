@@ -22,7 +22,7 @@ from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import point_kernels, problem, tile_plan
 from hypkernels.contrastive.point_kernels import RowGap, is_centred, summaries
 from hypkernels.contrastive.problem import Embeddings, Gradients, Problem, SoftmaxGradient, Statistics
-from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
+from hypkernels.contrastive.similarity import SIMILARITIES, Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
@@ -59,6 +59,11 @@ class _Form(NamedTuple):
     formula: int
     of_rows: RowGap
     unit: float = 1.0
+
+    @property
+    def launches(self) -> tuple[bool, ...]:
+        """``NEAR`` of the kernels: a distance has another formula where all points are near each other."""
+        return (False, True) if self.formula <= device.SQDIST.value else (False,)
 
     @property
     def at_x(self) -> bool:
@@ -169,12 +174,13 @@ class _Pairs:
         self.problem = p
         self.plan = plan
         self.precision = _precision(p)
+        self.resolution = _RESOLUTION[self.precision]
         self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
         self.centred = is_centred(p.x.points)
         self.u, self.v = self.x, self.y
         if self.centred:
             self.u, self.v = (point_kernels.centred_points(side, self.precision) for side in (p.x, p.y))
-        self.targets = _target_indices(p)
+        self.targets = None if p.targets is None else p.targets.to(torch.int32)
         self.c = p.c.float()
 
     @cached_property
@@ -209,17 +215,19 @@ class _Pairs:
 
         def reduce_tiles(tile: Tile, shared: bool) -> None:
             by_row, by_column = row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x)
-            self.launch(
-                device.log_sums,
-                tile,
-                block,
-                tables,
-                [*by_row, *by_column, unsafe],
-                FORMULA=form.formula,
-                BY_ROW=matrix.rows,
-                BY_COLUMN=matrix.columns,
-                SHARED=shared,
-            )
+            for near in form.launches if shared else (False,):
+                self.launch(
+                    device.log_sums,
+                    tile,
+                    block,
+                    tables,
+                    [*by_row, *by_column, unsafe],
+                    FORMULA=form.formula,
+                    BY_ROW=matrix.rows,
+                    BY_COLUMN=matrix.columns,
+                    SHARED=shared,
+                    NEAR=near,
+                )
             if matrix.rows:
                 _merge_log_sums(by_row, rows, unsafe, block.width, shared)
             if matrix.columns:
@@ -233,8 +241,14 @@ class _Pairs:
         p = self.problem
         per_unit = p.logits_per_unit(gap).double()
         return _Tables(
-            point_kernels.table(p.x, per_unit=per_unit, unit=form.unit, softmax=softmax and softmax.rows),
-            point_kernels.table(p.y, softmax=softmax and softmax.columns),
+            point_kernels.table(
+                p.x,
+                resolution=self.resolution,
+                per_unit=per_unit,
+                unit=form.unit,
+                softmax=softmax and softmax.rows,
+            ),
+            point_kernels.table(p.y, resolution=self.resolution, softmax=softmax and softmax.columns),
         )
 
     def launch(
@@ -248,24 +262,24 @@ class _Pairs:
         **constants: Any,
     ) -> None:
         u, v = self.u[block.rows], self.v[block.columns]
-        rows, columns = tables.rows[:, block.rows], tables.columns[:, block.columns]
+        chunk = device.CHUNK.value
+        targets = None if self.targets is None else self.targets[block.rows]
         programs = triton.cdiv(block.height, tile.rows) * triton.cdiv(block.width, tile.columns)
         with torch.cuda.device_of(u):
             kernel[(programs,)](
                 u,
                 v,
-                rows,
-                columns,
-                self.targets[block.rows] - block.columns.start,
+                tables.rows[block.rows.start // chunk :],
+                tables.columns[block.columns.start // chunk :],
+                targets,
                 self.c,
                 *self.largest_squares,
                 *outputs,
                 block.height,
                 block.width,
+                (block.rows.start if targets is None else 0) - block.columns.start,
                 u.stride(0),
                 v.stride(0),
-                rows.stride(0),
-                columns.stride(0),
                 *strides,
                 D=u.shape[1],
                 BLOCK_M=tile.rows,
@@ -342,19 +356,22 @@ class _Negatives:
         by_row = row_sums(tile, block, _ROW_SUMS, workspace)
         by_column = column_sums(tile, block, _COLUMN_SUMS, workspace)
         own_x, gaps, curv = by_row
-        self.pairs.launch(
-            device.pair_weights,
-            tile,
-            block,
-            tables,
-            [workspace, own_x, by_column[0], gaps, curv],
-            [workspace.stride(0)],
-            FORMULA=sums.form.formula,
-            BY_ROW=softmax.rows is not None,
-            BY_COLUMN=softmax.columns is not None,
-            RESOLUTION=_RESOLUTION[self.pairs.precision],
-            ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
-        )
+        for near in sums.form.launches:
+            self.pairs.launch(
+                device.pair_weights,
+                tile,
+                block,
+                tables,
+                [workspace, own_x, by_column[0], gaps, curv],
+                [workspace.stride(0)],
+                FORMULA=sums.form.formula,
+                BY_ROW=softmax.rows is not None,
+                BY_COLUMN=softmax.columns is not None,
+                UNITS_PER_RATE=_LN2 / sums.form.unit,
+                RESOLUTION=self.pairs.resolution,
+                ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
+                NEAR=near,
+            )
         point_kernels.add_tiles(by_row, sums.rows[:, block.rows])
         point_kernels.add_tiles(by_column, sums.columns[:, block.columns])
 
@@ -444,12 +461,6 @@ def _merge_log_sums(parts: Tensor, out: Tensor, unsafe: Tensor, terms: int, shar
         )
 
 
-def _target_indices(p: Problem) -> Tensor:
-    if p.targets is None:
-        return torch.arange(len(p.x.points), dtype=torch.int32, device=p.c.device)
-    return p.targets.to(torch.int32)
-
-
 def _operand(points: Tensor, precision: str) -> Tensor:
     """Rows without gaps, and for tf32 rounded to it."""
     if precision == "tf32":
@@ -476,12 +487,15 @@ def _precision(p: Problem) -> str:
 
 
 def aot_variants() -> Iterator[Variant]:
-    """Every tile of every plan, with the dtype and the similarity that need the most registers in it."""
+    """Every tile of every plan, and where weights take the most registers every similarity."""
     for target in TARGETS:
         for dtype in (torch.bfloat16, torch.float32):
-            for similarity in ("dist", "angle"):
-                wanted = ["log_sums", "log_sums,separate", "pair_weights"]
+            for similarity in SIMILARITIES:
+                wanted = ["pair_weights"]
+                if similarity in ("dist", "angle"):
+                    wanted += ["log_sums", "log_sums,separate"]
                 if similarity == "dist":
+                    wanted += ["pair_weights,near"]
                     wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
                 yield from _variants(target, dtype, similarity, wanted)
     yield from _variants("sm_80", torch.float16, "dist", ["add_product"])
@@ -496,7 +510,8 @@ def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence
     precision = "ieee" if target == "gfx942" else "tf32x3"
     for launched in _recorded(plan_for(target, dtype, similarity), dtype, similarity, precision):
         separate = "" if launched.constexprs.get("SHARED", True) else ",separate"
-        found[launched.kernel.__name__ + separate] = launched
+        near = ",near" if launched.constexprs.get("NEAR", False) else ""
+        found[launched.kernel.__name__ + separate + near] = launched
     for kernel in wanted:
         constants = found[kernel].constexprs
         yield found[kernel].variant(

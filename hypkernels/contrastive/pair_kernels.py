@@ -30,29 +30,44 @@ from hypkernels.tritonlib.rows import rounded
 DIST, SQDIST, INNER, ANGLE_AT_X, ANGLE_AT_Y = (tl.constexpr(i) for i in range(5))
 
 # The lines of the tables of scalars, which :mod:`hypkernels.contrastive.point_kernels` fills.
-LINES = 9
-HEIGHT, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE, PER_UNIT = (tl.constexpr(i) for i in range(LINES))
+LINES = tl.constexpr(11)
+HEIGHT, ROOT, LEVER, STEEPEST, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE = (
+    tl.constexpr(i) for i in range(LINES.value)
+)
+
+# A table has all lines of so many points, then those of the next: all of a tile's are near one address.
+CHUNK = tl.constexpr(32)
 
 # Stand to the right of a tensor: in the interpreter of Triton 3.8 they swallow one that is to their right.
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
+_ROOT_2 = tl.constexpr(1.4142135623730951)
 _HALF_PI = tl.constexpr(1.5707963267948966)
+# Of a row's results of a matrix unit, a thread ("lane") has so many adjacent ones, and again after all lanes.
+_LANES, _ADJACENT = tl.constexpr(4), tl.constexpr(2)
 # Of sums without terms: far below any logit, and still a number that can be subtracted.
 _LOWEST = tl.constexpr(-1e38)
 # The rounding of a dot product, in units of the norms: closer points coincide.
 _COINCIDENT = tl.constexpr(16 * 2.0**-23)
 # A sum of float32 terms relative to 1 lost less than its last bit, if it is at least this for each of them.
 _LEAST_OF_A_TERM = tl.constexpr(2.0 ** (24 - 126))
-# Up to this distance, with curvature -1, the series in ``z / (z + 2)`` serve: the last term is a rounding.
+# Up to this distance, with curvature -1, the series in ``z`` serve: what they leave out is a rounding.
 _NEAR = tl.constexpr(0.5)
 # Between points that all are the origin.
 _TINY = tl.constexpr(1e-37)
 
 
 class Points(NamedTuple):
-    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile."""
+    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile.
+
+    ``root = A^-1/2`` and ``lever = h A^-1/2``; ``steepest``: the slope of the distance by ``z`` where the
+    product leaves off to tell two such points apart.
+    """
 
     height: tl.tensor
+    root: tl.tensor
+    lever: tl.tensor
+    steepest: tl.tensor
     norm: tl.tensor
     growth: tl.tensor
     shrink: tl.tensor
@@ -60,15 +75,19 @@ class Points(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """By each pair's ``-c x.y`` and by ``log c``. Of angles also the terms of the points themselves."""
+    """By each pair's ``-c x.y`` and by ``log c``. Of angles also the terms of the points themselves.
+
+    Of all others ``curv`` lacks ``weight radial^2 / 2A``, where ``A`` is the row's.
+    """
 
     weight: tl.tensor
+    radial: tl.tensor
     curv: tl.tensor
     x: tl.tensor
     y: tl.tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["offset"])
 def log_sums(
     X,
     Y,
@@ -85,16 +104,16 @@ def log_sums(
     UNSAFE,
     M,
     N,
+    offset,
     x_stride,
     y_stride,
-    row_plane,
-    column_plane,
     D: tl.constexpr,
     FORMULA: tl.constexpr,
     CENTRED: tl.constexpr,
     BY_ROW: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     SHARED: tl.constexpr,
+    NEAR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -108,29 +127,37 @@ def log_sums(
 
     ``SHARED``: the largest of the tile, so that one exponential serves a row and a column. Else the largest
     of the row or of the column: for when :func:`merge_log_sums` has found the first to be ``UNSAFE``.
+    ``NEAR``: for points that all are near each other, or for all others; one of two launches does nothing.
     """
-    if not SHARED:  # noqa: SIM102 -- the compiler decides this one, the device the next
+    c = tl.load(C)
+    near = NEAR
+    if not SHARED:
+        near = _all_near(X_SQUARE, Y_SQUARE, C)
         if tl.load(UNSAFE) == 0:
             return
+    elif _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA, NEAR):
+        return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row, M - 1)
     column_at = tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1)
+    at_row = ROWS + _first_place(i * BLOCK_M) + _places(BLOCK_M)
+    x = _row_scalars(at_row, INLINE_PTX)
+    rate = _row_scalar(at_row, RATE, INLINE_PTX)
+    target = _target(TARGETS, offset, row, row_at)
+
     products = _products(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
     pieces = _split(products, PIECES)
 
-    c, near = tl.load(C), _all_near(X_SQUARE, Y_SQUARE, C)
-    x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
-    rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
-    target = tl.load(TARGETS + row_at)[:, None]
     WIDTH: tl.constexpr = BLOCK_N // PIECES
     logits = ()
     row_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
     for piece in tl.static_range(PIECES):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-        y = _column_scalars(COLUMNS, tl.minimum(column, N - 1), column_plane, FORMULA, CENTRED)
+        y = _column_scalars(COLUMNS + _first_place(j * BLOCK_N) + place(piece * WIDTH) + _places(WIDTH))
         gap = _gap(pieces[piece], x, y, c, near, FORMULA, CENTRED, INLINE_PTX)
-        logits += (_logits(gap, rate, column, target, N),)
+        negative = (column[None, :] != target) & (column < N)[None, :]
+        logits += (tl.where(negative, gap * _minus(rate), float("-inf")),)
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
     if SHARED:
         # Of a matrix of one column: Triton 3.6 cannot reduce a vector here for sm_100.
@@ -189,7 +216,7 @@ def merge_log_sums(
         tl.store(UNSAFE + tl.zeros([ITEMS], tl.int32), 1, mask=lost)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["offset"])
 def pair_weights(
     X,
     Y,
@@ -206,18 +233,19 @@ def pair_weights(
     CURV_SUM,
     M,
     N,
+    offset,
     x_stride,
     y_stride,
-    row_plane,
-    column_plane,
     weights_stride,
     D: tl.constexpr,
     FORMULA: tl.constexpr,
     CENTRED: tl.constexpr,
     BY_ROW: tl.constexpr,
     BY_COLUMN: tl.constexpr,
+    UNITS_PER_RATE: tl.constexpr,
     RESOLUTION: tl.constexpr,
     ROUND_TF32: tl.constexpr,
+    NEAR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -229,58 +257,81 @@ def pair_weights(
 ):
     """The negatives' gradient by ``-c x.y`` of each pair, a matrix, and what is summed over rows and columns.
 
-    The sums that are to cancel against products with the matrix are those of the rounded matrix.
+    The sums that are to cancel against products with the matrix are those of the rounded matrix. ``NEAR`` as
+    in :func:`log_sums`.
     """
+    c = tl.load(C)
+    if _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA, NEAR):
+        return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row, M - 1)
     column_at = tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1)
+    at_row = ROWS + _first_place(i * BLOCK_M) + _places(BLOCK_M)
+    x = _row_scalars(at_row, INLINE_PTX)
+    rate = _row_scalar(at_row, RATE, INLINE_PTX)
+    target = _target(TARGETS, offset, row, row_at)
+    if BY_ROW:
+        row_total = _row_scalar(at_row, TOTAL, INLINE_PTX)
+        row_weight = _row_scalar(at_row, WEIGHT, INLINE_PTX)
+
     products = _products(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
     pieces = _split(products, PIECES)
 
-    c, near = tl.load(C), _all_near(X_SQUARE, Y_SQUARE, C)
-    x = _row_scalars(ROWS, row_at, row_plane, FORMULA, CENTRED)
-    rate = tl.load(ROWS + RATE * row_plane + row_at)[:, None]
-    target = tl.load(TARGETS + row_at)[:, None]
-    per_unit = tl.load(ROWS + PER_UNIT * row_plane + row_at, mask=row < M, other=0.0)[:, None]
-    if BY_ROW:
-        row_total = tl.load(ROWS + TOTAL * row_plane + row_at)[:, None]
-        row_weight = tl.load(ROWS + WEIGHT * row_plane + row_at)[:, None]
     WIDTH: tl.constexpr = BLOCK_N // PIECES
-    own_sum = tl.zeros([BLOCK_M], tl.float32)
-    gap_sum, curv_sum = own_sum, own_sum
+    corner = WEIGHTS + i.to(tl.int64) * BLOCK_M * weights_stride + j * BLOCK_N
+    corner += tl.arange(0, BLOCK_M)[:, None] * weights_stride
+    # Sums of lanes take registers, which longer formulas have not.
+    LANES: tl.constexpr = 1 if FORMULA >= ANGLE_AT_X else _LANES // 2 if NEAR else _LANES
+    own_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
+    gap_sum, curv_sum, radial_sum = own_sum, own_sum, own_sum
     for piece in tl.static_range(PIECES):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-        column_at = tl.minimum(column, N - 1)
-        y = _column_scalars(COLUMNS, column_at, column_plane, FORMULA, CENTRED)
-        gap = _gap(pieces[piece], x, y, c, near, FORMULA, CENTRED, INLINE_PTX)
-        logits = _logits(gap, rate, column, target, N)
+        at_column = COLUMNS + _first_place(j * BLOCK_N) + place(piece * WIDTH) + _places(WIDTH)
+        y = _column_scalars(at_column)
+        gap = _gap(pieces[piece], x, y, c, NEAR, FORMULA, CENTRED, INLINE_PTX)
         push = tl.zeros([BLOCK_M, WIDTH], tl.float32)
         if BY_ROW:
-            push = row_weight * _exp2(logits - row_total, INLINE_PTX)
+            push = row_weight * _exp2(tl.fma(gap, _minus(rate), _minus(row_total)), INLINE_PTX)
         if BY_COLUMN:
-            column_total = tl.load(COLUMNS + TOTAL * column_plane + column_at)[None, :]
-            column_weight = tl.load(COLUMNS + WEIGHT * column_plane + column_at)[None, :]
-            push = tl.fma(_exp2(logits - column_total, INLINE_PTX), column_weight, push)
-        gap_sum += tl.sum(push * gap, 1)
+            column_total = _column_scalar(at_column, TOTAL)
+            column_weight = _column_scalar(at_column, WEIGHT)
+            push = tl.fma(
+                _exp2(tl.fma(gap, _minus(rate), _minus(column_total)), INLINE_PTX), column_weight, push
+            )
+        push = tl.where((column < N)[None, :], push, 0.0)
+        push = tl.where(column[None, :] != target, push, 0.0)
+        gap_sum += _sums(push * gap, LANES)
 
-        pull = push * per_unit
-        gradient = _gradient(pieces[piece], gap, pull, x, y, c, near, FORMULA, CENTRED, RESOLUTION)
-        curv_sum += tl.sum(gradient.curv, 1)
-        if ROUND_TF32:
-            weight = round_to_tf32(gradient.weight)
-        elif INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
-            weight = _to_bfloat16(gradient.weight)
+        pull = push * rate if FORMULA == DIST else push * (rate * UNITS_PER_RATE)
+        gradient = _gradient(pieces[piece], gap, pull, x, y, c, NEAR, FORMULA, CENTRED, RESOLUTION)
+        curv_sum += _sums(gradient.curv, LANES)
+        if FORMULA < ANGLE_AT_X:
+            radial_sum += _sums(gradient.weight * gradient.radial * gradient.radial, LANES)
+        if INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
+            weight, kept = _to_bfloat16(gradient.weight)
         else:
-            weight = rounded(gradient.weight, WEIGHTS.dtype.element_ty)
-        tl.store(WEIGHTS + row[:, None].to(tl.int64) * weights_stride + column[None, :], weight)
-        by_x, by_y = _own_terms(gradient, weight.to(tl.float32), pieces[piece], x, y, c, FORMULA, CENTRED)
-        own_sum += tl.sum(by_x, 1)
+            weight = round_to_tf32(gradient.weight) if ROUND_TF32 else gradient.weight
+            weight = rounded(weight, WEIGHTS.dtype.element_ty)
+            kept = weight.to(tl.float32)
+        tl.store(corner + piece * WIDTH + tl.arange(0, WIDTH)[None, :], weight)
+        by_x, by_y = _own_terms(gradient, kept, pieces[piece], x, y, c, FORMULA, CENTRED)
+        own_sum += _sums(by_x, LANES)
         tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(by_y, 0), mask=column < N)
     at = j.to(tl.int64) * M + row
-    tl.store(X_SUM + at, own_sum, mask=row < M)
-    tl.store(GAP_SUM + at, gap_sum, mask=row < M)
-    tl.store(CURV_SUM + at, curv_sum, mask=row < M)
+    tl.store(X_SUM + at, tl.sum(own_sum, 1), mask=row < M)
+    tl.store(GAP_SUM + at, tl.sum(gap_sum, 1), mask=row < M)
+    curv_sum += radial_sum * (0.5 / (1.0 + x.height))
+    tl.store(CURV_SUM + at, tl.sum(curv_sum, 1), mask=row < M)
+
+
+@triton.jit
+def _sums(terms, LANES: tl.constexpr):
+    """Over the columns of each lane, or over all."""
+    height: tl.constexpr = terms.shape[0]
+    width: tl.constexpr = terms.shape[1]
+    by_lane = tl.reshape(terms, [height, width // (LANES * _ADJACENT), LANES, _ADJACENT])
+    return tl.sum(tl.sum(by_lane, 3), 1)
 
 
 @triton.jit
@@ -320,6 +371,14 @@ def add_product(
     at = row[:, None].to(tl.int64) * out_row + column[None, :]
     mask = (row < M)[:, None] & (column < N)[None, :]
     tl.store(OUT + at, tl.load(OUT + at, mask=mask) + total, mask=mask)
+
+
+@triton.jit
+def _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA: tl.constexpr, NEAR: tl.constexpr):
+    """Of a distance there are two, one for points that all are near each other and one for all others."""
+    if FORMULA > SQDIST:
+        return False
+    return _all_near(X_SQUARE, Y_SQUARE, C) != NEAR
 
 
 @triton.jit
@@ -376,13 +435,9 @@ def _split(tile, PIECES: tl.constexpr):
     """Side by side: fewer values are alive at a time."""
     if PIECES == 1:
         pieces = (tile,)
-    elif PIECES == 2:
-        pieces = _halves(tile)
     else:
         left, right = _halves(tile)
-        a, b = _halves(left)
-        c, d = _halves(right)
-        pieces = (a, b, c, d)
+        pieces = _split(left, PIECES // 2) + _split(right, PIECES // 2)
     return pieces
 
 
@@ -394,36 +449,82 @@ def _halves(tile):
 
 
 @triton.jit
-def _row_scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
-    p = _scalars(TABLE, at, plane, FORMULA, CENTRED)
-    return Points(p.height[:, None], p.norm[:, None], p.growth[:, None], p.shrink[:, None], p.tilt[:, None])
+def _minus(x):
+    """Part of the instruction that uses it. ``-x`` is ``0 - x``, an instruction and a register of its own."""
+    return x * -1.0
 
 
 @triton.jit
-def _column_scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
-    p = _scalars(TABLE, at, plane, FORMULA, CENTRED)
-    return Points(p.height[None, :], p.norm[None, :], p.growth[None, :], p.shrink[None, :], p.tilt[None, :])
+def _target(TARGETS, offset, row, row_at):
+    """The column of each row's positive: without ``TARGETS``, that of its number in the whole problem."""
+    target = row + offset if TARGETS is None else tl.load(TARGETS + row_at) + offset
+    return target[:, None]
 
 
 @triton.jit
-def _scalars(TABLE, at, plane, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
-    """Those that are not used are not loaded."""
-    height = tl.load(TABLE + HEIGHT * plane + at)
-    norm, growth, shrink, tilt = height, height, height, height
-    if CENTRED or FORMULA >= ANGLE_AT_X:
-        norm = tl.load(TABLE + NORM * plane + at)
-        growth = tl.load(TABLE + GROWTH * plane + at)
-        shrink = tl.load(TABLE + SHRINK * plane + at)
-    if CENTRED:
-        tilt = tl.load(TABLE + TILT * plane + at)
-    return Points(height, norm, growth, shrink, tilt)
+def place(index):
+    """Of a point in a table, of its first line."""
+    return index + index // CHUNK * ((LINES - 1) * CHUNK)
 
 
 @triton.jit
-def _logits(gap, rate, column, target, N):
-    padding = tl.where(column < N, 0.0, float("-inf"))[None, :]
-    logits = tl.fma(gap, -rate, padding)
-    return tl.where(column[None, :] == target, float("-inf"), logits)
+def _first_place(index):
+    """Of a point that begins a chunk."""
+    return index // CHUNK * (LINES * CHUNK)
+
+
+@triton.jit
+def _places(SIZE: tl.constexpr):
+    """Of so many points from the first of a chunk, or from one in a chunk that has them all."""
+    index = tl.arange(0, SIZE)
+    return index if SIZE <= CHUNK else place(index)
+
+
+@triton.jit
+def _row_scalars(at, INLINE_PTX: tl.constexpr):
+    """Of the points ``at`` their places in a table. Those that are not used are not loaded."""
+    return Points(
+        _row_scalar(at, HEIGHT, INLINE_PTX),
+        _row_scalar(at, ROOT, INLINE_PTX),
+        _row_scalar(at, LEVER, INLINE_PTX),
+        _row_scalar(at, STEEPEST, INLINE_PTX),
+        _row_scalar(at, NORM, INLINE_PTX),
+        _row_scalar(at, GROWTH, INLINE_PTX),
+        _row_scalar(at, SHRINK, INLINE_PTX),
+        _row_scalar(at, TILT, INLINE_PTX),
+    )
+
+
+@triton.jit
+def _column_scalars(at):
+    return Points(
+        _column_scalar(at, HEIGHT),
+        _column_scalar(at, ROOT),
+        _column_scalar(at, LEVER),
+        _column_scalar(at, STEEPEST),
+        _column_scalar(at, NORM),
+        _column_scalar(at, GROWTH),
+        _column_scalar(at, SHRINK),
+        _column_scalar(at, TILT),
+    )
+
+
+@triton.jit
+def _row_scalar(at, LINE: tl.constexpr, INLINE_PTX: tl.constexpr):
+    """Without an exchange between threads: this instruction takes the layout of what needs its result."""
+    at += LINE * CHUNK
+    if INLINE_PTX:
+        value = tl.inline_asm_elementwise(
+            "ld.global.nc.f32 $0, [$1];", "=f,l", [at.to(tl.int64)], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        value = tl.load(at)
+    return value[:, None]
+
+
+@triton.jit
+def _column_scalar(at, LINE: tl.constexpr):
+    return tl.load(at + LINE * CHUNK)[None, :]
 
 
 @triton.jit
@@ -448,7 +549,7 @@ def _gradient(
     x,
     y,
     c,
-    near,
+    NEAR: tl.constexpr,
     FORMULA: tl.constexpr,
     CENTRED: tl.constexpr,
     RESOLUTION: tl.constexpr,
@@ -457,25 +558,21 @@ def _gradient(
         return _angle_gradient(product, push, x, y, c, CENTRED, RESOLUTION)
     if FORMULA == ANGLE_AT_Y:
         g = _angle_gradient(product, push, y, x, c, CENTRED, RESOLUTION)
-        return Gradient(g.weight, g.curv, g.y, g.x)
-    apart = x.height - y.height
-    radial = (apart * (0.5 / (1.0 + x.height))) * (apart * (1.0 / (1.0 + y.height)))
+        return Gradient(g.weight, g.radial, g.curv, g.y, g.x)
+    radial = tl.fma(x.height, y.root, _minus(y.lever))  # (A - B) / sqrt(B)
     if FORMULA == INNER:
-        return Gradient(push, tl.fma(push, radial, push), push, push)
-    z, extent = _separation(product, x, y, c, CENTRED)
-    floored = tl.maximum(z, tl.fma(extent, RESOLUTION, _TINY), propagate_nan=tl.PropagateNan.ALL)
-    per_sinh = tl.rsqrt(floored * (floored + 2.0))
+        return Gradient(push, radial, push, push, push)
+    z, _ = _separation(product, x, y, c, CENTRED)
+    per_sinh = tl.minimum(tl.rsqrt(_sinh_squared(z)), x.steepest, propagate_nan=tl.PropagateNan.ALL)
     distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)
         push *= distance * (2.0 * _LN2)
-    if near:
-        deficit = _near_deficit(z)
-    else:
-        deficit = tl.fma(-floored, per_sinh, distance * (0.5 * _LN2))
-        deficit = tl.maximum(deficit, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    # With half the distance ``u`` and ``tanh(u) = z / sinh(2 u)``, ``u - tanh(u)``.
+    tanh = z * per_sinh
+    deficit = tanh * _near_excess(z) if NEAR else tl.fma(distance, 0.5 * _LN2, _minus(tanh))
     weight = push * per_sinh
-    return Gradient(weight, tl.fma(weight, radial, push * deficit), weight, weight)
+    return Gradient(weight, radial, push * deficit, weight, weight)
 
 
 @triton.jit
@@ -498,35 +595,31 @@ def _separation(product, x, y, c, CENTRED: tl.constexpr):
         _, _, z, extent = _lateral_radial(product, x, y, c, CENTRED)
         return z, extent
     extent = tl.fma(x.height, 1.0 + y.height, y.height)
-    return tl.maximum(tl.fma(product, -c, extent), 0.0, propagate_nan=tl.PropagateNan.ALL), extent
+    return tl.maximum(tl.fma(product, _minus(c), extent), 0.0, propagate_nan=tl.PropagateNan.ALL), extent
 
 
 @triton.jit
 def _distance(z, near, INLINE_PTX: tl.constexpr):
     """In bits. Where all points are near each other ``1 + z`` would round away what there is of ``z``."""
     if near:
-        w = z / (z + 2.0)
-        distance = tl.sqrt(w) * (2.0 * _LOG2E) * tl.fma(w, _atanh_tail(w), 1.0)
+        series = tl.fma(z, tl.fma(z, tl.fma(z, -63 / 90112, 35 / 18432), -5 / 896), 3 / 160)
+        series = tl.fma(z, tl.fma(z, series, -1 / 12), 1.0)
+        distance = tl.sqrt(z) * series * (_ROOT_2 * _LOG2E)
     else:
-        distance = _log2(1.0 + (z + tl.sqrt(z * (z + 2.0))), INLINE_PTX)
+        distance = _log2((1.0 + z) + tl.sqrt(_sinh_squared(z)), INLINE_PTX)
     return distance
 
 
 @triton.jit
-def _near_deficit(z):
-    """``u - tanh(u)`` for half the distance ``u``, ``tanh(u)^2 = z / (z + 2)``."""
-    w = z / (z + 2.0)
-    return tl.sqrt(w) * w * _atanh_tail(w)
+def _sinh_squared(z):
+    return tl.fma(z, 1.0 + z, z)
 
 
 @triton.jit
-def _atanh_tail(w):
-    """``(atanh(t) / t - 1) / w`` for ``w = t^2 < 0.06``."""
-    tail = tl.fma(w, 1.0 / 13, 1.0 / 11)
-    tail = tl.fma(w, tail, 1.0 / 9)
-    tail = tl.fma(w, tail, 1.0 / 7)
-    tail = tl.fma(w, tail, 1.0 / 5)
-    return tl.fma(w, tail, 1.0 / 3)
+def _near_excess(z):
+    """``u / tanh(u) - 1`` for half the distance ``u``."""
+    series = tl.fma(z, tl.fma(z, tl.fma(z, -4 / 9009, 4 / 3465), -1 / 315), 1 / 105)
+    return z * tl.fma(z, tl.fma(z, series, -1 / 30), 1 / 6)
 
 
 @triton.jit
@@ -577,6 +670,7 @@ def _angle_gradient(product, push, apex, other, c, CENTRED: tl.constexpr, RESOLU
     )
     return Gradient(
         weight=tl.where(width == 0.0, 0.0, turn / width),
+        radial=chord,
         curv=-0.5 * turn * (across / apex_A) / other_A,
         x=per_z * ((1.0 + z) * per_z_plus_2) * across / apex_A,
         y=tl.where(width == 0.0, 0.0, turn_other / width),
@@ -620,9 +714,14 @@ def round_to_tf32(x):
 
 @triton.jit
 def _to_bfloat16(x):
-    """Two at a time: one by one, they would pass through the unit of the exponentials."""
+    """And what that is in float32. Two at a time: one by one, they would take the unit of exponentials."""
     return tl.inline_asm_elementwise(
-        "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], dtype=tl.bfloat16, is_pure=True, pack=2
+        "cvt.rn.bf16x2.f32 $0, $4, $3; shl.b32 $1, $0, 16; and.b32 $2, $0, 0xffff0000;",
+        "=&r,=&r,=&r,f,f",
+        [x],
+        dtype=(tl.bfloat16, tl.float32),
+        is_pure=True,
+        pack=2,
     )
 
 

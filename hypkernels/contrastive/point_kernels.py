@@ -38,8 +38,10 @@ from hypkernels.tritonlib.rows import (
 )
 
 _LN2 = tl.constexpr(0.6931471805599453)
+# Between points that all are the origin.
+_TINY = tl.constexpr(1e-37)
 # Points whose scalars one program computes, and of which partial sums it adds so many at a time.
-_ITEMS, _TILES = 128, 16
+_ITEMS, _TILES = 256, 16
 # Rows and columns of a tile where a program is not given whole rows.
 _ROWS, _COLUMNS = 16, 256
 
@@ -155,6 +157,7 @@ def scalars(
     OUT,
     items,
     UNIT_BITS: tl.constexpr,
+    RESOLUTION: tl.constexpr,
     CENTRED: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -163,35 +166,39 @@ def scalars(
     """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments."""
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     mask = item < items
-    at = item.to(tl.int64) * stride
+    given = item.to(tl.int64) * stride
     k = tl.sqrt(tl.load(C))
-    P = k * tl.sqrt(tl.load(SQUARE + at, mask=mask, other=0.0))
+    P = k * tl.sqrt(tl.load(SQUARE + given, mask=mask, other=0.0))
     A = tl.sqrt(1.0 + P * P)
     height = P * P / (1.0 + A)
-    _store_line(OUT, lines.HEIGHT, height, item, items)
-    _store_line(OUT, lines.NORM, P, item, items)
-    _store_line(OUT, lines.GROWTH, height + P, item, items)
-    _store_line(OUT, lines.SHRINK, 1.0 / tl.sqrt(A + P), item, items)
+    steepest = RESOLUTION * P * P + _TINY
+    at = OUT + lines.place(item)
+    _store_line(at, lines.HEIGHT, height)
+    _store_line(at, lines.ROOT, 1.0 / tl.sqrt(A))
+    _store_line(at, lines.LEVER, height / tl.sqrt(A))
+    _store_line(at, lines.STEEPEST, 1.0 / tl.sqrt(steepest * (steepest + 2.0)))
+    _store_line(at, lines.NORM, P)
+    _store_line(at, lines.GROWTH, height + P)
+    _store_line(at, lines.SHRINK, 1.0 / tl.sqrt(A + P))
     if CENTRED:
         overlap = _overlap(CENTRE, OTHER_CENTRE, D, BLOCK_D)
-        cosine = ratio(k * tl.load(ALONG + at, mask=mask, other=0.0), P)
-        _store_line(OUT, lines.TILT, P * (0.5 * (1.0 + overlap) - cosine), item, items)
+        cosine = ratio(k * tl.load(ALONG + given, mask=mask, other=0.0), P)
+        _store_line(at, lines.TILT, P * (0.5 * (1.0 + overlap) - cosine))
     if TOTALS is not None:
         bits = tl.load(TOTALS + item, mask=mask, other=0.0) / _LN2
         rounded = bits.to(tl.float32).to(tl.float64)
         weights = tl.load(WEIGHTS + item, mask=mask, other=0.0)
-        _store_line(OUT, lines.TOTAL, rounded, item, items)
+        _store_line(at, lines.TOTAL, rounded)
         # What the totals lose would be one error for a whole row or column.
-        _store_line(OUT, lines.WEIGHT, weights * tl.exp2(rounded - bits), item, items)
+        _store_line(at, lines.WEIGHT, weights * tl.exp2(rounded - bits))
     if PER_UNIT is not None:
         per_unit = tl.load(PER_UNIT + item, mask=mask, other=0.0)
-        _store_line(OUT, lines.RATE, per_unit * UNIT_BITS, item, items)
-        _store_line(OUT, lines.PER_UNIT, per_unit, item, items)
+        _store_line(at, lines.RATE, per_unit * UNIT_BITS)
 
 
 @triton.jit
-def _store_line(TABLE, line: tl.constexpr, value, item, items):
-    tl.store(TABLE + items * line + item, value.to(tl.float32), mask=item < items)
+def _store_line(at, LINE: tl.constexpr, value):
+    tl.store(at + LINE * lines.CHUNK, value.to(tl.float32))
 
 
 @triton.jit
@@ -342,6 +349,7 @@ def rounded_to_tf32(points: Tensor) -> Tensor:
 def table(
     side: Side,
     *,
+    resolution: float,
     per_unit: Tensor | None = None,
     unit: float = 1.0,
     softmax: tuple[Tensor, Tensor] | None = None,
@@ -353,7 +361,9 @@ def table(
     """
     items, width = side.points.shape
     weights, totals = softmax or (None, None)
-    out = allocate(side.points, (lines.LINES, items), torch.float32)
+    chunk = lines.CHUNK.value
+    chunks = triton.cdiv(items, _ITEMS) * (_ITEMS // chunk)
+    out = allocate(side.points, (chunks, lines.LINES.value, chunk), torch.float32)
     if items:
         with torch.cuda.device_of(out):
             scalars[(triton.cdiv(items, _ITEMS),)](
@@ -369,6 +379,7 @@ def table(
                 out,
                 items,
                 UNIT_BITS=unit / math.log(2),
+                RESOLUTION=resolution,
                 CENTRED=is_centred(side.points),
                 D=width,
                 BLOCK_D=_COLUMNS,

@@ -68,27 +68,42 @@ def _amd_tile(rows: int, columns: int, pieces: int = 1) -> Tile:
 
 
 class _Table(NamedTuple):
-    """Plans of one architecture. Angles take more registers, and so does splitting float32 operands."""
+    """Plans of one architecture, for what takes more and more registers.
 
+    ``bfloat16``: distances of such points; ``half``: float16, whose weights are wider, and what else there is
+    of bfloat16; ``float32``; ``angle``, of all.
+    """
+
+    bfloat16: Plan
     half: Plan
     float32: Plan
     angle: Plan
 
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
+_FEW_WARPS = _tile(128, 128, 4, pieces=4)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
 _FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
-_ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=4)._replace(stages=2), _PRODUCT, inline_ptx=True)
+_ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
 _AMD_PRODUCT = _amd_tile(128, 128)
+_AMD = Plan(
+    _amd_tile(128, 128, pieces=2),
+    _amd_tile(128, 128, pieces=2),
+    _amd_tile(128, 128, pieces=4),
+    _AMD_PRODUCT,
+    inline_ptx=False,
+)
+_AMD_ANGLE = Plan(*(_amd_tile(128, 64, pieces=4),) * 3, _AMD_PRODUCT, inline_ptx=False)
 _SMALL = Tile(32, 32, 128, warps=4, stages=1)
 _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
 
 _TABLES = {
-    "interpreter": _Table(_INTERPRETER, _INTERPRETER, _INTERPRETER),
+    "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
+        bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=4), _PRODUCT, inline_ptx=True),
         half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
-        float32=Plan(_NARROW, _NARROW, _NARROW, _SPLIT_PRODUCT, inline_ptx=True),
+        float32=Plan(_NARROW, _NARROW, _NARROW._replace(depth_bytes=64), _SPLIT_PRODUCT, inline_ptx=True),
         angle=Plan(
             _NARROW._replace(stages=2),
             _NARROW._replace(stages=2),
@@ -98,34 +113,18 @@ _TABLES = {
         ),
     ),
     "sm_90": _Table(
-        half=Plan(
-            _tile(128, 128, 4, pieces=4), _tile(128, 128, 4, pieces=4), _WIDE, _PRODUCT, inline_ptx=True
-        ),
+        bfloat16=Plan(_FEW_WARPS, _FEW_WARPS, _FEW_WARPS._replace(pieces=16), _PRODUCT, inline_ptx=True),
+        half=Plan(_FEW_WARPS, _FEW_WARPS, _WIDE, _PRODUCT, inline_ptx=True),
         float32=_FLOAT32,
         angle=_ANGLE,
     ),
     "sm_100": _Table(
-        half=Plan(_WIDE, _WIDE, _WIDE, _PRODUCT, inline_ptx=True), float32=_FLOAT32, angle=_ANGLE
+        bfloat16=Plan(_WIDE, _WIDE, _FEW_WARPS._replace(pieces=16), _PRODUCT, inline_ptx=True),
+        half=Plan(_WIDE, _WIDE, _WIDE, _PRODUCT, inline_ptx=True),
+        float32=_FLOAT32,
+        angle=_ANGLE,
     ),
-    "gfx942": _Table(
-        *(
-            Plan(
-                _amd_tile(128, 128, pieces=2),
-                _amd_tile(128, 128, pieces=2),
-                _amd_tile(128, 128, pieces=4),
-                _AMD_PRODUCT,
-                inline_ptx=False,
-            ),
-        )
-        * 2,
-        angle=Plan(
-            _amd_tile(128, 64, pieces=4),
-            _amd_tile(128, 64, pieces=4),
-            _amd_tile(128, 64, pieces=4),
-            _AMD_PRODUCT,
-            inline_ptx=False,
-        ),
-    ),
+    "gfx942": _Table(*(_AMD,) * 3, angle=_AMD_ANGLE),
 }
 
 
@@ -134,7 +133,9 @@ def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
     table = _TABLES[target]
     if similarity == "angle":
         return table.angle
-    return table.float32 if dtype == torch.float32 else table.half
+    if dtype == torch.float32:
+        return table.float32
+    return table.bfloat16 if (dtype, similarity) == (torch.bfloat16, "dist") else table.half
 
 
 def default_plan(points: Tensor, similarity: str) -> Plan:

@@ -27,7 +27,7 @@ OPTIONS: Mapping[str, Sequence[int]] = {
     "columns": (64, 128, 256),
     "warps": (4, 8),
     "stages": (2, 3, 4),
-    "pieces": (1, 2, 4, 8),
+    "pieces": (1, 2, 4, 8, 16),
     "depth_bytes": (64, 128),
     "group": (4, 8, 16),
 }
