@@ -161,7 +161,7 @@ def _sum_by_target(p: Problem, total: Tensor, rows: slice) -> Tensor:
 
 
 class _Tables(NamedTuple):
-    """Scalars of the rows and of the columns, float32, one line of the table for each name in the kernels."""
+    """Of the rows and of the columns, see :func:`~hypkernels.contrastive.point_kernels.table`."""
 
     rows: Tensor
     columns: Tensor
@@ -194,7 +194,8 @@ class _Pairs:
     def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
         """Over the negatives of each row and of each column, float64; without meaning where not asked for."""
         tables = self.tables(matrix.gap, form)
-        tile = self.plan.forward
+        tile, other = self.plan.forward, self.plan.separate
+        tile = tile._replace(rows=max(tile.rows, other.rows), columns=max(tile.columns, other.columns))
         blocks = self.blocks(tile, _LOG_SUM_BYTES * (1 / tile.columns + 1 / tile.rows))
         if len(blocks) == 1:
             return self._log_sums(blocks[0], tables, matrix, form)
@@ -356,10 +357,11 @@ class _Negatives:
         by_row = row_sums(tile, block, _ROW_SUMS, workspace)
         by_column = column_sums(tile, block, _COLUMN_SUMS, workspace)
         own_x, gaps, curv = by_row
+        ragged = block.height % tile.rows != 0
         for near in sums.form.launches:
             self.pairs.launch(
                 device.pair_weights,
-                tile,
+                tile._replace(warps=8) if ragged else tile,  # which needs more registers
                 block,
                 tables,
                 [workspace, own_x, by_column[0], gaps, curv],
@@ -371,6 +373,7 @@ class _Negatives:
                 RESOLUTION=self.pairs.resolution,
                 ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
                 NEAR=near,
+                RAGGED=ragged,
             )
         point_kernels.add_tiles(by_row, sums.rows[:, block.rows])
         point_kernels.add_tiles(by_column, sums.columns[:, block.columns])
@@ -491,11 +494,13 @@ def aot_variants() -> Iterator[Variant]:
     for target in TARGETS:
         for dtype in (torch.bfloat16, torch.float32):
             for similarity in SIMILARITIES:
-                wanted = ["pair_weights"]
+                wanted = ["pair_weights", "pair_weights,ragged"]
                 if similarity in ("dist", "angle"):
                     wanted += ["log_sums", "log_sums,separate"]
-                if similarity == "dist":
+                if similarity in ("dist", "sqdist"):
                     wanted += ["pair_weights,near"]
+                if similarity == "dist":
+                    wanted += ["log_sums,near"]
                     wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
                 yield from _variants(target, dtype, similarity, wanted)
     yield from _variants("sm_80", torch.float16, "dist", ["add_product"])
@@ -506,12 +511,11 @@ def aot_variants() -> Iterator[Variant]:
 
 
 def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
-    found = {}
-    precision = "ieee" if target == "gfx942" else "tf32x3"
-    for launched in _recorded(plan_for(target, dtype, similarity), dtype, similarity, precision):
-        separate = "" if launched.constexprs.get("SHARED", True) else ",separate"
-        near = ",near" if launched.constexprs.get("NEAR", False) else ""
-        found[launched.kernel.__name__ + separate + near] = launched
+    found: dict[str, Any] = {}
+    plan, precision = plan_for(target, dtype, similarity), "ieee" if target == "gfx942" else "tf32x3"
+    for rows in (_RECORDED_POINTS, _RECORDED_POINTS + 16):
+        for launched in _recorded(plan, dtype, similarity, precision, rows=rows):
+            found.setdefault(_name(launched), launched)
     for kernel in wanted:
         constants = found[kernel].constexprs
         yield found[kernel].variant(
@@ -520,6 +524,16 @@ def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence
             expect_mma="BLOCK_K" in constants,
             units=constants.get("ITEMS") or constants["BLOCK_M"] * constants["BLOCK_N"],
         )
+
+
+def _name(launched: Any) -> str:
+    constants = launched.constexprs
+    kinds = {
+        "separate": not constants.get("SHARED", True),
+        "near": constants.get("NEAR", False),
+        "ragged": constants.get("RAGGED", False),
+    }
+    return ",".join([launched.kernel.__name__, *(kind for kind, present in kinds.items() if present)])
 
 
 def _point_variants(width: int) -> Iterator[Variant]:
@@ -537,13 +551,18 @@ def _point_variants(width: int) -> Iterator[Variant]:
 
 
 def _recorded(
-    plan: Plan, dtype: torch.dtype, similarity: str, precision: str, width: int = _RECORDED_WIDTH
+    plan: Plan,
+    dtype: torch.dtype,
+    similarity: str,
+    precision: str,
+    width: int = _RECORDED_WIDTH,
+    rows: int = _RECORDED_POINTS,
 ) -> list[Any]:
     """The launches of a forward and a backward pass."""
     from hypkernels.tritonlib.recording import recorded_launches
 
-    points = torch.empty((_RECORDED_POINTS, width), dtype=dtype, device="meta")
-    scale = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
+    points = torch.empty((rows, width), dtype=dtype, device="meta")
+    scale = torch.empty(rows, dtype=torch.float64, device="meta")
     with recorded_launches() as launches:
         embeddings = Embeddings([points, points], scale[0], summaries([points, points]))
         p = Problem(*embeddings.sides(0, 1), scale[0], scale, None, precision)

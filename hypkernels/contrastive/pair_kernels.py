@@ -246,6 +246,7 @@ def pair_weights(
     RESOLUTION: tl.constexpr,
     ROUND_TF32: tl.constexpr,
     NEAR: tl.constexpr,
+    RAGGED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -258,7 +259,7 @@ def pair_weights(
     """The negatives' gradient by ``-c x.y`` of each pair, a matrix, and what is summed over rows and columns.
 
     The sums that are to cancel against products with the matrix are those of the rounded matrix. ``NEAR`` as
-    in :func:`log_sums`.
+    in :func:`log_sums`. ``RAGGED``: whether rows end within a tile.
     """
     c = tl.load(C)
     if _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA, NEAR):
@@ -317,6 +318,8 @@ def pair_weights(
         tl.store(corner + piece * WIDTH + tl.arange(0, WIDTH)[None, :], weight)
         by_x, by_y = _own_terms(gradient, kept, pieces[piece], x, y, c, FORMULA, CENTRED)
         own_sum += _sums(by_x, LANES)
+        if RAGGED:
+            by_y = tl.where((row < M)[:, None], by_y, 0.0)
         tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(by_y, 0), mask=column < N)
     at = j.to(tl.int64) * M + row
     tl.store(X_SUM + at, tl.sum(own_sum, 1), mask=row < M)
@@ -534,7 +537,7 @@ def _gap(product, x, y, c, near, FORMULA: tl.constexpr, CENTRED: tl.constexpr, I
         return _angle(product, x, y, c, CENTRED)
     if FORMULA == ANGLE_AT_Y:
         return _angle(product, y, x, c, CENTRED)
-    z, _ = _separation(product, x, y, c, CENTRED)
+    z = _separation(product, x, y, c, CENTRED)
     if FORMULA == INNER:
         return 1.0 + z
     distance = _distance(z, near, INLINE_PTX)
@@ -562,14 +565,15 @@ def _gradient(
     radial = tl.fma(x.height, y.root, _minus(y.lever))  # (A - B) / sqrt(B)
     if FORMULA == INNER:
         return Gradient(push, radial, push, push, push)
-    z, _ = _separation(product, x, y, c, CENTRED)
-    per_sinh = tl.minimum(tl.rsqrt(_sinh_squared(z)), x.steepest, propagate_nan=tl.PropagateNan.ALL)
+    z = _separation(product, x, y, c, CENTRED)
+    slope = tl.rsqrt(_sinh_squared(z))
+    per_sinh = tl.minimum(slope, x.steepest, propagate_nan=tl.PropagateNan.ALL)
     distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)
         push *= distance * (2.0 * _LN2)
     # With half the distance ``u`` and ``tanh(u) = z / sinh(2 u)``, ``u - tanh(u)``.
-    tanh = z * per_sinh
+    tanh = z * slope
     deficit = tanh * _near_excess(z) if NEAR else tl.fma(distance, 0.5 * _LN2, _minus(tanh))
     weight = push * per_sinh
     return Gradient(weight, radial, push * deficit, weight, weight)
@@ -590,12 +594,12 @@ def _own_terms(gradient, weight, product, x, y, c, FORMULA: tl.constexpr, CENTRE
 
 @triton.jit
 def _separation(product, x, y, c, CENTRED: tl.constexpr):
-    """``z``, and what its rounding is relative to: ``A B - 1`` or, centred, ``P Q``."""
+    """``z``, never 0: its slopes are finite."""
     if CENTRED:
-        _, _, z, extent = _lateral_radial(product, x, y, c, CENTRED)
-        return z, extent
-    extent = tl.fma(x.height, 1.0 + y.height, y.height)
-    return tl.maximum(tl.fma(product, _minus(c), extent), 0.0, propagate_nan=tl.PropagateNan.ALL), extent
+        _, _, z, _ = _lateral_radial(product, x, y, c, CENTRED)
+    else:
+        z = tl.fma(product, _minus(c), tl.fma(x.height, 1.0 + y.height, y.height))
+    return tl.maximum(z, _TINY, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -163,12 +163,15 @@ def scalars(
     BLOCK_D: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments."""
+    """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments.
+
+    Past the end the last point is repeated, up to where no tile reaches.
+    """
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
-    mask = item < items
-    given = item.to(tl.int64) * stride
+    known = tl.minimum(item, items - 1)
+    row = known.to(tl.int64) * stride
     k = tl.sqrt(tl.load(C))
-    P = k * tl.sqrt(tl.load(SQUARE + given, mask=mask, other=0.0))
+    P = k * tl.sqrt(tl.load(SQUARE + row))
     A = tl.sqrt(1.0 + P * P)
     height = P * P / (1.0 + A)
     steepest = RESOLUTION * P * P + _TINY
@@ -182,17 +185,17 @@ def scalars(
     _store_line(at, lines.SHRINK, 1.0 / tl.sqrt(A + P))
     if CENTRED:
         overlap = _overlap(CENTRE, OTHER_CENTRE, D, BLOCK_D)
-        cosine = ratio(k * tl.load(ALONG + given, mask=mask, other=0.0), P)
+        cosine = ratio(k * tl.load(ALONG + row), P)
         _store_line(at, lines.TILT, P * (0.5 * (1.0 + overlap) - cosine))
     if TOTALS is not None:
-        bits = tl.load(TOTALS + item, mask=mask, other=0.0) / _LN2
+        bits = tl.load(TOTALS + known) / _LN2
         rounded = bits.to(tl.float32).to(tl.float64)
-        weights = tl.load(WEIGHTS + item, mask=mask, other=0.0)
+        weights = tl.load(WEIGHTS + known)
         _store_line(at, lines.TOTAL, rounded)
         # What the totals lose would be one error for a whole row or column.
         _store_line(at, lines.WEIGHT, weights * tl.exp2(rounded - bits))
     if PER_UNIT is not None:
-        per_unit = tl.load(PER_UNIT + item, mask=mask, other=0.0)
+        per_unit = tl.load(PER_UNIT + known)
         _store_line(at, lines.RATE, per_unit * UNIT_BITS)
 
 
@@ -354,8 +357,9 @@ def table(
     unit: float = 1.0,
     softmax: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them: float32, a line each.
+    """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them.
 
+    float32, ``(chunks, lines, points)``. ``resolution``: of the product, in units of the squared norm.
     ``per_unit`` and ``unit``, of rows: minus the logit of one unit of the gap, and the kernels' unit.
     ``softmax``: weights and totals.
     """

@@ -160,7 +160,8 @@ def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_byt
     most = workspace_bytes / pair_bytes
     edge = math.sqrt(most)
     least_height = min(rows, edge) // tile.rows * tile.rows
-    width = _even_part(columns, most / max(least_height, tile.rows), tile.columns)
+    widest = (1 << 31) // tile.rows  # within a tile, the kernels count in 32 bits
+    width = _even_part(columns, min(most / max(least_height, tile.rows), widest), tile.columns)
     height = _even_part(rows, most / width, tile.rows)
     return [
         Block(slice(i, min(i + height, rows)), slice(j, min(j + width, columns)))

@@ -230,11 +230,22 @@ def test_logits_that_share_no_exponent():
     assert_close(computed(given), defined(given), Tolerance(1e-6, 1e-4, 1e-4, 1e-4))
 
 
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("rows", [20, ROWS])
+def test_rows_past_the_end_count_for_nothing(rows, similarity):
+    """Also where no logit is anywhere near the 0 that a row of zeros would have."""
+    given = inputs(rows=rows, columns=40, width=8, scale=150.0)
+    assert_close(computed(given, similarity), defined(given, similarity), Tolerance(1e-6, 5e-5, 5e-5, 5e-5))
+
+
 @pytest.mark.parametrize("similarity", ["dist", "sqdist"])
-def test_near_the_origin(similarity, monkeypatch):
-    """All distances are 1e-3: what there is of them survives, in values and in gradients."""
+@pytest.mark.parametrize("size", [1e-3, 0.2])
+def test_near_the_origin(size, similarity, monkeypatch):
+    """All distances are 1e-3, or up to what their series serve: what there is of them survives."""
     monkeypatch.setitem(reference.GAPS, similarity, stable_gap(similarity))
-    given = inputs(size=1e-3, scale=1e3 if similarity == "dist" else 1e6)
+    given = inputs(size=size, scale=1 / size if similarity == "dist" else 1 / size**2)
+    farthest = sum(points.norm(dim=1).max() for points in (given.x, given.y)) * given.curv.sqrt()
+    assert farthest < pair_kernels._NEAR.value
     assert_close(computed(given, similarity), defined(given, similarity), FLOAT32)
 
 
@@ -257,6 +268,15 @@ def test_coincident_points(similarity, monkeypatch):
         *(tensor.double() for tensor in given[:4]), given.targets, similarity=similarity
     )
     torch.testing.assert_close(actual.losses, expected, rtol=0, atol=2e-3)
+
+
+def test_what_the_product_cannot_tell_apart_leaves_the_curvature_alone():
+    """Of close pairs there are as many as rows: an error of one sign in each would add up."""
+    given = inputs(rows=64, columns=128, width=20)
+    close = given.x + 1e-5 * given.y[:64]
+    given = given._replace(y=torch.cat([given.y[:64], close]), targets=torch.arange(64))
+    actual, expected = computed(given).curv, defined(given).curv
+    assert (actual - expected).abs() < 2e-5 * expected.abs()
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_points_between_others():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_table(shape):
+    """Whole chunks: beyond the last point are its numbers."""
+    resolution = 1e-6
     x, _ = both_sides(*shape)
     per_unit, weights, totals = (uniform(shape[0], seed) for seed in range(3))
 
@@ -100,20 +102,31 @@ def test_table(shape):
             other_centre=other_centre,
             embeddings=Embeddings([], c, [centre]),
         )
-        return point_kernels.table(side, per_unit=others[0], unit=0.3, softmax=others[1:])
+        return point_kernels.table(
+            side, resolution=resolution, per_unit=others[0], unit=0.3, softmax=others[1:]
+        )
 
-    lines = run(table, x.square, x.along, x.centre, x.other_centre, C, per_unit, weights, totals)
+    chunks = run(table, x.square, x.along, x.centre, x.other_centre, C, per_unit, weights, totals)
+    assert chunks.shape[1:] == (pair_kernels.LINES.value, pair_kernels.CHUNK.value)
+    lines = chunks.transpose(0, 1).flatten(1)
     part = x.part()
     s = part.scalars
-    expected = [s.A_minus_1, s.P, s.growth, s.shrink, s.P * part.offset]
+    root = torch.rsqrt(s.A)
+    slope = torch.rsqrt(resolution * s.P**2 * (resolution * s.P**2 + 2))
+    expected = [s.A_minus_1, root, s.A_minus_1 * root, slope, s.P, s.growth, s.shrink, s.P * part.offset]
     for line, scalar in zip(lines, expected, strict=False):
-        torch.testing.assert_close(line, scalar.squeeze(1).float(), rtol=2.0**-23, atol=1e-15)
+        torch.testing.assert_close(line[: len(scalar)], scalar.squeeze(1).float(), rtol=2.0**-23, atol=1e-15)
     bits = totals / torch.log(torch.tensor(2.0, dtype=torch.float64))
-    kept = lines[pair_kernels.TOTAL.value].double()
-    assert torch.equal(kept, bits.float().double())
-    assert_close(lines[pair_kernels.WEIGHT.value] * torch.exp2(bits - kept), weights, 2.0**-23)
-    assert_close(lines[pair_kernels.RATE.value], per_unit * 0.3 / 0.6931471805599453, 2.0**-23)
-    assert torch.equal(lines[pair_kernels.PER_UNIT.value], per_unit.float())
+    total, weight, rate = (
+        lines[line.value][: len(bits)]
+        for line in (pair_kernels.TOTAL, pair_kernels.WEIGHT, pair_kernels.RATE)
+    )
+    assert torch.equal(total.double(), bits.float().double())
+    assert_close(weight * torch.exp2(bits - total.double()), weights, 2.0**-23)
+    assert_close(rate, per_unit * 0.3 / 0.6931471805599453, 2.0**-23)
+    assert torch.equal(
+        lines[:, len(bits) :], lines[:, len(bits) - 1 : len(bits)].expand_as(lines[:, len(bits) :])
+    )
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
