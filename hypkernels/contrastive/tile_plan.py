@@ -101,7 +101,7 @@ _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
 _TABLES = {
     "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
-        bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=4), _PRODUCT, inline_ptx=True),
+        bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=8), _PRODUCT, inline_ptx=True),
         half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
         float32=Plan(_NARROW, _NARROW, _NARROW._replace(depth_bytes=64), _SPLIT_PRODUCT, inline_ptx=True),
         angle=Plan(
