@@ -264,6 +264,8 @@ class _Pairs:
     ) -> None:
         u, v = self.u[block.rows], self.v[block.columns]
         chunk = device.CHUNK.value
+        if tile.rows % chunk or tile.columns % chunk:
+            raise ValueError(f"rows and columns of a tile must be multiples of {chunk}, got {tile}")
         targets = None if self.targets is None else self.targets[block.rows]
         programs = triton.cdiv(block.height, tile.rows) * triton.cdiv(block.width, tile.columns)
         with torch.cuda.device_of(u):

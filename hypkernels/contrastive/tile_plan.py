@@ -16,8 +16,8 @@ WORKSPACE_BYTES = 256 << 20
 class Tile(NamedTuple):
     """One program computes ``rows x columns`` pairs, their products ``depth_bytes`` of a point at a time.
 
-    ``pieces``: into how many the columns are split after the product, to need fewer registers. ``group``: how
-    many rows of tiles are computed side by side, for the cache.
+    Rows and columns are multiples of 32. ``pieces``: into how many the columns are split after the product,
+    to need fewer registers. ``group``: how many rows of tiles are computed side by side, for the cache.
     """
 
     rows: int

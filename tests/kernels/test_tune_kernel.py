@@ -29,8 +29,8 @@ def test_the_faster_tile_is_found_and_gives_the_same_result():
     p = problem()
     before = default_plan(p.x.points, "dist")
     lines = []
-    plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)}, report=lines.append)
-    assert plan.forward == before.forward._replace(rows=16)
+    plan = tune(p, timer=preferring("rows", 64), options={"rows": (64, 32)}, report=lines.append)
+    assert plan.forward == before.forward._replace(rows=64)
     assert plan.backward == before.backward
     assert any(line.endswith("1000.000 ms") for line in lines)
 
@@ -38,13 +38,13 @@ def test_the_faster_tile_is_found_and_gives_the_same_result():
 def test_a_tile_that_changes_the_result_is_not_chosen(monkeypatch):
     forward = kernel.forward
 
-    def wrong_for_16_rows(p, *arguments, plan):
+    def wrong_for_64_rows(p, *arguments, plan):
         losses, statistics = forward(p, *arguments, plan=plan)
-        return (losses * (1.001 if plan.forward.rows == 16 else 1.0)), statistics
+        return (losses * (1.001 if plan.forward.rows == 64 else 1.0)), statistics
 
-    monkeypatch.setattr(kernel, "forward", wrong_for_16_rows)
+    monkeypatch.setattr(kernel, "forward", wrong_for_64_rows)
     p = problem()
-    plan = tune(p, timer=preferring("rows", 16), options={"rows": (16, 32)})
+    plan = tune(p, timer=preferring("rows", 64), options={"rows": (64, 32)})
     assert plan.forward == default_plan(p.x.points, "dist").forward
 
 
@@ -61,7 +61,7 @@ def test_a_tile_that_is_not_used_is_not_varied(monkeypatch):
     monkeypatch.setattr(kernel, "uses_product_tile", lambda points: False)
     monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.copy_(total + a @ b))
     lines = []
-    tune(problem(), timer=lambda call: 1.0, options={"rows": (16,)}, report=lines.append)
+    tune(problem(), timer=lambda call: 1.0, options={"rows": (64,)}, report=lines.append)
     assert [line.split()[0] for line in lines] == ["forward", "forward", "backward", "backward"]
 
 
