@@ -2,25 +2,32 @@
 
 One operator takes several pairings of shared point sets. It returns the losses of each pairing and, for the
 backward operator, the statistics of each pairing and the summaries of the points.
+
+A compiled graph holds the operators, which have autograd formulas and batching rules of their own. The
+derivatives of ``torch.func`` and forward mode know nothing of those and would take them for constants.
+Outside of graphs gradients therefore go through functions, :class:`_Losses` and :class:`_Gradients`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hypkernels import backend
 from hypkernels.checks import check_curv_value, check_scale_values, check_target_values
 from hypkernels.contrastive import problem, reference
 from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
-from hypkernels.rowwise import beside, refuse_double_backward, result_dtype
+from hypkernels.rowwise import beside, result_dtype
 
 _ARGUMENTS = (
     "Tensor[] points, Tensor curv, Tensor logit_scale, Tensor[] targets, int[] rows, int[] columns, "
@@ -76,7 +83,7 @@ def contrastive_losses(*args: Any) -> list[Tensor]:
     call = _Call(*(*args, backend.setting()))
     if call.backend == "reference":
         return _by_definition(call)
-    return _contrastive_losses(*call)[: len(call.rows)]
+    return _forward(call)[: len(call.rows)]
 
 
 def _by_definition(call: _Call) -> list[Tensor]:
@@ -114,7 +121,7 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
 
 
 @_contrastive_losses.register_fake
-def _(*args: Any) -> list[Tensor]:
+def _fake_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
     x, n_sets = call.points[0], len(call.points)
     losses, statistics = [], []
@@ -162,7 +169,9 @@ def _contrastive_losses_backward(
 
 
 @_contrastive_losses_backward.register_fake
-def _(grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any) -> list[Tensor]:
+def _fake_gradients(
+    grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
+) -> list[Tensor]:
     call = _Call(*args)
     points = [
         one.new_empty(one.shape if learning else 0)
@@ -176,33 +185,190 @@ def _(grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], 
     ]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    call = _Call(*inputs)
-    saved = output[len(call.rows) :]
-    ctx.sizes = len(call.points), len(call.targets)
-    ctx.save_for_backward(*call.points, *call.targets, *saved, call.curv, call.logit_scale)
-    ctx.options = inputs[4:]
+def _each_of_a_batch(operator: Callable[..., list[Tensor]], fake: Callable[..., list[Tensor]]) -> Any:
+    """The batching rule: one call of ``operator`` for each element of the batch."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> tuple[list[Tensor], list[int]]:
+        values, form = tree_flatten(args)
+        dims, _ = tree_flatten(in_dims, is_leaf=lambda one: one is None)
+
+        def element(index: int) -> list[Tensor]:
+            chosen = (v if dim is None else v.select(dim, index) for v, dim in zip(values, dims, strict=True))
+            return operator(*tree_unflatten(chosen, form))
+
+        if info.batch_size:
+            results = [torch.stack(one) for one in zip(*map(element, range(info.batch_size)), strict=True)]
+        else:
+            shapes = (v if dim is None else v.sum(dim) for v, dim in zip(values, dims, strict=True))
+            results = [one.expand(0, *one.shape) for one in fake(*tree_unflatten(shapes, form))]
+        return results, [0] * len(results)
+
+    return rule
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """How the tensors of a call lie in a flat row of arguments, and what is beside them."""
+
+    point_sets: int
+    options: tuple[Any, ...]
+
+    @staticmethod
+    def flat(call: _Call) -> tuple[Any, ...]:
+        """The layout and the tensors: curvature, scale, points, targets."""
+        return _Layout(len(call.points), call[4:]), call.curv, call.logit_scale, *call.points, *call.targets
+
+    def call(self, tensors: Sequence[Tensor]) -> _Call:
+        (curv, scale), points = tensors[:2], tensors[2 : 2 + self.point_sets]
+        return _Call(list(points), curv, scale, list(tensors[2 + self.point_sets :]), *self.options)
+
+    @property
+    def pairings(self) -> int:
+        return len(self.options[0])
+
+
+class _Losses(torch.autograd.Function):
+    """The operator, and what autograd and the transforms of ``torch.func`` make of it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(layout: _Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_contrastive_losses(*layout.call(tensors)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, *inputs, results=output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        curv_learns, scale_learns, *learn = ctx.needs_input_grad[1:]
+        points_learn = learn[: ctx.layout.point_sets]
+        by_points, by_curv, by_scale = _gradients(ctx, grads, [*points_learn, curv_learns, scale_learns])
+        return None, by_curv, by_scale, *by_points, *(None for _ in range(ctx.layout.pairings))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        _refuse_forward_mode()
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward operator, which has no derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(layout: _Layout, learns: tuple[bool, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        n_given = 2 + layout.point_sets + layout.pairings
+        grads, saved = tensors[n_given : n_given + layout.pairings], tensors[n_given + layout.pairings :]
+        call = layout.call(tensors[:n_given])
+        return tuple(_contrastive_losses_backward(list(grads), list(saved), list(learns), *call))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        _refuse_second_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        _refuse_forward_mode()
+
+
+def _refuse_second_derivative(*_: Any) -> NoReturn:
+    raise NotImplementedError(
+        "hypkernels.contrastive_loss has no second derivative: its gradient is a closed form that autograd "
+        "cannot differentiate again; use hypkernels.use_backend('reference')"
+    )
+
+
+def _refuse_forward_mode(*_: Any) -> NoReturn:
+    raise NotImplementedError(
+        "hypkernels.contrastive_loss has no forward-mode derivative (torch.func.jvp, jacfwd, hessian and "
+        "linearize, torch.autograd.forward_ad): its gradient is a closed form for reverse mode; use "
+        "torch.func.grad, vjp or jacrev, or hypkernels.use_backend('reference')"
+    )
+
+
+def _differentiated_in_a_graph() -> bool:
+    """Whether a transform in a compiled function differentiates the operator: a constant of the graph."""
+    transforms = get_interpreter_stack() or []
+    return any(one.key() in (TransformType.Grad, TransformType.Jvp) for one in transforms)
+
+
+# What torch.compiler.assume_constant_result does, but for importing the whole compiler.
+_differentiated_in_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _takes_operator(*tensors: Tensor) -> bool:
+    """Whether the operator serves; else it has to be the function around it."""
+    if torch.compiler.is_compiling():
+        if _differentiated_in_a_graph() or forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                "hypkernels.contrastive_loss has no derivative by torch.func or in forward mode in a graph "
+                "of torch.compile; call backward() on what the compiled function returns, or use "
+                "torch.func.grad, vjp or jacrev without torch.compile"
+            )
+        return True
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+
+def _forward(call: _Call) -> list[Tensor]:
+    if _takes_operator(call.curv, call.logit_scale, *call.points):
+        return _contrastive_losses(*call)
+    return list(_Losses.apply(*_Layout.flat(call)))
+
+
+def _save(ctx: Any, layout: _Layout, *tensors: Tensor, results: Sequence[Tensor]) -> None:
+    saved = results[layout.pairings :]
+    ctx.layout = layout
+    ctx.save_for_backward(*tensors, *saved)
     ctx.mark_non_differentiable(*saved)
 
 
-def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-    n_points, n_pairings = ctx.sizes
-    points, targets = ctx.saved_tensors[:n_points], ctx.saved_tensors[n_points : n_points + n_pairings]
-    saved, (curv, logit_scale) = ctx.saved_tensors[n_points + n_pairings : -2], ctx.saved_tensors[-2:]
-    points_learn, curv_learns, scale_learns, *_ = ctx.needs_input_grad
-    learns = [*points_learn, curv_learns, scale_learns]
-    *by_points, by_curv, by_scale = _contrastive_losses_backward(
-        list(grads[:n_pairings]), saved, learns, points, curv, logit_scale, targets, *ctx.options
-    )
+def _gradients(
+    ctx: Any, grads: Sequence[Tensor], learns: Sequence[bool]
+) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
+    """By the points, the curvature and the scale; ``None`` for what does not learn."""
+    layout, tensors = ctx.layout, ctx.saved_tensors  # once: activation checkpointing unpacks them once
+    n_given = 2 + layout.point_sets + layout.pairings
+    curv, scale = tensors[:2]
+    given, saved, grads = tensors[:n_given], tensors[n_given:], grads[: layout.pairings]
+    if any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
+        raise NotImplementedError(
+            "hypkernels.contrastive_loss takes no batched gradients (is_grads_batched of "
+            "torch.autograd.grad, vectorize of torch.autograd.functional): use torch.func.vmap or jacrev"
+        )
+    if _takes_operator(*tensors, *grads):
+        results = _contrastive_losses_backward(list(grads), list(saved), learns, *layout.call(given))
+    else:
+        results = _Gradients.apply(layout, tuple(learns), *given, *grads, *saved)
+    *by_points, by_curv, by_scale = results
     return (
-        [one if learning else None for one, learning in zip(by_points, points_learn, strict=True)],
+        [one if learning else None for one, learning in zip(by_points, learns[:-2], strict=True)],
         # Only scalars that learn are worth moving: their gradients may have to cross to another device.
-        by_curv.to(curv.device, curv.dtype) if curv_learns else None,
-        by_scale.to(logit_scale.device, logit_scale.dtype) if scale_learns else None,
-        [None] * n_pairings,
-        *(None for _ in ctx.options),
+        by_curv.to(curv.device, curv.dtype) if learns[-2] else None,
+        by_scale.to(scale.device, scale.dtype) if learns[-1] else None,
     )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    _save(ctx, *_Layout.flat(_Call(*inputs)), results=output)
+
+
+def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+    points_learn, curv_learns, scale_learns, *_ = ctx.needs_input_grad
+    layout = ctx.layout
+    by_points, by_curv, by_scale = _gradients(ctx, grads, [*points_learn, curv_learns, scale_learns])
+    nothing = [None] * layout.pairings
+    return by_points, by_curv, by_scale, nothing, *(None for _ in layout.options)
 
 
 _contrastive_losses.register_autograd(_backward, setup_context=_setup_context)
-_contrastive_losses_backward.register_autograd(partial(refuse_double_backward, "contrastive_loss"))
+_contrastive_losses_backward.register_autograd(_refuse_second_derivative)
+_contrastive_losses.register_vmap(_each_of_a_batch(_contrastive_losses, _fake_losses))
+_contrastive_losses_backward.register_vmap(_each_of_a_batch(_contrastive_losses_backward, _fake_gradients))
