@@ -22,7 +22,7 @@ from torch import Tensor
 from hypkernels.rowwise import RowSums
 
 # Lateral parts this small against what they were computed from (squared) are rounding, not direction.
-_ROUNDING_NOISE = 2.0**-98
+ROUNDING_NOISE = 2.0**-98
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -59,16 +59,16 @@ def split_along(x: Tensor, y: Tensor) -> Split:
     left is small, so the second step rounds relative to it and not to ``y``.
     """
     x_sq = norm(x).square_()
-    coarse = _leading_bits(ratio(dot(x, y), x_sq))
+    coarse = leading_bits(ratio(dot(x, y), x_sq))
     rest = torch.addcmul(y, coarse, x, value=-1)
     fine = ratio(dot(rest, x), x_sq)
     n = rest.addcmul_(fine, x, value=-1)
     n_sq = norm(n).square_()
-    n_sq.masked_fill_(n_sq <= _ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0)
+    n_sq.masked_fill_(n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0)
     return Split(x_sq, coarse + fine, (coarse - 1) + fine, n_sq, n)
 
 
-def _leading_bits(value: Tensor) -> Tensor:
+def leading_bits(value: Tensor) -> Tensor:
     """``value`` rounded to its 8 leading bits (Veltkamp's splitting)."""
     shifted = value * (2.0**45 + 1)
     return shifted - (shifted - value)

@@ -47,6 +47,12 @@ def _oxy_angle(xx, xy, yy, c):
     return mp.acos((_time(yy, c) + inner * _time(xx, c)) / mp.sqrt(xx * (inner**2 - 1)))
 
 
+def _entailment_loss(xx, xy, yy, c, aperture_scale, min_radius, margin, leak):
+    angle = _oxy_angle(xx, xy, yy, c)
+    outside = angle - mpf(aperture_scale) * _half_aperture(xx, c, min_radius) + mpf(margin)
+    return max(outside, 0) + mpf(leak) * angle
+
+
 def _exp_map0(xx, c):
     t = mp.sqrt(c * xx)
     return (mp.sinh(t) / t,)
@@ -75,6 +81,7 @@ DEFINITIONS: dict[str, Callable] = {
     "dist0": _dist0,
     "half_aperture": _half_aperture,
     "oxy_angle": _oxy_angle,
+    "entailment_loss": _entailment_loss,
     "exp_map0": _exp_map0,
     "log_map0": _log_map0,
     "exp_map": _exp_map,
@@ -82,6 +89,8 @@ DEFINITIONS: dict[str, Callable] = {
 }
 MAPS = ("exp_map0", "log_map0", "exp_map", "log_map")
 ONE_POINT = ("dist0", "half_aperture", "exp_map0", "log_map0")
+# The functions of points and curvature: of the loss, options are keywords and the mean is taken.
+FUNCTIONS = tuple(name for name in DEFINITIONS if name != "entailment_loss")
 
 
 def _dot(a, b):
@@ -115,40 +124,44 @@ def truth(
     name: str, points: Sequence[Tensor], curv: float, upstream: Tensor, options: Sequence = ()
 ) -> Truth:
     """The truth for one row of each of ``points``."""
-    definition = DEFINITIONS[name]
     with mp.workdps(DIGITS):
-        c = mpf(curv)
         vectors = [[mpf(v) for v in point.tolist()] for point in points]
         g = [mpf(v) for v in upstream.reshape(-1).tolist()]
-        pairs = [(0, 0)] if len(points) == 1 else [(0, 0), (0, 1), (1, 1)]
-        gram = [_dot(vectors[i], vectors[j]) for i, j in pairs]
-        result = definition(*gram, c, *options)
+        return exact_truth(name, vectors, mpf(curv), g, options)
+
+
+def exact_truth(name: str, vectors: Sequence[list], c, g: list, options: Sequence = ()) -> Truth:
+    """The same of exact numbers, within ``mp.workdps(DIGITS)``."""
+    definition = DEFINITIONS[name]
+    pairs = [(0, 0)] if len(vectors) == 1 else [(0, 0), (0, 1), (1, 1)]
+    gram = [_dot(vectors[i], vectors[j]) for i, j in pairs]
+    result = definition(*gram, c, *options)
+    if name in MAPS:
+        value = _combine(result, vectors)
+        projections = [_dot(vector, g) for vector in vectors]
+
+        def loss(*args):
+            return _dot(definition(*args), projections)
+    else:
+        value = [result]
+
+        def loss(*args):
+            return g[0] * definition(*args, *options)
+
+    *by_gram, by_curv = _partials(loss, [*gram, c])
+    gradients = []
+    for index in range(len(vectors)):
+        weights = [mpf(0)] * len(vectors)
+        for (i, j), partial in zip(pairs, by_gram, strict=True):
+            if i == index:
+                weights[j] += partial
+            if j == index:
+                weights[i] += partial
+        gradient = _combine(weights, vectors)
         if name in MAPS:
-            value = _combine(result, vectors)
-            projections = [_dot(vector, g) for vector in vectors]
-
-            def loss(*args):
-                return _dot(definition(*args), projections)
-        else:
-            value = [result]
-
-            def loss(*args):
-                return g[0] * definition(*args, *options)
-
-        *by_gram, by_curv = _partials(loss, [*gram, c])
-        gradients = []
-        for index in range(len(vectors)):
-            weights = [mpf(0)] * len(vectors)
-            for (i, j), partial in zip(pairs, by_gram, strict=True):
-                if i == index:
-                    weights[j] += partial
-                if j == index:
-                    weights[i] += partial
-            gradient = _combine(weights, vectors)
-            if name in MAPS:
-                gradient = [a + result[index] * b for a, b in zip(gradient, g, strict=True)]
-            gradients.append(gradient)
-        return Truth(value, gradients, by_curv)
+            gradient = [a + result[index] * b for a, b in zip(gradient, g, strict=True)]
+        gradients.append(gradient)
+    return Truth(value, gradients, by_curv)
 
 
 def ulp_error(actual: Tensor, expected: Sequence) -> float:

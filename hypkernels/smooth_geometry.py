@@ -1,0 +1,136 @@
+"""What the twice differentiable formulas of the ops, ``smooth.py`` of each family, are made of.
+
+Plain out-of-place PyTorch on float64 rows: autograd, forward mode and ``torch.func`` may differentiate it any
+number of times. A value that is smooth somewhere is written so that its formula is, too: in squares of norms
+where a norm has a kink, by :func:`where_safe` where a branch would be infinite. The intermediates are sums of
+positive terms, whose derivatives are no larger than those of the result: what autograd makes of them is exact
+to rounding, relative to its norm.
+
+Points are ``(rows, D)``, scalars of rows ``(rows, 1)``; the curvature is 0-d or ``(rows, 1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import factorial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
+from hypkernels.scalar_functions import horner
+
+# Each to the term that falls below 1e-18 of the second derivative's sum at the switch-over argument.
+_COSH_TERMS = [1 / factorial(2 * j) for j in range(16)]
+_SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(16)]
+_ATANHC_TERMS = [1 / (2 * j + 1) for j in range(44)]
+# Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
+_NEAR_ORIGIN = 2.0**-7
+
+
+def where_safe(condition: Tensor, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
+    """``function(argument)`` where ``condition`` holds, elsewhere ``function(1)`` without any gradient."""
+    return function(torch.where(condition, argument, 1.0))
+
+
+def sqrt_or_0(square: Tensor) -> Tensor:
+    """The square root, whose derivatives at 0 are 0: the convention at kinks."""
+    return torch.where(square > 0, where_safe(square > 0, torch.sqrt, square), 0.0)
+
+
+def cosh_of_square(q: Tensor) -> Tensor:
+    """``cosh(sqrt(q))``, smooth at zero."""
+    return _near_and_far(q, q < 4, _COSH_TERMS, lambda q: torch.cosh(torch.sqrt(q)))
+
+
+def sinhc_of_square(q: Tensor) -> Tensor:
+    """``sinh(sqrt(q)) / sqrt(q)``, smooth at zero."""
+    return _near_and_far(q, q < 4, _SINHC_TERMS, lambda q: torch.sinh(torch.sqrt(q)) / torch.sqrt(q))
+
+
+def asinhc_of_square(q: Tensor) -> Tensor:
+    """``asinh(sqrt(q)) / sqrt(q)``, smooth at zero: there ``atanh(sqrt(w)) / sqrt(w) * sqrt(1 - w)``."""
+    near = q < 0.5
+    w = torch.where(near, q, 0.0) / (1 + torch.where(near, q, 0.0))
+    series = horner(w, _ATANHC_TERMS) * torch.sqrt(1 - w)
+    far = where_safe(~near, lambda q: torch.asinh(torch.sqrt(q)) / torch.sqrt(q), q)
+    return torch.where(near, series, far)
+
+
+def _near_and_far(q: Tensor, near: Tensor, terms: list[float], far: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.where(near, horner(torch.where(near, q, 0.0), terms), where_safe(~near, far, q))
+
+
+class Wedge(NamedTuple):
+    """``square = |x|^2 |y|^2 - (x.y)^2``, by the part ``n`` of the shorter point across the longer one."""
+
+    longer_sq: Tensor
+    n_sq: Tensor
+    collinear: Tensor
+
+    @property
+    def square(self) -> Tensor:
+        return self.longer_sq * self.n_sq
+
+
+def wedge(x: Tensor, y: Tensor) -> Wedge:
+    """Split as :func:`hypkernels.pair_geometry.split_along` does: no derivative depends on the coarse step.
+
+    Along the longer point, because the square is smooth where the shorter one vanishes.
+    """
+    x_is_longer = dot(x, x) >= dot(y, y)
+    longer, shorter = torch.where(x_is_longer, x, y), torch.where(x_is_longer, y, x)
+    longer_sq = dot(longer, longer)
+    divisor = torch.where(longer_sq > 0, longer_sq, 1.0)
+    coarse = leading_bits(dot(longer, shorter) / divisor).detach()
+    rest = shorter - coarse * longer
+    fine = dot(rest, longer) / divisor
+    n = rest - fine * longer
+    n_sq = dot(n, n)
+    return Wedge(longer_sq, n_sq, n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * longer_sq))
+
+
+class SmoothPair(NamedTuple):
+    """The scalars of two points, with ``gram = x.y``, ``delta = y - x`` and ``grown = |y|^2 - |x|^2``."""
+
+    c: Tensor
+    x_sq: Tensor
+    y_sq: Tensor
+    gram: Tensor
+    delta_sq: Tensor
+    grown: Tensor
+    across: Wedge
+    A: Tensor
+    B: Tensor
+
+    @property
+    def M(self) -> Tensor:
+        """``z/c`` for ``z = cosh(kd) - 1``."""
+        near = self.c * torch.minimum(self.x_sq, self.y_sq) < _NEAR_ORIGIN**2
+        return torch.where(near, _near_origin(self), _away_from_origin(self, ~near))
+
+
+def smooth_pair(x: Tensor, y: Tensor, c: Tensor) -> SmoothPair:
+    delta, x_sq, y_sq = y - x, dot(x, x), dot(y, y)
+    A, B = torch.sqrt(1 + c * x_sq), torch.sqrt(1 + c * y_sq)
+    return SmoothPair(c, x_sq, y_sq, dot(x, y), dot(delta, delta), dot(delta, x + y), wedge(x, y), A, B)
+
+
+def _near_origin(pair: SmoothPair) -> Tensor:
+    """``M`` by polynomials: smooth at the origin."""
+    c, x_sq, y_sq, gram = pair.c, pair.x_sq, pair.y_sq, pair.gram
+    same_side = gram > 0
+    numerator = torch.where(same_side, pair.delta_sq + c * pair.across.square, x_sq + y_sq + c * x_sq * y_sq)
+    positive = torch.where(same_side, gram, 0.0)
+    return numerator / (1 + pair.A * pair.B + c * positive) - (gram - positive)
+
+
+def _away_from_origin(pair: SmoothPair, away: Tensor) -> Tensor:
+    """``(|x||y| - x.y) + (|y| - |x|)^2 / (1 + AB + PQ)``: only the second term depends on ``c``."""
+    x_norm, y_norm = (where_safe(away, torch.sqrt, square) for square in (pair.x_sq, pair.y_sq))
+    product, same_side = x_norm * y_norm, pair.gram > 0
+    opposite = product + torch.where(same_side, pair.gram, 0.0)
+    lateral = torch.where(same_side, pair.across.square / opposite, product - pair.gram)
+    radial = pair.grown / (x_norm + y_norm)
+    return lateral + radial * radial / (1 + pair.A * pair.B + pair.c * product)

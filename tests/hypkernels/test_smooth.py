@@ -1,0 +1,228 @@
+"""The twice differentiable formulas: values and first and second derivatives against 240 digits."""
+
+import math
+
+import mpmath as mp
+import pytest
+import torch
+from lorentz_oracle import DIGITS, exact_truth, relative_error
+from mpmath import mpf
+from rowwise_cases import MIN_RADIUS, REGIMES, points, tangents
+from torch.autograd import gradcheck, gradgradcheck
+
+from hypkernels.cone import smooth as cone
+from hypkernels.distance import smooth as distance
+from hypkernels.entailment import smooth as entailment
+from hypkernels.maps import smooth as maps
+
+LOSS_OPTIONS = (0.8, MIN_RADIUS, 0.1, 0.2)
+OPTIONS = {"half_aperture": (MIN_RADIUS,), "entailment_loss": LOSS_OPTIONS}
+FUNCTIONS = {
+    "exp_map0": maps.exp_map0,
+    "log_map0": maps.log_map0,
+    "exp_map": maps.exp_map,
+    "log_map": maps.log_map,
+    "elementwise_inner": distance.elementwise_inner,
+    "elementwise_dist": distance.elementwise_dist,
+    "dist0": distance.dist0,
+    "half_aperture": cone.half_aperture,
+    "oxy_angle": cone.oxy_angle,
+    "entailment_loss": entailment.entailment_loss,
+}
+ONE_POINT = ("exp_map0", "log_map0", "dist0", "half_aperture")
+DIFFERENCE = mpf(10) ** -30
+# A few units; inward, the two terms of the exponential cancel by ``exp(-2 tau)``.
+TOLERANCE = 1e-12
+
+
+def function(name):
+    return lambda *args: FUNCTIONS[name](*args, *OPTIONS.get(name, ()))
+
+
+def vectors(name, regime):
+    """The first row of the regime's points: float32 values, of which lateral parts are exact, as float64."""
+    if name == "exp_map":
+        rows = [regime.x.float(), tangents(regime, -1, torch.float32)]
+    else:
+        rows = points(name, regime, torch.float32)
+    return [row[:1].double() for row in rows]
+
+
+def randn_like(seed, *tensors):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in tensors]
+
+
+def exact(tensor):
+    return [mpf(value) for value in tensor.detach().reshape(-1).tolist()]
+
+
+def true_second(name, arguments, upstream, direction):
+    """The derivative of the gradients along ``direction``, one tensor for each argument."""
+
+    def gradients(sign):
+        *moved, (c,) = [
+            [a + sign * DIFFERENCE * b for a, b in zip(exact(argument), exact(change), strict=True)]
+            for argument, change in zip(arguments, direction, strict=True)
+        ]
+        true = exact_truth(name, moved, c, exact(upstream), OPTIONS.get(name, ()))
+        return [*true.gradients, [true.curv_gradient]]
+
+    with mp.workdps(DIGITS):
+        return [
+            [(a - b) / (2 * DIFFERENCE) for a, b in zip(above, below, strict=True)]
+            for above, below in zip(gradients(1), gradients(-1), strict=True)
+        ]
+
+
+def assert_close(actual, expected, unit=0.0):
+    """Relative to the expected norm or, where that is less, to ``unit``; zeros are exact."""
+    assert torch.isfinite(actual).all()
+    if any(expected):
+        with mp.workdps(DIGITS):
+            size = float(mp.norm(list(expected)))
+            assert relative_error(actual, expected) * size <= TOLERANCE * max(size, unit)
+    else:
+        assert not actual.any()
+
+
+def check_derivatives(name, arguments, op):
+    """Arguments are points of one row and the curvature.
+
+    Derivatives by ``c`` nearly vanish far from the origin: their unit is 1/c times what they derive.
+    """
+    arguments = [a.detach().clone().requires_grad_() for a in arguments]
+    c, last = arguments[-1].item(), len(arguments) - 1
+    out = op(*arguments)
+    (upstream,) = randn_like(1, out)
+    with mp.workdps(DIGITS):
+        vectors = [exact(v) for v in arguments[:-1]]
+        true = exact_truth(name, vectors, mpf(c), exact(upstream), OPTIONS.get(name, ()))
+    assert_close(out.detach(), true.value)
+    first = torch.autograd.grad(out, arguments, upstream, create_graph=True)
+    sizes = [gradient.detach().norm().item() for gradient in first]
+    for gradient, expected in zip(first[:-1], true.gradients, strict=True):
+        assert_close(gradient.detach(), expected)
+    assert_close(first[-1].detach(), [true.curv_gradient], (upstream * out).norm().item() / c)
+    for moving, argument in enumerate(arguments):
+        direction = [torch.zeros_like(a) for a in arguments]
+        (change,) = randn_like(2, argument)
+        direction[moving] = change * argument.detach().norm() / change.norm()
+        along = sum((a * b).sum() for a, b in zip(first, direction, strict=True))
+        second = torch.autograd.grad(along, arguments, retain_graph=True)
+        expected = true_second(name, arguments, upstream, direction)
+        for index, (actual, components) in enumerate(zip(second, expected, strict=True)):
+            unit = sizes[moving] * direction[moving].norm().item() / c if index == last else 0.0
+            if moving == last:
+                unit = sizes[index]
+            assert_close(actual, components, unit)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_and_two_derivatives(name, regime):
+    c = torch.tensor(REGIMES[regime].curv, dtype=torch.float64)
+    check_derivatives(name, [*vectors(name, REGIMES[regime]), c], function(name))
+
+
+class _ScaledSecond(torch.autograd.Function):
+    """The identity, with 0.9 times the gradient of its gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad + 0.1 * (grad.detach() - grad)
+
+
+@pytest.mark.parametrize("wrong", [_ScaledSecond.apply, lambda x: x + 0.1 * (x - x.detach())])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_wrong_derivative_is_caught(name, wrong):
+    regime = REGIMES["embeddings, c=1.0"]
+    arguments = [*vectors(name, regime), torch.tensor(regime.curv, dtype=torch.float64)]
+    with pytest.raises(AssertionError):
+        check_derivatives(name, arguments, lambda *args: function(name)(*map(wrong, args)))
+
+
+def points_at(place, width=3):
+    """Pairs where the formulas change branches, of float64 rows."""
+    x, y = randn_like(3, torch.empty(2, width), torch.empty(2, width))
+    zero = torch.zeros_like(x)
+    return {
+        "generic": (x, y),
+        "x = 0": (zero, y),
+        "y = 0": (x, zero),
+        "both 0": (zero, zero),
+        "coincident": (x, x.clone()),
+        "collinear": (x, 2 * x),
+        "opposite": (x, -x),
+        "on one line": (x[:, :1], y[:, :1]),
+    }[place]
+
+
+PLACES = ["generic", "x = 0", "y = 0", "both 0", "coincident", "collinear", "opposite", "on one line"]
+# Where a function has a kink, and by convention derivatives of 0.
+KINKS = {
+    "dist0": ("x = 0", "both 0"),
+    "elementwise_dist": ("both 0", "coincident"),
+    "oxy_angle": ("x = 0", "y = 0", "both 0", "coincident", "collinear", "opposite", "on one line"),
+}
+KINKS["entailment_loss"] = KINKS["oxy_angle"]
+SMOOTH = [(name, place) for name in FUNCTIONS for place in PLACES if place not in KINKS.get(name, ())]
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize(("name", "place"), SMOOTH)
+def test_derivatives_of_smooth_functions(name, place, per_row):
+    """By differences, where the oracle has none: at the origin and at coincident points."""
+    vectors = points_at(place)[: 1 if name in ONE_POINT else 2]
+    c = torch.tensor([[0.7], [1.9]] if per_row else 0.7, dtype=torch.float64)
+    arguments = [a.clone().requires_grad_() for a in (*vectors, c)]
+    assert gradcheck(function(name), arguments, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(function(name), arguments, check_fwd_over_rev=True, fast_mode=True)
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name in KINKS for place in KINKS[name]])
+def test_derivatives_at_kinks_are_zero(name, place):
+    vectors = points_at(place)[: 1 if name in ONE_POINT else 2]
+    arguments = [v.clone().requires_grad_() for v in vectors]
+    options = (0.0, MIN_RADIUS, 0.1, 0.2) if name == "entailment_loss" else ()
+    out = FUNCTIONS[name](*arguments, torch.tensor(0.7, dtype=torch.float64), *options)
+    first = torch.autograd.grad(out.sum(), arguments, create_graph=True)
+    second = torch.autograd.grad(sum(g.sum() for g in first), arguments)
+    assert not any(derivative.any() for derivative in (*first, *second))
+    if name in ("oxy_angle", "entailment_loss") and place != "on one line":
+        angle = {"x = 0": math.pi / 2, "y = 0": math.pi, "opposite": math.pi}.get(place, 0.0)
+        expected = angle if name == "oxy_angle" else angle + 0.1 + 0.2 * angle
+        torch.testing.assert_close(out.detach(), torch.full_like(out, expected), rtol=1e-15, atol=0)
+
+
+def test_half_aperture_has_no_derivative_within_its_disc():
+    x = torch.zeros(2, 3, dtype=torch.float64)
+    x[1, 0] = 0.1
+    x.requires_grad_()
+    out = cone.half_aperture(x, torch.tensor(1.0, dtype=torch.float64), MIN_RADIUS)
+    (first,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    assert (out == math.pi / 2).all()
+    assert not first.any()
+    assert not second.any()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functional_transforms(name):
+    """Hessians by ``torch.func``, forward over reverse, of each row under ``vmap``."""
+    vectors = points_at("generic")[: 1 if name in ONE_POINT else 2]
+    c = torch.tensor(0.7, dtype=torch.float64)
+
+    def of_row(x, *rest):
+        return function(name)(x.unsqueeze(0), *(v.unsqueeze(0) for v in rest), c).sum()
+
+    actual = torch.func.vmap(torch.func.hessian(of_row))(*vectors)
+    for row in range(2):
+        expected = torch.autograd.functional.hessian(
+            lambda x, row=row: of_row(x, *(v[row] for v in vectors[1:])), vectors[0][row]
+        )
+        torch.testing.assert_close(actual[row], expected, rtol=1e-12, atol=1e-14)
