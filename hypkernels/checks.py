@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_points(name: str, points: Tensor) -> Tensor:
-    """``points`` must be a floating tensor ``(..., D)`` with ``D >= 1``."""
+    """``points`` must be a dense floating tensor ``(..., D)`` with ``D >= 1``."""
     if not isinstance(points, Tensor):
         raise TypeError(f"{name} must be a tensor of space components (..., D), got {type(points).__name__}")
+    _check_dense(name, points)
     if points.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {points.dtype}")
     if points.dim() == 0 or points.shape[-1] == 0:
@@ -52,13 +54,57 @@ def broadcast_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tens
 
 
 def check_matrices(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
-    """Two point sets whose every pair is asked for: ``(..., M, D)`` and ``(..., N, D)``."""
+    """Two point sets whose every pair is asked for: ``(M, D)`` and ``(N, D)``."""
     check_pair(x_name, x, y_name, y)
-    if x.dim() < 2 or x.shape[:-2] != y.shape[:-2]:
+    if x.dim() != 2 or y.dim() != 2:
         raise ValueError(
-            f"{x_name} and {y_name} must have shapes (..., M, D) and (..., N, D), leading dimensions equal, "
+            f"{x_name} and {y_name} must have shapes (M, D) and (N, D), "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+
+
+def broadcast_sets(x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Two checked point sets, ``(..., M, D)`` and ``(..., N, D)``, and a curvature, their leading dimensions
+    broadcast without a copy.
+
+    ``curv`` is 0-d, and stays it, or broadcasts against ``(..., M)``: with 1 in place of ``M``, as all pairs
+    of a matrix share theirs. It comes back as ``(...)``.
+    """
+    if curv.dim() and curv.shape[-1] != 1:
+        raise ValueError(
+            "curv must have one element for each matrix of pairs, a shape (..., 1) that broadcasts against "
+            f"the leading dimensions of x, {tuple(x.shape[:-1])}; got {tuple(curv.shape)}"
+        )
+    of_sets = curv.squeeze(-1) if curv.dim() else curv
+    batch = _broadcast_shapes(x=x.shape[:-2], y=y.shape[:-2], curv=of_sets.shape)
+    expanded = of_sets.expand(batch) if curv.dim() else curv
+    return x.expand(*batch, *x.shape[-2:]), y.expand(*batch, *y.shape[-2:]), expanded
+
+
+def broadcast_rows(*operands: Tensor, **scalars: Tensor) -> tuple[Tensor, ...]:
+    """Checked points of one shape ``(..., D)`` and scalars, leading dimensions broadcast without a copy.
+
+    A scalar that is 0-d stays it.
+    """
+    points = operands[0]
+    shapes = {name: one.shape for name, one in scalars.items() if one.dim()}
+    if not shapes:
+        return (*operands, *scalars.values())
+    batch = _broadcast_shapes(points=points.shape[:-1], **shapes)
+    return (
+        *(one.expand(*batch, one.shape[-1]) for one in operands),
+        *(one.expand(batch) if one.dim() else one for one in scalars.values()),
+    )
+
+
+def _broadcast_shapes(**shapes: Sequence[int]) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        listed = ", ".join(f"{tuple(shape)} of {name}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{' and '.join(shapes)} must have broadcastable leading dimensions, got {listed}"
+        ) from None
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -66,13 +112,49 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def _number(name: str, value: Any, expected: str) -> float:
+    """A Python number as a float, an infinite one if it is larger than any."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+
+
 def check_positive(name: str, value: float) -> float:
     """A positive and finite Python number, as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or a one-element tensor, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
+    number = _number(name, value, "a float or a one-element tensor")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def check_finite(name: str, value: float) -> float:
+    """A finite Python number, as a float."""
+    number = _number(name, value, "a number")
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """A finite Python number of at least 0, as a float."""
+    number = check_finite(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, got {number}")
+    return number
+
+
+def constant(number: float) -> Tensor:
+    """A Python number as a 0-d float64 tensor: what operators take.
+
+    In a compiled graph a number that changes from call to call stays what it is only through arithmetic:
+    ``torch.full`` keeps the value of the call that was compiled, ``torch.tensor`` compiles again for each.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ones((), dtype=torch.float64) * number
+    return torch.tensor(number, dtype=torch.float64)
 
 
 def scalar_tensor(
@@ -85,17 +167,35 @@ def scalar_tensor(
 
     Gradients flow through it. It may stay on the CPU while the points are on a GPU, not the reverse.
     """
+    scalar = scalar_or_rows(name, value, points, check)
+    if scalar.dim():
+        raise ValueError(f"{name} must be a float or a one-element tensor, got shape {tuple(scalar.shape)}")
+    return scalar
+
+
+def scalar_or_rows(
+    name: str,
+    value: float | Tensor,
+    points: Tensor,
+    check: Callable[[str, float], float] = check_positive,
+) -> Tensor:
+    """The same, where a tensor of several elements is one for each of several factors: as it is."""
     if not isinstance(value, Tensor):
-        return torch.tensor(check(name, value), dtype=torch.float64)
-    if value.numel() != 1:
-        raise ValueError(f"{name} must be a float or a one-element tensor, got shape {tuple(value.shape)}")
-    return _check_beside(name, value, points).reshape(())
+        return constant(check(name, value))
+    _check_beside(name, value, points)
+    if value.numel() == 1:
+        return value.reshape(())
+    if value.device != points.device:
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} must be on the points' {points.device}, got {value.device}"
+        )
+    return value
 
 
 def scale_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
     """A scale of at least 0: one for all ``points``, as a 0-d tensor, or one for each, ``(M,)``."""
     if not isinstance(value, Tensor):
-        return torch.tensor(check_not_negative(name, value), dtype=torch.float64)
+        return constant(check_not_negative(name, value))
     if value.numel() != 1 and value.shape != points.shape[:1]:
         raise ValueError(
             f"{name} must be a float, a one-element tensor or one of shape ({points.shape[0]},), "
@@ -105,7 +205,14 @@ def scale_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
     return value.reshape(()) if value.numel() == 1 else value
 
 
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
+
+
 def _check_beside(name: str, value: Tensor, points: Tensor) -> Tensor:
+    _check_dense(name, value)
     if value.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
     if value.device.type != "cpu" and value.device != points.device:
@@ -117,6 +224,7 @@ def target_tensor(name: str, targets: Tensor, points: Tensor) -> Tensor:
     """One index for each of ``points``, as int64."""
     if not isinstance(targets, Tensor):
         raise TypeError(f"{name} must be a tensor of one index for each row, got {type(targets).__name__}")
+    _check_dense(name, targets)
     if targets.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} must be int64 or int32, got {targets.dtype}")
     if targets.shape != points.shape[:1]:
@@ -128,26 +236,15 @@ def target_tensor(name: str, targets: Tensor, points: Tensor) -> Tensor:
     return targets.long()
 
 
-def check_finite(name: str, value: float) -> float:
-    """A finite Python number, as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not -math.inf < value < math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
-
-
-def check_not_negative(name: str, value: float) -> float:
-    """A finite Python number of at least 0, as a float."""
-    if check_finite(name, value) < 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
-    return float(value)
-
-
 def check_curv_value(curv: Tensor) -> None:
     """Refuse a non-positive curvature. One on a GPU is not read back: it would stall the stream."""
-    if curv.device.type == "cpu":
+    if curv.device.type != "cpu":
+        return
+    if curv.dim() == 0:
         check_positive("curv", curv.item())
+    elif not ((curv > 0) & (curv < math.inf)).all():
+        bad = curv[~((curv > 0) & (curv < math.inf))][0].item()
+        raise ValueError(f"curv must be positive and finite, got {bad} in a tensor of {tuple(curv.shape)}")
 
 
 def check_scale_values(scale: Tensor) -> None:

@@ -4,22 +4,33 @@ The hyperboloid of sectional curvature ``-c`` is ``x_time^2 = 1/c + |x|^2``, so 
 from the space components and is never passed. Tangent vectors are given by their space components too: at the
 origin those are all there is, elsewhere ``v_time = x.v / x_time``.
 
-Results are differentiable once, in the points and in ``curv``. The row-wise functions compute in float64 from
-the exact values of their arguments and round once; leading dimensions of two arguments broadcast, as in
-``oxy_angle(x[:, None], y[None])``.
+Results are differentiable in the points and in ``curv``, any number of times and under every transform of
+``torch.func``. What goes beyond one reverse pass takes a slower formula: see :mod:`hypkernels.operators`.
+The row-wise functions compute in float64 from the exact values of their arguments and round once; leading
+dimensions of two arguments broadcast, as in ``oxy_angle(x[:, None], y[None])``. The pairwise functions take a
+point ``(D,)`` for a set as ``torch.matmul`` takes a vector: its dimension is missing in the result.
+
+No result of finite arguments is NaN. One that its dtype cannot hold is infinite with the right sign. A
+gradient by a point that leaves the dtype's range (an angle turns by ``1/|x|`` at a point close to the origin)
+is scaled to the largest one in range, in its direction.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 from hypkernels.checks import (
     broadcast_pair,
+    broadcast_rows,
+    broadcast_sets,
     check_finite,
-    check_matrices,
+    check_pair,
     check_points,
     check_positive,
-    scalar_tensor,
+    constant,
+    scalar_or_rows,
 )
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
@@ -34,7 +45,8 @@ def exp_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: tangent vectors at the origin, ``(..., D)``, float64, float32, bfloat16 or float16.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Space components ``(..., D)`` in the dtype of ``x``; the identity to first order at zero. They grow as
@@ -44,7 +56,7 @@ def exp_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    return maps.exp_map0(x, scalar_tensor("curv", curv, x))
+    return maps.exp_map0(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)))
 
 
 def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -52,8 +64,10 @@ def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0
 
     Args:
         x: features ``(..., D)``, float64, float32, bfloat16 or float16.
-        scale: any number, a float or a tensor of one element, which may learn.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        scale: any number: a float, a tensor of one element, which may learn, or one for each of several
+            factors, as ``curv``.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Space components ``(..., D)`` in the dtype of ``x``; ``dist0`` of them is ``|scale| |x|``.
@@ -62,8 +76,8 @@ def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    factor = scalar_tensor("scale", scale, x, check_finite)
-    return maps.scaled_exp_map0(x, factor, scalar_tensor("curv", curv, x))
+    factor = scalar_or_rows("scale", scale, x, check_finite)
+    return maps.scaled_exp_map0(*broadcast_rows(x, scale=factor, curv=scalar_or_rows("curv", curv, x)))
 
 
 def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -73,7 +87,8 @@ def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Tangent vectors ``(..., D)`` in the dtype of ``x``; the identity to first order at zero.
@@ -82,7 +97,7 @@ def log_map0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    return maps.log_map0(x, scalar_tensor("curv", curv, x))
+    return maps.log_map0(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)))
 
 
 def exp_map(x: Tensor, v: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -95,7 +110,8 @@ def exp_map(x: Tensor, v: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         x: space components of the base points, ``(..., D)``, float64, float32, bfloat16 or float16.
         v: space components of the tangent vectors at ``x``, of the same dtype and width; leading dimensions
             broadcast. Any vector is the space part of one tangent vector.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Space components, of the broadcast shape ``(..., D)`` and the dtype of ``x``: ``x`` itself for
@@ -105,7 +121,7 @@ def exp_map(x: Tensor, v: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
     x, v = broadcast_pair("x", x, "v", v)
-    return maps.exp_map(x, v, scalar_tensor("curv", curv, x))
+    return maps.exp_map(*broadcast_rows(x, v, curv=scalar_or_rows("curv", curv, x)))
 
 
 def log_map(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -117,7 +133,8 @@ def log_map(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Args:
         x: space components of the base points, ``(..., D)``, float64, float32, bfloat16 or float16.
         y: space components of the targets, of the same dtype and width; leading dimensions broadcast.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Space components of the tangent vectors at ``x``, of the broadcast shape ``(..., D)`` and the dtype of
@@ -127,7 +144,7 @@ def log_map(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
     x, y = broadcast_pair("x", x, "y", y)
-    return maps.log_map(x, y, scalar_tensor("curv", curv, x))
+    return maps.log_map(*broadcast_rows(x, y, curv=scalar_or_rows("curv", curv, x)))
 
 
 def elementwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -136,7 +153,8 @@ def elementwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tenso
     Args:
         x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
         y: space components of the same dtype and width; leading dimensions broadcast.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         The broadcast shape ``(...)``, at most ``-1/c`` (reached for ``x = y``); float64 for float64 points,
@@ -146,7 +164,7 @@ def elementwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tenso
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
     x, y = broadcast_pair("x", x, "y", y)
-    return distance.elementwise_inner(x, y, scalar_tensor("curv", curv, x))
+    return distance.elementwise_inner(*broadcast_rows(x, y, curv=scalar_or_rows("curv", curv, x)))
 
 
 def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -155,7 +173,8 @@ def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor
     Args:
         x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
         y: space components of the same dtype and width; leading dimensions broadcast.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Lengths of the broadcast shape ``(...)``; float64 for float64 points, float32 otherwise. Exactly 0 for
@@ -165,7 +184,7 @@ def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
     x, y = broadcast_pair("x", x, "y", y)
-    return distance.elementwise_dist(x, y, scalar_tensor("curv", curv, x))
+    return distance.elementwise_dist(*broadcast_rows(x, y, curv=scalar_or_rows("curv", curv, x)))
 
 
 def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -173,7 +192,8 @@ def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Lengths ``(...)``; float64 for float64 points, float32 otherwise. At the origin 0, with gradient 0.
@@ -182,7 +202,7 @@ def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    return distance.dist0(x, scalar_tensor("curv", curv, x))
+    return distance.dist0(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)))
 
 
 def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1) -> Tensor:
@@ -190,7 +210,8 @@ def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1
 
     Args:
         x: space components of the apexes, ``(..., D)``, float64, float32, bfloat16 or float16.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
         min_radius: positive ``K``. Within ``sqrt(c)|x| <= 2K`` of the origin the cone is a half-space.
 
     Returns:
@@ -201,7 +222,8 @@ def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    return cone.half_aperture(x, scalar_tensor("curv", curv, x), check_positive("min_radius", min_radius))
+    radius = constant(check_positive("min_radius", min_radius))
+    return cone.half_aperture(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)), radius)
 
 
 def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -214,7 +236,8 @@ def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Args:
         x: space components of the apexes, ``(..., D)``, float64, float32, bfloat16 or float16.
         y: space components of the points, of the same dtype and width; leading dimensions broadcast.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
 
     Returns:
         Radians of the broadcast shape ``(...)`` in ``[0, pi]``; float64 for float64 points, float32
@@ -226,7 +249,7 @@ def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
     x, y = broadcast_pair("x", x, "y", y)
-    return cone.oxy_angle(x, y, scalar_tensor("curv", curv, x))
+    return cone.oxy_angle(*broadcast_rows(x, y, curv=scalar_or_rows("curv", curv, x)))
 
 
 def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -234,8 +257,10 @@ def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
-        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        y: space components ``(..., N, D)`` of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
+            ``(..., M)``.
 
     Returns:
         ``(..., M, N)``, at most ``-1/c``; float64 for float64 points, float32 otherwise. No temporary is
@@ -244,8 +269,7 @@ def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    check_matrices("x", x, "y", y)
-    return pairwise.pairwise_inner(x, y, scalar_tensor("curv", curv, x))
+    return _of_all_pairs(pairwise.pairwise_inner, x, y, curv)
 
 
 def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -258,8 +282,10 @@ def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
-        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        y: space components ``(..., N, D)`` of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
+            ``(..., M)``.
 
     Returns:
         Lengths ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of that size.
@@ -267,8 +293,7 @@ def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    check_matrices("x", x, "y", y)
-    return pairwise.pairwise_dist(x, y, scalar_tensor("curv", curv, x))
+    return _of_all_pairs(pairwise.pairwise_dist, x, y, curv)
 
 
 def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -280,8 +305,10 @@ def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tens
 
     Args:
         x: the apexes, space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
-        y: space components ``(..., N, D)`` of the same dtype, width and leading dimensions.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        y: space components ``(..., N, D)`` of the same dtype and width; leading dimensions broadcast.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
+            ``(..., M)``.
 
     Returns:
         Radians in [0, pi], ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of
@@ -290,5 +317,13 @@ def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tens
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    check_matrices("x", x, "y", y)
-    return pairwise.pairwise_oxy_angle(x, y, scalar_tensor("curv", curv, x))
+    return _of_all_pairs(pairwise.pairwise_oxy_angle, x, y, curv)
+
+
+def _of_all_pairs(function: Callable[..., Tensor], x: Tensor, y: Tensor, curv: float | Tensor) -> Tensor:
+    """``function`` of two sets, of which one may be a point."""
+    check_pair("x", x, "y", y)
+    x_set, y_set = (one.unsqueeze(0) if one.dim() == 1 else one for one in (x, y))
+    out = function(*broadcast_sets(x_set, y_set, scalar_or_rows("curv", curv, x)))
+    out = out.squeeze(-1) if y.dim() == 1 else out
+    return out.squeeze(-1 - (y.dim() > 1)) if x.dim() == 1 else out

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from hypkernels.checks import (
     broadcast_pair,
+    broadcast_rows,
     check_choice,
     check_finite,
     check_matrices,
     check_not_negative,
     check_positive,
+    constant,
+    scalar_or_rows,
     scalar_tensor,
     scale_tensor,
     target_tensor,
@@ -162,10 +165,6 @@ def _check_pairings(points: list[Tensor], pairings: Sequence[tuple[int, int]]) -
             )
         x, y = (points[index] for index in pairing)
         check_matrices("x", x, "y", y)
-        if x.dim() != 2:
-            raise ValueError(
-                f"x and y must have shapes (M, D) and (N, D), got {tuple(x.shape)} and {tuple(y.shape)}"
-            )
         check_matrices("x", x, "points", points[0])
 
 
@@ -203,7 +202,8 @@ def entailment_loss(
     Args:
         apex: the general items, ``(..., D)`` space components, float64, float32, bfloat16 or float16.
         point: the specific items, same dtype, device and width; leading dimensions broadcast.
-        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
+            of several factors: a tensor that broadcasts against the leading dimensions.
         aperture_scale: factor of the half-aperture, not negative. 0 leaves the plain angle.
         min_radius: ``K > 0`` of the half-aperture ``asin(2K / (sqrt(c)|apex|))``, which is pi/2 inside
             ``sqrt(c)|apex| = 2K``.
@@ -223,13 +223,11 @@ def entailment_loss(
     apex, point = broadcast_pair("apex", apex, "point", point)
     check_choice("reduction", reduction, REDUCTIONS)
     losses = entailment.entailment_loss(
-        apex,
-        point,
-        scalar_tensor("curv", curv, apex),
-        check_not_negative("aperture_scale", aperture_scale),
-        check_positive("min_radius", min_radius),
-        check_finite("margin", margin),
-        check_not_negative("leak", leak),
+        *broadcast_rows(apex, point, curv=scalar_or_rows("curv", curv, apex)),
+        constant(check_not_negative("aperture_scale", aperture_scale)),
+        constant(check_positive("min_radius", min_radius)),
+        constant(check_finite("margin", margin)),
+        constant(check_not_negative("leak", leak)),
     )
     return _reduce(losses, reduction)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from hypkernels import backend
 from hypkernels.checks import check_curv_value
+from hypkernels.operators import Operator, batched, differentiable, register
 
 Formula = Callable[..., Tensor]
 Gradient = Callable[..., tuple[Tensor, ...]]
@@ -94,141 +94,193 @@ def _flatten(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return tensors
 
 
-def register_rowwise(
-    name: str,
-    formula: Formula,
-    gradient: Gradient,
-    *,
-    definition: Formula,
-    kernels: str,
-    points: Literal[1, 2],
-    returns: Literal["point", "scalar"],
-    scalars: Sequence[str] = ("curv",),
-    options: Sequence[str] = (),
-    sums: RowSums | None = None,
-) -> Callable[..., Tensor]:
-    """Register ``hypkernels::name`` and its backward, and return the function that calls the operator.
+class RowwiseOp:
+    """A row-wise function of points: the operator ``hypkernels::name``, its backward, and calls of them.
 
-    Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the 0-d tensors ``scalars`` and the
-    float ``options``. There are three implementations, of which :mod:`hypkernels.backend` picks one:
+    Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the tensors ``scalars``, each 0-d or
+    ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python floats:
+    compiled graphs go on with old values of those.) There are four implementations, of which
+    :mod:`hypkernels.backend` picks one of the first three:
 
     - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
       ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
-      contributions ``(rows, 1)`` to the gradient of each scalar. Where the value depends on a few
-      numbers of each row, ``sums`` are those, and ``formula`` takes them in place of the points: of all rows
-      at once, not of a chunk at a time.
+      contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d or
+      ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``sums`` are those,
+      and ``formula`` takes them in place of the points: of all rows at once, not of a chunk at a time.
     - the functions ``name`` and ``name_backward`` of the module called ``kernels``, imported when first
       needed. They take whole batches, and return what the operator and its backward return.
     - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
+    - ``smooth``, the same, stable and differentiable any number of times: see :mod:`hypkernels.operators`.
     """
-    point_names = ("x", "y")[:points]
-    tensors = points + len(scalars)
-    arguments = ", ".join(
-        [
-            *(f"Tensor {argument}" for argument in (*point_names, *scalars)),
-            *(f"float {option}" for option in options),
-            "str backend",
-        ]
-    )
-    op_name = f"hypkernels::{name}"
 
-    def output(x: Tensor) -> tuple[int, torch.dtype]:
-        return (x.shape[-1], x.dtype) if returns == "point" else (1, result_dtype(x.dtype))
-
-    def call(*args: Any) -> Tensor:
-        setting = backend.setting()
-        return by_definition(*args) if setting == "reference" else forward_op(*args, setting)
-
-    def by_definition(*args: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
-            check_curv_value(args[tensors - 1])
-        wide = (tensor.double() for tensor in args[:tensors])
-        return definition(*wide, *args[tensors:]).to(output(args[0])[1])
-
-    def kernel(suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
-        """The kernels' function, if they are to run."""
-        if backend.choose(name, x, requested=requested).implementation != "triton":
-            return None
-        return getattr(importlib.import_module(kernels), name + suffix)
-
-    def run_forward(*args: Any) -> Tensor:
-        *operands, requested = args
-        vectors, values, opts = operands[:points], operands[points:tensors], operands[tensors:]
-        check_curv_value(values[-1])
-        if launcher := kernel("", vectors[0], requested):
-            return launcher(*vectors, *(beside(v, vectors[0]) for v in values), *opts)
-        wide = [value.double() for value in values]
-        columns, dtype = output(vectors[0])
-        if sums:
-            numbers = map_rows(sums.of_rows, vectors, [(1, torch.float64)] * sums.numbers)
-            out = formula(*numbers, *wide, *opts).to(dtype)
-        else:
-            (out,) = map_rows(lambda *rows: (formula(*rows, *wide, *opts),), vectors, [(columns, dtype)])
-        return out if returns == "point" else out.squeeze(-1)
-
-    def fake_forward(*args: Any) -> Tensor:
-        x = args[0]
-        shape = x.shape if returns == "point" else x.shape[:-1]
-        return x.new_empty(shape, dtype=output(x)[1])
-
-    def run_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        *operands, requested = args
-        vectors, values, opts = operands[:points], operands[points:tensors], operands[tensors:]
-        if launcher := kernel("_backward", vectors[0], requested):
-            return launcher(grad, *vectors, *(beside(v, vectors[0]) for v in values), *opts)
-        wide = [value.double() for value in values]
-        upstream = grad if returns == "point" else grad.unsqueeze(-1)
-        grads = map_rows(
-            lambda g, *rows: gradient(g, *rows, *wide, *opts),
-            (upstream, *vectors),
-            [*((v.shape[-1], v.dtype) for v in vectors), *((1, torch.float64) for _ in values)],
+    def __init__(
+        self,
+        name: str,
+        formula: Formula,
+        gradient: Gradient,
+        *,
+        definition: Formula,
+        smooth: Formula,
+        kernels: str,
+        points: Literal[1, 2],
+        returns: Literal["point", "scalar"],
+        scalars: Sequence[str] = ("curv",),
+        options: Sequence[str] = (),
+        sums: RowSums | None = None,
+    ) -> None:
+        self.name, self.kernels = name, kernels
+        self.formula, self.gradient, self.sums = formula, gradient, sums
+        self.definition, self.smooth = definition, smooth
+        self.points, self.tensors = points, points + len(scalars)
+        self.returns_points = returns == "point"
+        names = [*("x", "y")[:points], *scalars, *options]
+        arguments = ", ".join([*(f"Tensor {argument}" for argument in names), "str backend"])
+        self._operators = register(
+            name,
+            Operator(f"({arguments}) -> Tensor", self._forward, self._fake_forward, self._vmap_forward),
+            Operator(
+                f"(Tensor grad, {arguments}) -> ({', '.join(['Tensor'] * self.tensors)})",
+                self._backward,
+                self._fake_backward,
+                self._vmap_backward,
+            ),
+            self.tensors,
         )
-        return (*grads[:points], *(rows.sum() for rows in grads[points:]))
+        self._call = differentiable(*self._operators, self._by_smooth_formula, self.tensors)
 
-    def fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        by_scalars = (grad.new_empty((), dtype=torch.float64) for _ in scalars)
-        return (*(v.new_empty(v.shape) for v in args[:points]), *by_scalars)
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        setting = backend.setting()
+        if setting == "reference":
+            return self._by_definition(*arguments)
+        return self._call(*arguments, setting)
 
-    forward_op = torch.library.custom_op(
-        op_name, run_forward, mutates_args=(), schema=f"({arguments}) -> Tensor"
-    )
-    backward_op = torch.library.custom_op(
-        f"{op_name}_backward",
-        run_backward,
-        mutates_args=(),
-        schema=f"(Tensor grad, {arguments}) -> ({', '.join(['Tensor'] * tensors)})",
-    )
-    forward_op.register_fake(fake_forward)
-    backward_op.register_fake(fake_backward)
+    def _forward(self, *arguments: Any) -> Tensor:
+        points, scalars, options, launcher = self._unpack("", arguments)
+        if launcher:
+            return launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
+        columns, dtype = self._result(points[0])
+        if self.sums:
+            numbers = map_rows(self.sums.of_rows, points, [(1, torch.float64)] * self.sums.numbers)
+            out = self.formula(*numbers, *map(_column, scalars), *options).to(dtype)
+        else:
+            operands, arranged = _operands(points, scalars)
+            (out,) = map_rows(
+                lambda *rows: (self.formula(*arranged(rows), *options),), operands, [(columns, dtype)]
+            )
+        return out if self.returns_points else out.squeeze(-1)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:tensors])
-        ctx.settings = inputs[tensors:]
+    def _fake_forward(self, *arguments: Any) -> Tensor:
+        x = arguments[0]
+        return x.new_empty(x.shape if self.returns_points else x.shape[:-1], dtype=self._result(x)[1])
 
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        grads = list(backward_op(grad, *saved, *ctx.settings))
-        for index in range(points, tensors):
-            # Only a scalar that learns is worth moving: its gradient may have to cross to another device.
-            learns = ctx.needs_input_grad[index]
-            grads[index] = grads[index].to(saved[index].device, saved[index].dtype) if learns else None
-        return (*grads, *(None for _ in ctx.settings))
+    def _backward(self, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        points, scalars, options, launcher = self._unpack("_backward", arguments)
+        if launcher:
+            return launcher(grad, *points, *(beside(one, points[0]) for one in scalars), *options)
+        upstream = grad if self.returns_points else grad.unsqueeze(-1)
+        operands, arranged = _operands((upstream, *points), scalars)
+        grads = map_rows(
+            lambda *rows: self.gradient(*arranged(rows), *options),
+            operands,
+            [*((one.shape[-1], one.dtype) for one in points), *((1, torch.float64) for _ in scalars)],
+        )
+        by_scalars = (
+            rows.squeeze(-1) if one.dim() else rows.sum()
+            for rows, one in zip(grads[self.points :], scalars, strict=True)
+        )
+        return (*grads[: self.points], *by_scalars)
 
-    forward_op.register_autograd(backward, setup_context=setup_context)
-    backward_op.register_autograd(partial(refuse_double_backward, name))
-    return call
+    def _fake_backward(self, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        by_points = (one.new_empty(one.shape) for one in arguments[: self.points])
+        by_scalars = (
+            grad.new_empty(one.shape, dtype=torch.float64) for one in arguments[self.points : self.tensors]
+        )
+        return (*by_points, *by_scalars)
+
+    def _by_definition(self, *arguments: Tensor) -> Tensor:
+        scalars, options = arguments[self.points : self.tensors], arguments[self.tensors :]
+        if not torch.compiler.is_compiling():
+            check_curv_value(scalars[-1])
+        wide = (one.double() for one in (*arguments[: self.points], *scalars))
+        return self.definition(*wide, *options).to(self._result(arguments[0])[1])
+
+    def _by_smooth_formula(self, *arguments: Any) -> Tensor:
+        points, scalars = arguments[: self.points], arguments[self.points : self.tensors]
+        wide = (*(one.double() for one in points), *map(_column, scalars))
+        out = self.smooth(*wide, *arguments[self.tensors : -1])
+        return (out if self.returns_points else out.squeeze(-1)).to(self._result(points[0])[1])
+
+    def _result(self, x: Tensor) -> tuple[int, torch.dtype]:
+        """The columns and the dtype of the value."""
+        return (x.shape[-1], x.dtype) if self.returns_points else (1, result_dtype(x.dtype))
+
+    def _unpack(self, suffix: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """Points, scalars, options as floats; and the kernels' function, if they are to run."""
+        *operands, requested = arguments
+        points, scalars = operands[: self.points], operands[self.points : self.tensors]
+        check_curv_value(scalars[-1])
+        launcher = None
+        if backend.choose(self.name, points[0], requested=requested).implementation == "triton":
+            launcher = getattr(importlib.import_module(self.kernels), self.name + suffix)
+        return points, scalars, [one.item() for one in operands[self.tensors :]], launcher
+
+    def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
+        samples = self._samples(info.batch_size, in_dims, arguments)
+        return self._operators[0](*samples, *arguments[self.tensors :]), 0
+
+    def _vmap_backward(
+        self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Any
+    ) -> tuple[list[Tensor], list[int]]:
+        """By a scalar there is a gradient for each sample, the sum of those by its rows."""
+        samples = self._samples(info.batch_size, in_dims[1:], arguments)
+        batch = samples[0].shape[:-1]
+        samples[self.points :] = [_of_rows(one, batch) for one in samples[self.points :]]
+        upstream = batched(grad, in_dims[0], info.batch_size)
+        grads = list(self._operators[1](upstream, *samples, *arguments[self.tensors :]))
+        for index in range(self.points, self.tensors):
+            of_rows = arguments[index].dim() - (in_dims[1 + index] is not None) > 0
+            if not of_rows and len(batch) > 1:
+                grads[index] = grads[index].flatten(1).sum(1)
+        return grads, [0] * len(grads)
+
+    def _samples(self, size: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Tensor]:
+        """Points and scalars with the samples' dimension first; 0-d scalars that all samples share stay."""
+        tensors = list(zip(arguments[: self.tensors], in_dims, strict=False))
+        points = [batched(one, dim, size) for one, dim in tensors[: self.points]]
+        batch = points[0].shape[:-1]
+        scalars = [
+            one if dim is None and one.dim() == 0 else _of_rows(batched(one, dim, size), batch)
+            for one, dim in tensors[self.points :]
+        ]
+        return [*points, *scalars]
+
+
+def _of_rows(scalar: Tensor, batch: Sequence[int]) -> Tensor:
+    """A scalar with the first dimensions of ``batch``, or none, as one of all of them."""
+    return scalar.reshape(*scalar.shape, *[1] * (len(batch) - scalar.dim())).expand(batch)
+
+
+def _column(scalar: Tensor) -> Tensor:
+    """float64, ``(*batch, 1)`` or 0-d."""
+    return scalar.double().unsqueeze(-1) if scalar.dim() else scalar.double()
+
+
+def _operands(
+    rows: Sequence[Tensor], scalars: Sequence[Tensor]
+) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
+    """What :func:`map_rows` is to cut into chunks, and what puts the scalars among a chunk's arguments."""
+    columns = [_column(one) for one in scalars]
+    operands = [*rows, *(one for one in columns if one.dim())]
+
+    def arranged(chunk: Sequence[Tensor]) -> list[Tensor]:
+        of_rows = iter(chunk[len(rows) :])
+        return [*chunk[: len(rows)], *(next(of_rows) if one.dim() else one for one in columns)]
+
+    return operands, arranged
 
 
 def beside(scalar: Tensor, points: Tensor) -> Tensor:
-    """A 0-d tensor on the points' device, where kernels read it. Nothing waits for that device."""
-    if scalar.device == points.device:
+    """A scalar on the points' device, where kernels read it. Nothing waits for that device."""
+    if scalar.device == points.device or scalar.dim():
         return scalar
     return torch.full((), scalar.item(), dtype=torch.float64, device=points.device)
-
-
-def refuse_double_backward(name: str, ctx: Any, *grads: Tensor) -> None:
-    """The autograd formula of every backward operator: closed-form gradients are first order only."""
-    raise NotImplementedError(
-        f"hypkernels.{name} has no second derivative: its gradient is a closed form that autograd cannot "
-        "differentiate again; use the functions of hypkernels' reference modules for double backward"
-    )

@@ -1,12 +1,12 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
-from hypkernels.cone import closed_form, reference
+from hypkernels.cone import closed_form, reference, smooth
 from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
-from hypkernels.rowwise import register_rowwise
+from hypkernels.rowwise import RowwiseOp
 
 KERNELS = "hypkernels.cone.kernel"
 
-half_aperture = register_rowwise(
+half_aperture = RowwiseOp(
     "half_aperture",
     closed_form.half_aperture_by_norm,
     closed_form.half_aperture_gradient,
@@ -15,9 +15,10 @@ half_aperture = register_rowwise(
     options=("min_radius",),
     sums=NORM,
     definition=reference.half_aperture,
+    smooth=smooth.half_aperture,
     kernels=KERNELS,
 )
-oxy_angle = register_rowwise(
+oxy_angle = RowwiseOp(
     "oxy_angle",
     of_split(closed_form.pair_angle),
     closed_form.oxy_angle_gradient,
@@ -25,5 +26,6 @@ oxy_angle = register_rowwise(
     returns="scalar",
     sums=SPLIT_SUMS,
     definition=reference.oxy_angle,
+    smooth=smooth.oxy_angle,
     kernels=KERNELS,
 )

@@ -1,12 +1,12 @@
 """Registration of the row-wise inner product and distances as ``torch.ops.hypkernels`` operators."""
 
-from hypkernels.distance import closed_form, reference
+from hypkernels.distance import closed_form, reference, smooth
 from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
-from hypkernels.rowwise import register_rowwise
+from hypkernels.rowwise import RowwiseOp
 
 KERNELS = "hypkernels.distance.kernel"
 
-elementwise_inner = register_rowwise(
+elementwise_inner = RowwiseOp(
     "elementwise_inner",
     of_split(closed_form.pair_inner),
     closed_form.elementwise_inner_gradient,
@@ -14,9 +14,10 @@ elementwise_inner = register_rowwise(
     returns="scalar",
     sums=SPLIT_SUMS,
     definition=reference.elementwise_inner,
+    smooth=smooth.elementwise_inner,
     kernels=KERNELS,
 )
-elementwise_dist = register_rowwise(
+elementwise_dist = RowwiseOp(
     "elementwise_dist",
     of_split(closed_form.pair_dist),
     closed_form.elementwise_dist_gradient,
@@ -24,9 +25,10 @@ elementwise_dist = register_rowwise(
     returns="scalar",
     sums=SPLIT_SUMS,
     definition=reference.elementwise_dist,
+    smooth=smooth.elementwise_dist,
     kernels=KERNELS,
 )
-dist0 = register_rowwise(
+dist0 = RowwiseOp(
     "dist0",
     closed_form.dist0_by_norm,
     closed_form.dist0_gradient,
@@ -34,5 +36,6 @@ dist0 = register_rowwise(
     returns="scalar",
     sums=NORM,
     definition=reference.dist0,
+    smooth=smooth.dist0,
     kernels=KERNELS,
 )

@@ -9,16 +9,16 @@ from hypkernels.distance.reference import elementwise_dist, elementwise_inner, t
 
 
 def exp_map0(v: Tensor, curv: Tensor | float) -> Tensor:
-    t = curv**0.5 * torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    t = (curv**0.5 * torch.linalg.vector_norm(v, dim=-1)).unsqueeze(-1)
     return torch.sinh(t) / t * v
 
 
-def scaled_exp_map0(x: Tensor, scale: Tensor | float, curv: Tensor | float) -> Tensor:
-    return exp_map0(scale * x, curv)
+def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor | float) -> Tensor:
+    return exp_map0(scale.unsqueeze(-1) * x, curv)
 
 
 def log_map0(x: Tensor, curv: Tensor | float) -> Tensor:
-    s = curv**0.5 * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    s = (curv**0.5 * torch.linalg.vector_norm(x, dim=-1)).unsqueeze(-1)
     return torch.asinh(s) / s * x
 
 
@@ -30,5 +30,5 @@ def exp_map(x: Tensor, v: Tensor, curv: Tensor | float) -> Tensor:
 
 def log_map(x: Tensor, y: Tensor, curv: Tensor | float) -> Tensor:
     tau = (curv**0.5 * elementwise_dist(x, y, curv)).unsqueeze(-1)
-    cosh = -curv * elementwise_inner(x, y, curv).unsqueeze(-1)
+    cosh = (-curv * elementwise_inner(x, y, curv)).unsqueeze(-1)
     return tau / torch.sinh(tau) * (y - cosh * x)

@@ -24,7 +24,10 @@ from hypkernels.scalar_functions import tanh_deficit
 
 
 class TileGradient(NamedTuple):
-    """``cross`` has the shape of the tile, the coefficients those of the points' scalars, ``curv`` is 0-d."""
+    """``cross`` has the shape of the tile, the coefficients those of the points' scalars.
+
+    ``curv`` is one number for each matrix of pairs.
+    """
 
     cross: Tensor
     x_coefficient: Tensor
@@ -84,7 +87,7 @@ def _z_gradient(slope: Tensor, curv_weight: Tensor, tile: PairTile) -> TileGradi
         cross=-c * slope,
         x_coefficient=c * (slope * y.A).sum_to_size(x.A.shape) / x.A,
         y_coefficient=c * (slope * x.A).sum_to_size(y.A.shape) / y.A,
-        curv=(_total(curv_weight) - _total(radial) / 2) / c,
+        curv=(_total(curv_weight) - _total(radial) / 2) / _of_tile(c),
     )
 
 
@@ -113,7 +116,7 @@ def _angle_gradient(weight: Tensor, angle: Tensor, tile: PairTile) -> TileGradie
         cross=cross,
         x_coefficient=ratio((c * along - cross * gram).sum_to_size(x.P.shape), x.P * x.P),
         y_coefficient=c * ratio(turn_y, width).sum_to_size(y.P.shape) / y.A,
-        curv=_total(turn_x * across / (x.A * y.A)) / (2 * c),
+        curv=_total(turn_x * across / (x.A * y.A)) / (2 * _of_tile(c)),
     )
 
 
@@ -128,7 +131,13 @@ def _opposite(tile: PairTile) -> Tensor:
 
 
 def _total(terms: Tensor) -> Tensor:
-    return terms.sum(dtype=torch.float64)
+    """Over the pairs of each matrix."""
+    return terms.sum((-2, -1), dtype=torch.float64)
+
+
+def _of_tile(c: Tensor) -> Tensor:
+    """One for each matrix of a tile, or the one of all, 0-d."""
+    return c.reshape(c.shape[:1])
 
 
 def _angle_at_y(tile: PairTile) -> Tensor:

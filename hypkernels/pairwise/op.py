@@ -7,8 +7,7 @@ what limits a pairwise distance, and the tiles keep the float64 temporaries smal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,95 +15,135 @@ from torch import Tensor
 
 from hypkernels import backend
 from hypkernels.checks import check_curv_value
-from hypkernels.pairwise import closed_form, reference
+from hypkernels.operators import Operator, batched, differentiable, register
+from hypkernels.pairwise import closed_form, reference, smooth
 from hypkernels.pairwise.closed_form import PairFunction
 from hypkernels.pairwise.geometry import PairTile, pair_tile, point_scalars
-from hypkernels.rowwise import chunk_elements, refuse_double_backward, result_dtype
+from hypkernels.rowwise import chunk_elements, result_dtype
 
 Cut = tuple[slice, slice, slice]
 
 
-def register_pairwise(
-    name: str, function: PairFunction, definition: Callable[..., Tensor], sign: int = 1
-) -> Callable[..., Tensor]:
-    """Register ``hypkernels::name(x, y, curv)``: ``sign * function / curv**power`` of each pair."""
+class PairwiseOp:
+    """The operator ``hypkernels::name(x, y, curv)``: ``sign * function / curv**power`` of each pair.
 
-    def call(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    ``x`` is ``(*batch, M, D)``, ``y`` ``(*batch, N, D)``, ``curv`` 0-d or ``(*batch)``. ``definition`` and
+    ``smooth_formula`` take the same, float64, and are differentiable, as those of
+    :class:`hypkernels.rowwise.RowwiseOp`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: PairFunction,
+        *,
+        definition: Callable[..., Tensor],
+        smooth_formula: Callable[..., Tensor],
+        sign: int = 1,
+    ) -> None:
+        self.name, self.function, self.sign = name, function, sign
+        self.definition, self.smooth_formula = definition, smooth_formula
+        arguments = "Tensor x, Tensor y, Tensor curv"
+        self._operators = register(
+            name,
+            Operator(f"({arguments}) -> Tensor", self._forward, self._fake_forward, self._vmap_forward),
+            Operator(
+                f"(Tensor grad, {arguments}) -> (Tensor, Tensor, Tensor)",
+                self._backward,
+                self._fake_backward,
+                self._vmap_backward,
+            ),
+            3,
+        )
+        self._call = differentiable(*self._operators, self._by_smooth_formula, 3)
+
+    def __call__(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         setting = backend.setting()
         if setting == "triton":
-            raise RuntimeError(f"hypkernels.{name} cannot run with backend 'triton': it has no kernels")
-        return by_definition(x, y, curv) if setting == "reference" else forward_op(x, y, curv)
+            raise RuntimeError(f"hypkernels.{self.name} cannot run with backend 'triton': it has no kernels")
+        return self._by_definition(x, y, curv) if setting == "reference" else self._call(x, y, curv)
 
-    def by_definition(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _by_definition(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             check_curv_value(curv)
-        return definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
+        return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
-    def run_forward(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+        return self.smooth_formula(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
+
+    def _forward(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         check_curv_value(curv)
-        out = fake_forward(x, y, curv)
-        unit = sign * curv.double() ** -function.curv_power
-        for (batch, rows, columns), _, _, tile in _tiles(x, y, curv):
-            _by_batch(out)[batch, rows, columns] = unit * function.value(tile)
+        out = self._fake_forward(x, y, curv)
+        for (batch, rows, columns), _, _, tile, unit in self._tiles(x, y, curv):
+            _by_batch(out)[batch, rows, columns] = unit * self.function.value(tile)
         return out
 
-    def fake_forward(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _fake_forward(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         return x.new_empty((*x.shape[:-1], y.shape[-2]), dtype=result_dtype(x.dtype))
 
-    def run_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        unit = sign * curv.double() ** -function.curv_power
+    def _backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         upstream = _by_batch(grad)
         grad_x, grad_y = (_by_batch(x.new_zeros(p.shape, dtype=torch.float64)) for p in (x, y))
-        grad_curv = x.new_zeros((), dtype=torch.float64)
-        for (batch, rows, columns), x_rows, y_rows, tile in _tiles(x, y, curv):
+        grad_curv = x.new_zeros(len(grad_x), dtype=torch.float64)
+        for (batch, rows, columns), x_rows, y_rows, tile, unit in self._tiles(x, y, curv):
             weight = unit * upstream[batch, rows, columns].double()
-            part = function.gradient(weight, function.value(tile), tile)
+            part = self.function.gradient(weight, self.function.value(tile), tile)
             grad_x[batch, rows] += part.x_coefficient * x_rows + part.cross @ y_rows
             grad_y[batch, columns] += part.y_coefficient.mT * y_rows + part.cross.mT @ x_rows
-            grad_curv += part.curv
-        return grad_x.to(x.dtype).view(x.shape), grad_y.to(y.dtype).view(y.shape), grad_curv
+            grad_curv[batch] += part.curv
+        by_curv = grad_curv.view(curv.shape) if curv.dim() else grad_curv.sum()
+        return grad_x.to(x.dtype).view(x.shape), grad_y.to(y.dtype).view(y.shape), by_curv
 
-    def fake_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return x.new_empty(x.shape), y.new_empty(y.shape), grad.new_empty((), dtype=torch.float64)
+    def _fake_backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+        by_curv = grad.new_empty(curv.shape, dtype=torch.float64)
+        return x.new_empty(x.shape), y.new_empty(y.shape), by_curv
 
-    arguments = "Tensor x, Tensor y, Tensor curv"
-    forward_op = torch.library.custom_op(
-        f"hypkernels::{name}", run_forward, mutates_args=(), schema=f"({arguments}) -> Tensor"
-    )
-    backward_op = torch.library.custom_op(
-        f"hypkernels::{name}_backward",
-        run_backward,
-        mutates_args=(),
-        schema=f"(Tensor grad, {arguments}) -> (Tensor, Tensor, Tensor)",
-    )
-    forward_op.register_fake(fake_forward)
-    backward_op.register_fake(fake_backward)
+    def _vmap_forward(
+        self, info: Any, in_dims: Sequence[int | None], *arguments: Tensor
+    ) -> tuple[Tensor, int]:
+        return self._operators[0](*_samples(info.batch_size, in_dims, arguments)), 0
 
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def _vmap_backward(
+        self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Tensor
+    ) -> tuple[list[Tensor], list[int]]:
+        """By a curvature there is a gradient for each sample, the sum of those by its matrices."""
+        x, y, curv = _samples(info.batch_size, in_dims[1:], arguments)
+        batch = x.shape[:-2]
+        of_matrices = curv.reshape(*curv.shape, *[1] * (len(batch) - curv.dim())).expand(batch)
+        upstream = batched(grad, in_dims[0], info.batch_size)
+        grads = list(self._operators[1](upstream, x, y, of_matrices))
+        shared = arguments[2].dim() == (in_dims[3] is not None)
+        if shared and len(batch) > 1:
+            grads[2] = grads[2].flatten(1).sum(1)
+        return grads, [0, 0, 0]
 
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, curv = ctx.saved_tensors
-        grad_x, grad_y, grad_curv = backward_op(grad, x, y, curv)
-        return grad_x, grad_y, grad_curv.to(curv.device, curv.dtype) if ctx.needs_input_grad[2] else None
+    def _tiles(
+        self, x: Tensor, y: Tensor, curv: Tensor
+    ) -> Iterator[tuple[Cut, Tensor, Tensor, PairTile, Tensor]]:
+        """Each tile with where it lies, its float64 points and the unit of its function."""
+        c = curv.double().reshape(-1, 1, 1) if curv.dim() else curv.double()
+        x, y = _by_batch(x), _by_batch(y)
+        x_scalars, y_scalars = (point_scalars(points, c) for points in (x, y))
+        for cut in _cuts(x.shape[0], x.shape[1], y.shape[1], chunk_elements(x.device)):
+            batch, rows, columns = cut
+            x_rows, y_rows = x[batch, rows].double(), y[batch, columns].double()
+            x_part = x_scalars.at(batch, rows)
+            y_part = y_scalars.at(batch, columns).along_columns()
+            of_batch = c[batch] if c.dim() else c
+            lateral = x_part.P * y_part.P - of_batch * (x_rows @ y_rows.mT)
+            unit = self.sign * of_batch**-self.function.curv_power
+            yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, of_batch), unit
 
-    forward_op.register_autograd(backward, setup_context=setup_context)
-    backward_op.register_autograd(partial(refuse_double_backward, name))
-    return call
 
-
-def _tiles(x: Tensor, y: Tensor, curv: Tensor) -> Iterator[tuple[Cut, Tensor, Tensor, PairTile]]:
-    """Each tile with where it lies and its float64 points."""
-    c = curv.double()
-    x, y = _by_batch(x), _by_batch(y)
-    x_scalars, y_scalars = (point_scalars(points, c) for points in (x, y))
-    for cut in _cuts(x.shape[0], x.shape[1], y.shape[1], chunk_elements(x.device)):
-        batch, rows, columns = cut
-        x_rows, y_rows = x[batch, rows].double(), y[batch, columns].double()
-        x_part = x_scalars.at(batch, rows)
-        y_part = y_scalars.at(batch, columns).along_columns()
-        lateral = x_part.P * y_part.P - c * (x_rows @ y_rows.mT)
-        yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, c)
+def _samples(size: int, in_dims: Sequence[int | None], arguments: Sequence[Tensor]) -> list[Tensor]:
+    """The arguments with the samples' dimension first; a 0-d curvature that all samples share stays."""
+    x, y = (batched(one, dim, size) for one, dim in zip(arguments[:2], in_dims, strict=False))
+    curv, dim = arguments[2], in_dims[2]
+    if dim is None and curv.dim() == 0:
+        return [x, y, curv]
+    of_samples = batched(curv, dim, size)
+    batch = x.shape[:-2]
+    return [x, y, of_samples.reshape(*of_samples.shape, *[1] * (len(batch) - of_samples.dim())).expand(batch)]
 
 
 def _cuts(batch: int, rows: int, columns: int, elements: int) -> Iterator[Cut]:
@@ -125,10 +164,22 @@ def _by_batch(matrices: Tensor) -> Tensor:
     return matrices.reshape(math.prod(matrices.shape[:-2]), *matrices.shape[-2:])
 
 
-pairwise_inner = register_pairwise(
-    "pairwise_inner", closed_form.NEGATIVE_INNER, reference.pairwise_inner, sign=-1
+pairwise_inner = PairwiseOp(
+    "pairwise_inner",
+    closed_form.NEGATIVE_INNER,
+    definition=reference.pairwise_inner,
+    smooth_formula=smooth.pairwise_inner,
+    sign=-1,
 )
-pairwise_dist = register_pairwise("pairwise_dist", closed_form.DISTANCE, reference.pairwise_dist)
-pairwise_oxy_angle = register_pairwise(
-    "pairwise_oxy_angle", closed_form.ANGLE_AT_X, reference.pairwise_oxy_angle
+pairwise_dist = PairwiseOp(
+    "pairwise_dist",
+    closed_form.DISTANCE,
+    definition=reference.pairwise_dist,
+    smooth_formula=smooth.pairwise_dist,
+)
+pairwise_oxy_angle = PairwiseOp(
+    "pairwise_oxy_angle",
+    closed_form.ANGLE_AT_X,
+    definition=reference.pairwise_oxy_angle,
+    smooth_formula=smooth.pairwise_oxy_angle,
 )

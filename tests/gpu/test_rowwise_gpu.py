@@ -23,6 +23,7 @@ from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels import backend
+from hypkernels.operators import registered
 
 pytestmark = pytest.mark.gpu
 
@@ -233,12 +234,13 @@ def test_compiles_to_one_graph(op, compiler, launches):
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck(name, dtype):
     op = OPS[name]
-    operator = getattr(torch.ops.hypkernels, name).default
+    operator = registered(name)
     args = [a.requires_grad_() for a in arguments(op, 3, 4, dtype=dtype)]
-    opcheck(operator, (*args, *op.options, "triton"))
-    grad = torch.ones_like(operator(*args, *op.options, "triton")).detach()
-    backward = getattr(torch.ops.hypkernels, f"{name}_backward").default
-    opcheck(backward, (grad, *(a.detach() for a in args), *op.options, "triton"))
+    settings = (*(torch.tensor(option, dtype=torch.float64) for option in op.options), "triton")
+    opcheck(operator, (*args, *settings))
+    grad = torch.ones_like(operator(*args, *settings)).detach()
+    backward = registered(f"{name}_backward")
+    opcheck(backward, (grad, *(a.detach() for a in args), *settings))
 
 
 @pytest.fixture

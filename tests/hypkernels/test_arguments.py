@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from lorentz_oracle import DEFINITIONS, ONE_POINT
+from lorentz_oracle import FUNCTIONS, ONE_POINT
 
 import hypkernels as hk
 
-NAMES = tuple(DEFINITIONS)
+NAMES = FUNCTIONS
 PAIRS = [name for name in NAMES if name not in ONE_POINT]
 
 
@@ -23,6 +23,17 @@ def call(name, x=None, y=None, curv=1.0):
         ([[1.0, 2.0]], TypeError, r"x must be a tensor of space components \(\.\.\., D\), got list"),
         (torch.ones(2, 3, dtype=torch.int64), TypeError, "x must be float64.*got torch.int64"),
         (torch.ones(2, 3, dtype=torch.complex64), TypeError, "x must be float64.*got torch.complex64"),
+        (torch.eye(2).to_sparse(), TypeError, "x must be a dense tensor, got one of layout torch.sparse_coo"),
+        (
+            torch.eye(2).to_sparse_csr(),
+            TypeError,
+            "x must be a dense tensor, got one of layout torch.sparse_csr",
+        ),
+        (
+            torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]),
+            TypeError,
+            "x must be a dense tensor, got a nested tensor",
+        ),
         (torch.tensor(1.0), ValueError, r"x must have shape \(\.\.\., D\) with D >= 1, got \(\)"),
         (torch.ones(2, 0), ValueError, r"x must have shape \(\.\.\., D\) with D >= 1, got \(2, 0\)"),
     ],
@@ -42,7 +53,19 @@ def test_points(name, x, error, message):
         (float("nan"), ValueError, "curv must be positive and finite, got nan"),
         (torch.tensor(-1.0), ValueError, "curv must be positive and finite, got -1.0"),
         (torch.tensor(float("nan")), ValueError, "curv must be positive and finite, got nan"),
-        (torch.ones(2), ValueError, r"curv must be a float or a one-element tensor, got shape \(2,\)"),
+        (
+            torch.ones(5),
+            ValueError,
+            r"points and curv must have broadcastable.*\(2,\) of points, \(5,\) of curv",
+        ),
+        (torch.tensor([1.0, -2.0]), ValueError, "curv must be positive and finite, got -2.0 in a tensor"),
+        (10**400, ValueError, "curv must be positive and finite, got inf"),
+        (-(10**400), ValueError, "curv must be positive and finite, got -inf"),
+        (
+            torch.eye(2).to_sparse(),
+            TypeError,
+            "curv must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
         (torch.tensor(1), TypeError, "curv must be a floating tensor, got torch.int64"),
         ("1", TypeError, "curv must be a float or a one-element tensor, got str"),
         (True, TypeError, "curv must be a float or a one-element tensor, got bool"),

@@ -15,6 +15,7 @@ from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels.entailment import reference
+from hypkernels.operators import registered
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CPU autocast.*")
 
@@ -218,13 +219,12 @@ def test_nan_is_not_hidden():
     assert losses.isnan().tolist() == [False, True, False]
 
 
-OPERATOR = torch.ops.hypkernels.entailment_loss.default
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     apex, point = (p.requires_grad_() for p in sets((3, 4), (3, 4), dtype=dtype))
-    opcheck(OPERATOR, (apex, point, torch.tensor(0.7, requires_grad=True), 1.2, 0.1, 0.1, 0.2, "torch"))
+    options = torch.tensor([1.2, 0.1, 0.1, 0.2], dtype=torch.float64).unbind()
+    curv = torch.tensor(0.7, requires_grad=True)
+    opcheck(registered("entailment_loss"), (apex, point, curv, *options, "torch"))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lorentz_oracle import DEFINITIONS, ONE_POINT
+from lorentz_oracle import FUNCTIONS, ONE_POINT
 from rowwise_cases import ROWS, Tolerance, assert_accurate, with_scaled_gradient
 
 from hypkernels.cone import reference as cone
@@ -31,18 +31,18 @@ def vectors(name):
 
 
 @pytest.mark.parametrize("curv", [0.1, 1.0, 4.0])
-@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_reference_is_the_definition(name, curv):
     assert_accurate(name, vectors(name), curv, TOLERANCE, op=reference(name))
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_wrong_gradient_is_caught(name):
     with pytest.raises(AssertionError):
         assert_accurate(name, vectors(name), 1.0, TOLERANCE, op=with_scaled_gradient(reference(name), 0))
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_reference_has_second_derivatives(name):
     args = [v[:2, :3].clone().requires_grad_() for v in vectors(name)]
     curv = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,185 @@
+"""Operators under every PyTorch transform: one function out of an operator and a differentiable formula.
+
+PyTorch differentiates an opaque operator only as far as it is told how. Each operator has a closed-form
+gradient, itself an operator. Whatever goes beyond that (forward mode, second and higher derivatives, function
+transforms in a compiled graph) takes a smooth formula in plain PyTorch and float64, which is slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# A part of every operator's name, so that caches of compiled graphs see it. To be raised whenever an
+# operator's arguments change, or the number, shapes or dtypes of its results: an old graph would go on with
+# the old ones.
+VERSION = "v2"
+
+_JVP = torch._C._functorch.TransformType.Jvp
+
+
+def forward_mode() -> bool:
+    """Whether tangents are carried along, by ``torch.func.jvp`` or by a dual level."""
+    if forward_ad._current_level >= 0:
+        return True
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and any(level.key() == _JVP for level in stack)
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work. A graph is compiled with the answer."""
+    return torch._C._are_functorch_transforms_active()
+
+
+class Operator(NamedTuple):
+    """A schema without a name, the implementation for real and for fake tensors, and the rule of ``vmap``."""
+
+    schema: str
+    run: Callable[..., Any]
+    fake: Callable[..., Any]
+    vmap: Callable[..., Any]
+
+
+def register(
+    name: str, value: Operator, backward: Operator, tensors: int
+) -> tuple[Callable[..., Tensor], Callable[..., Sequence[Tensor]]]:
+    """Register ``hypkernels::name`` and ``hypkernels::name_backward``, and return what calls them.
+
+    The first ``tensors`` arguments are differentiable. Compiled graphs call the operators with this
+    registration; elsewhere :func:`differentiable` calls them.
+    """
+    value_operator, backward_operator = (
+        _defined(full_name, one) for full_name, one in ((name, value), (f"{name}_backward", backward))
+    )
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.settings = inputs[tensors:]
+
+    def pull(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        return learning(backward_operator(grad, *saved, *ctx.settings), saved, ctx)
+
+    value_operator.register_autograd(pull, setup_context=setup_context)
+    backward_operator.register_autograd(partial(_refuse_second_derivative, name))
+    return value_operator, backward_operator
+
+
+def _defined(name: str, operator: Operator) -> Any:
+    defined = torch.library.custom_op(
+        f"hypkernels::{name}.{VERSION}", operator.run, mutates_args=(), schema=operator.schema
+    )
+    defined.register_fake(operator.fake)
+    defined.register_vmap(operator.vmap)
+    return defined
+
+
+def learning(grads: Sequence[Tensor], saved: Sequence[Tensor], ctx: Any) -> tuple[Tensor | None, ...]:
+    """What a backward pass returns: nothing for what does not learn, nor for the arguments after ``saved``.
+
+    The others' gradients may have to cross to another device.
+    """
+    wanted = ctx.needs_input_grad
+    return (
+        *(
+            grad.to(one.device, one.dtype) if wants else None
+            for grad, one, wants in zip(grads, saved, wanted, strict=False)
+        ),
+        *(None for _ in wanted[len(saved) :]),
+    )
+
+
+def _refuse_second_derivative(name: str, ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        f"the operator of hypkernels.{name} has no second derivative in a compiled graph; call "
+        f"hypkernels.{name} outside it"
+    )
+
+
+def registered(name: str) -> Any:
+    """The operator ``hypkernels::name`` of this version, as ``torch.ops`` has it."""
+    return getattr(getattr(torch.ops.hypkernels, name), VERSION)
+
+
+def batched(one: Tensor, dim: int | None, size: int) -> Tensor:
+    """An argument of a rule of ``vmap``, with the samples' dimension first."""
+    return one.unsqueeze(0).expand(size, *one.shape) if dim is None else one.movedim(dim, 0)
+
+
+def differentiable(
+    operator: Callable[..., Tensor],
+    gradient: Callable[..., Sequence[Tensor]],
+    smooth: Callable[..., Tensor],
+    tensors: int,
+) -> Callable[..., Tensor]:
+    """``operator(*arguments)``, of which the first ``tensors`` arguments may need gradients.
+
+    Args:
+        operator: the registered operator.
+        gradient: its registered backward operator, of the upstream gradient and the same arguments.
+        smooth: the same function of the same arguments in plain PyTorch, differentiable any number of times.
+        tensors: how many arguments come first that are differentiable.
+    """
+
+    class Gradient(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+            return tuple(gradient(grad, *arguments))
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs[: 1 + tensors])
+            ctx.settings = inputs[1 + tensors :]
+
+        @staticmethod
+        def backward(ctx: Any, *directions: Tensor) -> tuple[Any, ...]:
+            operands = ctx.saved_tensors
+
+            def slope(grad: Tensor, *operands: Tensor) -> Tensor:
+                by_operands = smooth_gradient(grad, *operands, *ctx.settings)
+                pairs = zip(by_operands, directions, strict=True)
+                return torch.stack([(by.double() * along.double()).sum() for by, along in pairs]).sum()
+
+            total, pull = torch.func.vjp(slope, *operands)[:2]
+            return (*pull(torch.ones_like(total)), *(None for _ in ctx.settings))
+
+    class Value(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*arguments: Any) -> Tensor:
+            return operator(*arguments)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs[:tensors])
+            ctx.settings = inputs[tensors:]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+            saved = ctx.saved_tensors
+            apply = smooth_gradient if forward_mode() else Gradient.apply
+            return learning(apply(grad, *saved, *ctx.settings), saved, ctx)
+
+    def smooth_gradient(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        settings = arguments[tensors:]
+        pull = torch.func.vjp(lambda *operands: smooth(*operands, *settings), *arguments[:tensors])[1]
+        return pull(grad)
+
+    def call(*arguments: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            beyond = transformed() or forward_ad._current_level >= 0
+            return smooth(*arguments) if beyond else operator(*arguments)
+        if forward_mode():
+            return smooth(*arguments)
+        recorded = torch.is_grad_enabled() and any(one.requires_grad for one in arguments[:tensors])
+        return Value.apply(*arguments) if recorded or transformed() else operator(*arguments)
+
+    return call
