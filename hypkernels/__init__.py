@@ -1,4 +1,20 @@
-"""Exact, fused Lorentz-model hyperbolic geometry for PyTorch."""
+"""Exact, fused Lorentz-model hyperbolic geometry for PyTorch.
+
+What works under which transform of PyTorch:
+
+| transform | row-wise, `entailment_loss` | pairwise | contrastive, `HySACLoss` |
+| --- | --- | --- | --- |
+| `backward`; `grad`, `vjp`, `jacrev` of `torch.func` | yes | yes | yes |
+| `vmap`, `vmap(grad)` | yes | yes | yes |
+| `jvp`, `jacfwd`, dual levels | slower | slower | refused |
+| `create_graph`, `hessian`, any order | slower | slower | refused |
+| checkpointing, saved tensor hooks | yes | yes | yes |
+| `compile(fullgraph=True)`, changing floats | yes | yes | yes |
+| `torch.func` derivatives in a compiled function | slower | slower | refused |
+
+``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, ``refused`` is a
+``NotImplementedError`` that names the function.
+"""
 
 from hypkernels.backend import use_backend
 from hypkernels.lorentz import (

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transforms import SUBJECTS
@@ -41,7 +40,7 @@ def seen():
 
 
 def test_a_change_of_an_operator_changes_its_version():
-    """If this fails, raise ``operators.VERSION`` and run this file: old graphs would go on with the old ones."""
+    """If this fails, raise ``operators.VERSION`` and run this file: old graphs go on with what they know."""
     recorded, operators_now = json.loads(RECORD.read_text()), seen()
     assert recorded["version"] == operators.VERSION
     assert operators_now == recorded["operators"]

@@ -344,4 +344,5 @@ def test_transforms_in_a_compiled_function_are_refused(name):
 
 def test_the_table_of_the_documentation(request):
     readme = (request.config.rootpath / "README.md").read_text()
-    assert transforms.table() in readme, "print it: python tests/hypkernels/transforms.py"
+    for text in (readme, hk.__doc__):
+        assert transforms.table() in text, "print it: python tests/hypkernels/transforms.py"

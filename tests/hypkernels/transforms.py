@@ -1,4 +1,4 @@
-"""Which public function works under which PyTorch transform: the list that the tests run and README prints.
+"""Which public function works under which PyTorch transform: the list that tests run and README prints.
 
 ``python tests/hypkernels/transforms.py`` prints the table.
 """
@@ -15,10 +15,10 @@ from torch import Tensor
 import hypkernels as hk
 from hysac.loss import HySACLoss
 
-YES, SLOWER, REFUSED = "yes", "yes, slower", "`NotImplementedError`"
+YES, SLOWER, REFUSED = "yes", "slower", "refused"
 
 # A column of the table for each kind of function, in the order of ``Transform.support``.
-KINDS = ("row-wise functions, `entailment_loss`", "pairwise functions", "contrastive losses, `HySACLoss`")
+KINDS = ("row-wise, `entailment_loss`", "pairwise", "contrastive, `HySACLoss`")
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,14 @@ class Transform:
 
 
 TRANSFORMS = {
-    "reverse": Transform(
-        "`backward`, `torch.autograd.grad`; `torch.func.grad`, `vjp`, `jacrev`", (YES, YES, YES)
-    ),
-    "vmap": Transform(
-        "`torch.func.vmap`, over points or scalars; per-sample gradients, `vmap(grad)`", (YES, YES, YES)
-    ),
-    "forward": Transform("forward mode: `torch.func.jvp`, `jacfwd`, dual levels", (SLOWER, SLOWER, REFUSED)),
-    "second": Transform(
-        "second derivatives: `create_graph=True`, `hessian`, `grad` of `grad`, any order",
-        (SLOWER, SLOWER, REFUSED),
-    ),
-    "checkpoint": Transform("activation checkpointing, both modes; saved tensor hooks", (YES, YES, YES)),
-    "compile": Transform(
-        "`torch.compile(fullgraph=True)`, changing Python numbers included", (YES, YES, YES)
-    ),
+    "reverse": Transform("`backward`; `grad`, `vjp`, `jacrev` of `torch.func`", (YES, YES, YES)),
+    "vmap": Transform("`vmap`, `vmap(grad)`", (YES, YES, YES)),
+    "forward": Transform("`jvp`, `jacfwd`, dual levels", (SLOWER, SLOWER, REFUSED)),
+    "second": Transform("`create_graph`, `hessian`, any order", (SLOWER, SLOWER, REFUSED)),
+    "checkpoint": Transform("checkpointing, saved tensor hooks", (YES, YES, YES)),
+    "compile": Transform("`compile(fullgraph=True)`, changing floats", (YES, YES, YES)),
     "compiled transform": Transform(
-        "`torch.func` transforms within a compiled function", (SLOWER, SLOWER, REFUSED)
+        "`torch.func` derivatives in a compiled function", (SLOWER, SLOWER, REFUSED)
     ),
 }
 
@@ -134,7 +125,7 @@ SUBJECTS = {
 
 
 def table() -> str:
-    rows = [("", *KINDS), ("---",) * (1 + len(KINDS))]
+    rows = [("transform", *KINDS), ("---",) * (1 + len(KINDS))]
     rows += [(one.label, *one.support) for one in TRANSFORMS.values()]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
