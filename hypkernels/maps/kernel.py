@@ -17,17 +17,17 @@ from torch import Tensor
 from hypkernels.tritonlib import launch
 from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, split_along
-from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants
+from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants, total_or_each
 from hypkernels.tritonlib.rows import (
     columns_from,
     combine,
     dot,
     input_rows,
     load,
-    load_scalar,
     output_rows,
     row_kernel,
     row_tile,
+    scalar_of_rows,
     store,
     store_scalars,
     zeros,
@@ -40,7 +40,7 @@ def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
 
 
 def exp_map0_backward(grad: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _map_backward(_radial_backward, grad, (v,), [None, None, curv], VALUE=sinhc, SLOPE=sinhc_slope)
+    return _radial_gradients(grad, v, None, curv, VALUE=sinhc, SLOPE=sinhc_slope)
 
 
 def log_map0(x: Tensor, curv: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def log_map0(x: Tensor, curv: Tensor) -> Tensor:
 
 
 def log_map0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _map_backward(_radial_backward, grad, (x,), [None, None, curv], VALUE=asinhc, SLOPE=asinhc_slope)
+    return _radial_gradients(grad, x, None, curv, VALUE=asinhc, SLOPE=asinhc_slope)
 
 
 def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
@@ -56,11 +56,7 @@ def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
 
 
 def scaled_exp_map0_backward(grad: Tensor, x: Tensor, scale: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    by_scale = launch.allocate(x, x.shape[:-1], torch.float64)
-    by_x, by_curv = _map_backward(
-        _radial_backward, grad, (x,), [by_scale, scale, curv], VALUE=sinhc, SLOPE=sinhc_slope
-    )
-    return by_x, by_scale.sum(), by_curv
+    return _radial_gradients(grad, x, scale, curv, VALUE=sinhc, SLOPE=sinhc_slope)
 
 
 def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
@@ -68,7 +64,7 @@ def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
 
 
 def exp_map_backward(grad: Tensor, x: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _map_backward(_exp_map_backward, grad, (x, v), [curv])
+    return _map_backward(_exp_map_backward, grad, (x, v), curv)
 
 
 def log_map(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
@@ -76,22 +72,36 @@ def log_map(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
 
 
 def log_map_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _map_backward(_log_map_backward, grad, (x, y), [curv])
+    return _map_backward(_log_map_backward, grad, (x, y), curv)
 
 
-def _map(kernel: Any, points: Sequence[Tensor], others: Sequence[Tensor | None], **functions: Any) -> Tensor:
+def _map(kernel: Any, points: Sequence[Tensor], scalars: Sequence[Tensor | None], **functions: Any) -> Tensor:
     out = launch.allocate(points[0], points[0].shape, points[0].dtype)
-    launch.launch_rows(kernel, points, [out, *others], **functions)
+    launch.launch_rows(kernel, points, [out], scalars, **functions)
     return out
 
 
-def _map_backward(
-    kernel: Any, grad: Tensor, points: Sequence[Tensor], others: Sequence[Tensor | None], **functions: Any
-) -> tuple[Tensor, ...]:
+def _map_backward(kernel: Any, grad: Tensor, points: Sequence[Tensor], curv: Tensor) -> tuple[Tensor, ...]:
     grads = [launch.allocate(point, point.shape, point.dtype) for point in points]
     by_curv = launch.allocate(grad, grad.shape[:-1], torch.float64)
-    launch.launch_rows(kernel, [grad, *points], [*grads, by_curv, *others], **functions)
-    return (*grads, by_curv.sum())
+    launch.launch_rows(kernel, [grad, *points], [*grads, by_curv], [curv])
+    return (*grads, total_or_each(by_curv, curv))
+
+
+def _radial_gradients(
+    grad: Tensor, x: Tensor, scale: Tensor | None, curv: Tensor, **functions: Any
+) -> tuple[Tensor, ...]:
+    """By ``x``, by the scale if there is one, and by the curvature."""
+    by_x = launch.allocate(x, x.shape, x.dtype)
+    scalars = [scale, curv]
+    shares = [None if one is None else launch.allocate(x, x.shape[:-1], torch.float64) for one in scalars]
+    launch.launch_rows(_radial_backward, [grad, x], [by_x, *shares], scalars, **functions)
+    by_scalars = (
+        total_or_each(share, one)
+        for share, one in zip(shares, scalars, strict=True)
+        if share is not None and one is not None
+    )
+    return (by_x, *by_scalars)
 
 
 @row_kernel
@@ -101,7 +111,11 @@ def _radial_forward(
     x_inner,
     OUT,
     SCALE,
+    scale_outer,
+    scale_inner,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     VALUE: tl.constexpr,
@@ -112,8 +126,9 @@ def _radial_forward(
     """``f(sqrt(c)|v|) v`` for ``v = scale x``."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
-    scale = _scale(SCALE)
-    t = tl.sqrt(load_scalar(CURV)) * tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+    scale = _scale(SCALE, scale_outer, scale_inner, tile)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    t = tl.sqrt(c) * tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
     factor = scale * VALUE(t)
     out = output_rows(OUT, tile, D)
     for start in range(0, D, BLOCK_D):
@@ -122,9 +137,12 @@ def _radial_forward(
 
 
 @triton.jit
-def _scale(SCALE):
+def _scale(SCALE, scale_outer, scale_inner, tile):
     """No ``SCALE`` is 1."""
-    return tl.full((), 1.0, tl.float64) if SCALE is None else load_scalar(SCALE)
+    if SCALE is None:
+        return tl.full((), 1.0, tl.float64)
+    else:
+        return scalar_of_rows(SCALE, scale_outer, scale_inner, tile)
 
 
 @row_kernel
@@ -136,10 +154,14 @@ def _radial_backward(
     x_outer,
     x_inner,
     BY_X,
-    BY_CURV,
     BY_SCALE,
+    BY_CURV,
     SCALE,
+    scale_outer,
+    scale_inner,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     VALUE: tl.constexpr,
@@ -151,7 +173,8 @@ def _radial_backward(
     tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x = input_rows(X, x_outer, x_inner, tile)
-    scale, c = _scale(SCALE), load_scalar(CURV)
+    scale = _scale(SCALE, scale_outer, scale_inner, tile)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     x_grad, v_norm = dot(x, grad, tile, D, BLOCK_D), tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
     t = tl.sqrt(c) * v_norm
     alignment = SLOPE(t) * scale * x_grad
@@ -175,6 +198,8 @@ def _exp_map_forward(
     v_inner,
     OUT,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     D: tl.constexpr,
@@ -184,7 +209,7 @@ def _exp_map_forward(
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     v = input_rows(V, v_outer, v_inner, tile)
-    c = load_scalar(CURV)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     along_sq = alpha * alpha * P2 / (1.0 + P2)
@@ -217,6 +242,8 @@ def _exp_map_backward(
     BY_V,
     BY_CURV,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     D: tl.constexpr,
@@ -227,7 +254,7 @@ def _exp_map_backward(
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x = input_rows(X, x_outer, x_inner, tile)
     v = input_rows(V, v_outer, v_inner, tile)
-    c = load_scalar(CURV)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     x_grad, v_grad = dot(x, grad, tile, D, BLOCK_D), dot(v, grad, tile, D, BLOCK_D)
     x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
@@ -259,6 +286,8 @@ def _log_map_forward(
     y_inner,
     OUT,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     D: tl.constexpr,
@@ -267,7 +296,8 @@ def _log_map_forward(
 ):
     tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
     f = asinhc(tl.sqrt(pair.z * (pair.z + 2.0)))
     by_x, by_n = f * pair.A * pair.W, tl.where(pair.N2 > 0.0, f, 0.0)
     out = output_rows(OUT, tile, D)
@@ -293,6 +323,8 @@ def _log_map_backward(
     BY_Y,
     BY_CURV,
     CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     D: tl.constexpr,
@@ -302,7 +334,7 @@ def _log_map_backward(
     tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    c = load_scalar(CURV)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
     x_grad, n_grad = zeros(tile, BLOCK_D), zeros(tile, BLOCK_D)
     for start in range(0, D, BLOCK_D):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -46,17 +47,25 @@ def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def launch_rows(
-    kernel: Any, inputs: Sequence[Tensor], others: Sequence[Tensor | int | None], **constants: Any
+    kernel: Any,
+    inputs: Sequence[Tensor],
+    others: Sequence[Tensor | int | None],
+    scalars: Sequence[Tensor | None] = (),
+    **constants: Any,
 ) -> None:
     """Run a ``rows.row_kernel`` over a batch of rows.
 
     ``inputs`` are ``(*batch, columns)`` of one batch shape; each becomes three arguments: the pointer and the
-    strides of the outer and inner rows. ``others`` follow as they are: dense outputs of that batch, scalars.
-    Then come the two sizes of the batch and the constants ``D`` (the widest input's), ``ROWS``, ``BLOCK_D``.
+    strides of the outer and inner rows. ``others`` follow as they are: dense outputs of that batch, numbers.
+    Of ``scalars`` each becomes three arguments like an input, for ``rows.scalar_of_rows``: one of all rows is
+    0-d, one for each row ``(*batch)``. Then come the two sizes of the batch and the constants ``D`` (the
+    widest input's), ``ROWS``, ``BLOCK_D``.
     """
     if not inputs[0].shape[:-1].numel():
         return
-    outer_size, inner_size, views = as_outer_and_inner(inputs)
+    of_rows = [one.unsqueeze(-1) for one in scalars if one is not None and one.dim()]
+    outer_size, inner_size, views = as_outer_and_inner([*inputs, *of_rows])
+    views, of_rows = views[: len(inputs)], views[len(inputs) :]
     width = max(view.shape[-1] for view in views)
     shape = tile_shape(width, sum(view.shape[-1] == width for view in views))
     grid = (
@@ -64,11 +73,13 @@ def launch_rows(
         min(outer_size, MAX_GRID_Y),
         triton.cdiv(outer_size, MAX_GRID_Y),
     )
-    arguments = [argument for view in views for argument in (view, view.stride(0), view.stride(1))]
+    each = iter(of_rows)
+    numbers = (next(each) if one is not None and one.dim() else one for one in scalars)
     with torch.cuda.device_of(inputs[0]):
         kernel[grid](
-            *arguments,
+            *chain.from_iterable((view, view.stride(0), view.stride(1)) for view in views),
             *others,
+            *chain.from_iterable(_scalar_arguments(one) for one in numbers),
             outer_size,
             inner_size,
             D=width,
@@ -78,6 +89,11 @@ def launch_rows(
             enable_fp_fusion=True,  # no longer the default of Triton 3.10
             **constants,
         )
+
+
+def _scalar_arguments(one: Tensor | None) -> tuple[Tensor | int | None, ...]:
+    """A pointer and two strides; ``None`` for those of a 0-d tensor, which the kernel is compiled for."""
+    return (one, one.stride(0), one.stride(1)) if one is not None and one.dim() else (one, None, None)
 
 
 def as_outer_and_inner(tensors: Sequence[Tensor]) -> tuple[int, int, list[Tensor]]:

@@ -32,10 +32,10 @@ from hypkernels.tritonlib.rows import (
     dot,
     input_rows,
     load,
-    load_scalar,
     load_scalars,
     output_rows,
     row_tile,
+    scalar_of_rows,
     store,
     store_scalars,
 )
@@ -55,11 +55,13 @@ def pair_forward(
     y_outer,
     y_inner,
     OUT,
-    CURV,
     O0,
     O1,
     O2,
     O3,
+    CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     VALUE: tl.constexpr,
@@ -69,7 +71,8 @@ def pair_forward(
 ):
     tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
     store_scalars(OUT, VALUE(pair, float64_options(O0, O1, O2, O3)), tile)
 
 
@@ -87,11 +90,13 @@ def pair_backward(
     GRAD_X,
     GRAD_Y,
     GRAD_CURV,
-    CURV,
     O0,
     O1,
     O2,
     O3,
+    CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     GRADIENT: tl.constexpr,
@@ -103,7 +108,8 @@ def pair_backward(
     """``ADD``: to what ``GRAD_X`` and ``GRAD_Y`` hold; one that is ``None`` nobody wants."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
-    pair = pair_geometry(x, y, load_scalar(CURV), tile, D, BLOCK_D)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
     for start in range(0, D, BLOCK_D):
@@ -131,11 +137,13 @@ def norm_forward(
     x_outer,
     x_inner,
     OUT,
-    CURV,
     O0,
     O1,
     O2,
     O3,
+    CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     VALUE: tl.constexpr,
@@ -145,8 +153,9 @@ def norm_forward(
 ):
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
-    value = VALUE(tl.sqrt(dot(x, x, tile, D, BLOCK_D)), load_scalar(CURV), float64_options(O0, O1, O2, O3))
-    store_scalars(OUT, value, tile)
+    x_norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    store_scalars(OUT, VALUE(x_norm, c, float64_options(O0, O1, O2, O3)), tile)
 
 
 @_formula_kernel
@@ -159,11 +168,13 @@ def norm_backward(
     grad_inner,
     GRAD_X,
     GRAD_CURV,
-    CURV,
     O0,
     O1,
     O2,
     O3,
+    CURV,
+    curv_outer,
+    curv_inner,
     outer_size,
     inner_size,
     GRADIENT: tl.constexpr,
@@ -175,7 +186,9 @@ def norm_backward(
     x = input_rows(X, x_outer, x_inner, tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     options = float64_options(O0, O1, O2, O3)
-    scale, by_curv = GRADIENT(grad, tl.sqrt(dot(x, x, tile, D, BLOCK_D)), load_scalar(CURV), options)
+    x_norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    scale, by_curv = GRADIENT(grad, x_norm, c, options)
     by_x = output_rows(GRAD_X, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
@@ -209,20 +222,28 @@ def launch_forward(
     """``value`` of each row of ``points``, each ``(*batch, D)``: ``(*batch)``, by default as results are."""
     x = points[0]
     out = allocate(x, x.shape[:-1], dtype or result_dtype(x.dtype))
-    launch_rows(kernel, points, [out, curv, *option_bits(options)], VALUE=value)
+    launch_rows(kernel, points, [out, *option_bits(options)], [curv], VALUE=value)
     return out
 
 
 def launch_backward(
     kernel: Any, gradient: Any, grad: Tensor, points: Sequence[Tensor], curv: Tensor, *options: float
 ) -> tuple[Tensor, ...]:
-    """The gradients of the sum of ``grad * value`` by each of ``points`` and, float64, by ``curv``."""
+    """The gradients of the sum of ``grad * value`` by each of ``points`` and, float64, by ``curv``.
+
+    ``curv`` is 0-d, or ``(*batch)`` for one of each row.
+    """
     x = points[0]
     grads = [allocate(p, p.shape, p.dtype) for p in points]
     by_curv = allocate(x, x.shape[:-1], torch.float64)
-    others: list[Tensor | int] = [*grads, by_curv, curv, *option_bits(options)]
-    launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient)
-    return (*grads, by_curv.sum())
+    others: list[Tensor | int] = [*grads, by_curv, *option_bits(options)]
+    launch_rows(kernel, [*points, grad.unsqueeze(-1)], others, [curv], GRADIENT=gradient)
+    return (*grads, total_or_each(by_curv, curv))
+
+
+def total_or_each(shares: Tensor, scalar: Tensor) -> Tensor:
+    """The gradient by a scalar from each row's share: their sum, or all of them if each row has its own."""
+    return shares if scalar.dim() else shares.sum()
 
 
 def add_gradients(
@@ -230,8 +251,8 @@ def add_gradients(
 ) -> Tensor:
     """:func:`launch_backward` of pairs, added to dense ``sums``; returns the gradient by ``curv``."""
     by_curv = allocate(grad, grad.shape, torch.float64)
-    others = [*sums, by_curv, curv, *option_bits(())]
-    launch_rows(pair_backward, [*points, grad.unsqueeze(-1)], others, GRADIENT=gradient, ADD=True)
+    others = [*sums, by_curv, *option_bits(())]
+    launch_rows(pair_backward, [*points, grad.unsqueeze(-1)], others, [curv], GRADIENT=gradient, ADD=True)
     return by_curv.sum()
 
 

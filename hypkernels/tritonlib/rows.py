@@ -115,6 +115,15 @@ def load_scalars(X, outer_stride, inner_stride, tile):
 
 
 @triton.jit
+def scalar_of_rows(SCALAR, outer_stride, inner_stride, tile):
+    """One value for all rows where there are no strides, otherwise one a row."""
+    if outer_stride is None:
+        return load_scalar(SCALAR)
+    else:
+        return load_scalars(SCALAR, outer_stride, inner_stride, tile)
+
+
+@triton.jit
 def store_scalars(OUT, value, tile):
     """One value a row."""
     tl.store(OUT + tile.number, rounded(value, OUT.dtype.element_ty), mask=tile.live)
