@@ -116,8 +116,9 @@ SUBJECTS = {
         f"contrastive_loss, {similarity}": _contrastive(
             "contrastive_loss", partial(hk.contrastive_loss, similarity=similarity)
         )
-        for similarity in ("dist", "sqdist", "inner", "angle")
+        for similarity in ("sqdist", "inner", "angle")
     },
+    "contrastive_loss": _contrastive("contrastive_loss", hk.contrastive_loss),
     "contrastive_losses": _contrastive("contrastive_losses", _several),
     "LorentzContrastiveLoss": _contrastive("LorentzContrastiveLoss", hk.LorentzContrastiveLoss()),
     "HySACLoss": Subject(2, _hysac, [(3, 2, 4), (3, 2, 4)], numbers={"logit_scale": 1.3}, public="HySACLoss"),
