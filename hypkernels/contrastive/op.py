@@ -11,6 +11,7 @@ Outside of graphs gradients therefore go through functions, :class:`_Losses` and
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -73,6 +74,7 @@ class _Call(NamedTuple):
                 targets if len(targets) else None,
                 self.precision,
                 Learns(learning[row], learning[column], learning[-2], learning[-1]),
+                one_scale=self.logit_scale.dim() == 0,
             )
             for row, column, targets in zip(self.rows, self.columns, self.targets, strict=True)
         ]
@@ -157,15 +159,31 @@ def _contrastive_losses_backward(
             part = implementation.backward(grads[index], one, statistics, call.similarity, call.symmetric)
             for place, by_points in ((call.rows[index], part.x), (call.columns[index], part.y)):
                 if by_points is not None:
-                    before = total[place]
-                    total[place] = by_points if before is None else before.add_(by_points)
+                    total[place] = _sum(total[place], by_points)
             scale = part.scale if call.logit_scale.dim() else part.scale.sum()
             scalars = [part.curv + (scalars[0] if scalars else 0), scale + (scalars[1] if scalars else 0)]
     points = [
-        one.new_empty(0) if by_points is None else by_points.to(one.dtype)
+        one.new_empty(0) if by_points is None else _rounded(by_points, one.dtype)
         for one, by_points in zip(call.points, total, strict=True)
     ]
     return [*points, *scalars]
+
+
+def _sum(before: Tensor | None, gradient: Tensor) -> Tensor:
+    """In the memory of one of them, which may be of different dtypes."""
+    if before is None:
+        return gradient
+    wide, other = (gradient, before) if gradient.dtype == torch.float64 else (before, gradient)
+    return wide.add_(other)
+
+
+def _rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """To ``dtype``: a row that leaves its range keeps its direction, and is as long as the dtype allows."""
+    largest = torch.finfo(dtype).max
+    if gradient.numel() and torch.finfo(gradient.dtype).max > 2 * largest:
+        longest = torch.linalg.vector_norm(gradient, math.inf, 1, keepdim=True)
+        gradient.mul_((largest / longest).clamp_(max=1))
+    return gradient.to(dtype)
 
 
 @_contrastive_losses_backward.register_fake
@@ -351,9 +369,17 @@ def _gradients(
     return (
         [one if learning else None for one, learning in zip(by_points, learns[:-2], strict=True)],
         # Only scalars that learn are worth moving: their gradients may have to cross to another device.
-        by_curv.to(curv.device, curv.dtype) if learns[-2] else None,
-        by_scale.to(scale.device, scale.dtype) if learns[-1] else None,
+        _beside(curv, by_curv) if learns[-2] else None,
+        _beside(scale, by_scale) if learns[-1] else None,
     )
+
+
+def _beside(scalar: Tensor, gradient: Tensor) -> Tensor:
+    """Its gradient; on a CPU, where alone one can leave float32, the largest number in place of infinity."""
+    if gradient.device.type == "cpu" and scalar.dtype != torch.float64:
+        largest = torch.finfo(scalar.dtype).max
+        gradient = gradient.clamp(-largest, largest)
+    return gradient.to(scalar.device, scalar.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -32,8 +32,8 @@ _CENTRE_SAMPLE = 128
 class Part(NamedTuple):
     """Some points of a :class:`Side` with their scalars ``(M, 1)``, float64.
 
-    ``rapidity`` is ``asinh(k|x|)`` less the typical one. With ``o`` the centre of the one side and ``p`` of
-    the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
+    ``rapidity`` is ``asinh(k|x|)`` less that of a typical point. With ``o`` the centre of the one side and
+    ``p`` of the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
     ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - p)``.
     """
 
@@ -58,10 +58,15 @@ class Side(NamedTuple):
     centre: Tensor
     other_centre: Tensor
     embeddings: Embeddings
+    sets: tuple[int, int]
 
     @property
     def c(self) -> Tensor:
         return self.embeddings.c
+
+    @property
+    def typical_rapidity(self) -> Tensor:
+        return self.embeddings.typical_rapidity(*self.sets)
 
     def part(self, place: slice = slice(None)) -> Part:
         scalars = scalars_of_square(self.square[place], self.c)
@@ -69,7 +74,7 @@ class Side(NamedTuple):
         return Part(
             self.points[place],
             scalars,
-            torch.asinh(scalars.P) - self.embeddings.typical_rapidity,
+            torch.asinh(scalars.P) - self.typical_rapidity,
             (1 + self.centre.dot(self.other_centre)) / 2 - cosine,
         )
 
@@ -88,6 +93,7 @@ class Problem:
     """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row.
 
     ``targets`` are indices of ``y``; ``None``: row ``i`` belongs to ``y_i``, which saves copies of points.
+    ``one_scale``: it is the same of all rows. ``in_float64``: the logits, whatever the points are.
     """
 
     x: Side
@@ -97,14 +103,16 @@ class Problem:
     targets: Tensor | None
     precision: str | None
     learns: Learns = field(default_factory=Learns)
+    one_scale: bool = False
+    in_float64: bool = False
     # By the power of the curvature.
     _units: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
     _per_unit: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits, float64 for float64 points and float32 for all others."""
-        return result_dtype(self.x.points.dtype)
+        """Of the logits: float64 for float64 points or if asked for, else float32."""
+        return torch.float64 if self.in_float64 else result_dtype(self.x.points.dtype)
 
     def unit(self, pairs: PairFunction) -> Tensor:
         """One of a gap, which is 1 where the curvature is -1."""
@@ -205,15 +213,22 @@ class Embeddings:
         """``summed`` is what :func:`summaries` returns."""
         self._points, self.c = points, c
         self._centres, *self._tables = summed
+        self._typical: dict[tuple[int, int], Tensor] = {}
+
+    def typical_rapidity(self, one: int, other: int) -> Tensor:
+        """One for both sets of a pairing. As with the centres, any number serves that is near to theirs."""
+        pair = min(one, other), max(one, other)
+        if pair not in self._typical:
+            middles = torch.stack([self._middles[index] for index in pair])
+            self._typical[pair] = torch.nanmean(middles).nan_to_num(0, posinf=0)
+        return self._typical[pair]
 
     @cached_property
-    def typical_rapidity(self) -> Tensor:
-        """One for all sets. As with the centres, any number serves."""
-        middles = [
+    def _middles(self) -> list[Tensor]:
+        return [
             torch.nanmedian(torch.asinh(torch.sqrt(self.c * sample_of(table)[:, 0])))
             for table in self._tables
         ]
-        return torch.nanmean(torch.stack(middles)).nan_to_num(0, posinf=0)
 
     def sides(self, row: int, column: int) -> tuple[Side, Side]:
         """A pairing of two sets."""
@@ -222,7 +237,7 @@ class Embeddings:
     def _side(self, one: int, other: int) -> Side:
         table, centres = self._tables[one], self._centres
         square, along = table[:, :1], table[:, 1 + other : 2 + other]
-        return Side(self._points[one], square, along, centres[one], centres[other], self)
+        return Side(self._points[one], square, along, centres[one], centres[other], self, (one, other))
 
 
 def fill_centred(out: Tensor, side: Side, part: Part, factor: float = 1.0) -> None:

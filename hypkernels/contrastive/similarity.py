@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hypkernels.cone.closed_form import oxy_angle, oxy_angle_gradient
@@ -14,6 +16,7 @@ from hypkernels.distance.closed_form import (
     elementwise_inner,
     elementwise_inner_gradient,
 )
+from hypkernels.pair_geometry import pair_geometry
 from hypkernels.pairwise.closed_form import (
     ANGLE_AT_X,
     ANGLE_AT_Y,
@@ -21,7 +24,9 @@ from hypkernels.pairwise.closed_form import (
     NEGATIVE_INNER,
     SQUARED_DISTANCE,
     PairFunction,
+    TileGradient,
 )
+from hypkernels.pairwise.geometry import PairTile
 
 PointGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -30,12 +35,13 @@ class Gap(NamedTuple):
     """A function of two points that is smaller the more similar they are.
 
     ``of_rows`` and ``of_rows_gradient`` are the exact row-wise formulas, on float64 rows; ``of_pairs`` is the
-    same function on a tile.
+    same function on a tile. ``largest`` is its largest value, with curvature -1, at a given distance.
     """
 
     of_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
     of_rows_gradient: Callable[[Tensor, Tensor, Tensor, Tensor], PointGradients]
     of_pairs: PairFunction
+    largest: Callable[[float], float]
 
 
 class Logits(NamedTuple):
@@ -46,8 +52,14 @@ class Logits(NamedTuple):
     columns: bool
 
 
-def logit_matrices(similarity: str, symmetric: bool) -> list[Logits]:
-    """One matrix serves both directions, except for the angle: its apex is the item that chooses."""
+def logit_matrices(similarity: str, symmetric: bool, *, one_scale: bool = False) -> list[Logits]:
+    """One matrix serves both directions, except for the angle: its apex is the item that chooses.
+
+    ``one_scale``: all rows have the same. No softmax knows then of the ``1/c`` that all inner products share,
+    in which close points and small curvatures would drown.
+    """
+    if similarity == "inner" and (one_scale or not symmetric):
+        return [Logits(_EXCESS_OF_INNER, rows=True, columns=symmetric)]
     if similarity == "angle":
         at_rows = Logits(_ANGLE, rows=True, columns=False)
         return [at_rows, Logits(_ANGLE_AT_COLUMN, rows=False, columns=True)] if symmetric else [at_rows]
@@ -70,6 +82,26 @@ def _negative_inner_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> P
     return elementwise_inner_gradient(-grad, x, y, c)
 
 
+def _excess_of_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    return pair_geometry(x, y, c)[0].z / c
+
+
+def _excess_of_inner_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> PointGradients:
+    pair, _ = pair_geometry(x, y, c)
+    by_x, by_y, _ = elementwise_inner_gradient(-grad, x, y, c)
+    apart = pair.B_minus_A / c
+    return by_x, by_y, -grad * (apart / pair.A) * (apart / pair.B) / 2
+
+
+def _excess_of_pairs_gradient(weight: Tensor, excess: Tensor, tile: PairTile) -> TileGradient:
+    apart = tile.x.A_minus_1 - tile.y.A_minus_1
+    radial = (weight * (apart / tile.x.A) * (apart / tile.y.A)).sum(dtype=torch.float64)
+    return NEGATIVE_INNER.gradient(weight, excess, tile)._replace(curv=-radial / (2 * tile.c))
+
+
+EXCESS_OF_INNER = PairFunction(lambda tile: tile.z, _excess_of_pairs_gradient, curv_power=1)
+
+
 def _angle_at_column(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return oxy_angle(y, x, c)
 
@@ -80,11 +112,12 @@ def _angle_at_column_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> 
 
 
 _SYMMETRIC_GAPS = {
-    "dist": Gap(elementwise_dist, elementwise_dist_gradient, DISTANCE),
-    "sqdist": Gap(_squared_dist, _squared_dist_gradient, SQUARED_DISTANCE),
-    "inner": Gap(_negative_inner, _negative_inner_gradient, NEGATIVE_INNER),
+    "dist": Gap(elementwise_dist, elementwise_dist_gradient, DISTANCE, lambda distance: distance),
+    "sqdist": Gap(_squared_dist, _squared_dist_gradient, SQUARED_DISTANCE, lambda distance: distance**2),
+    "inner": Gap(_negative_inner, _negative_inner_gradient, NEGATIVE_INNER, math.cosh),
 }
-_ANGLE = Gap(oxy_angle, oxy_angle_gradient, ANGLE_AT_X)
-_ANGLE_AT_COLUMN = Gap(_angle_at_column, _angle_at_column_gradient, ANGLE_AT_Y)
+_EXCESS_OF_INNER = Gap(_excess_of_inner, _excess_of_inner_gradient, EXCESS_OF_INNER, math.cosh)
+_ANGLE = Gap(oxy_angle, oxy_angle_gradient, ANGLE_AT_X, lambda distance: math.pi)
+_ANGLE_AT_COLUMN = Gap(_angle_at_column, _angle_at_column_gradient, ANGLE_AT_Y, lambda distance: math.pi)
 
 SIMILARITIES = (*_SYMMETRIC_GAPS, "angle")

@@ -15,6 +15,7 @@ Every term is as small as the points are near their centre, so nothing large can
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -22,8 +23,8 @@ import torch
 from torch import Tensor
 
 from hypkernels.contrastive import problem
-from hypkernels.contrastive.problem import Gradients, Problem, SoftmaxGradient, Statistics
-from hypkernels.contrastive.similarity import Logits, logit_matrices
+from hypkernels.contrastive.problem import Gradients, Problem, Side, SoftmaxGradient, Statistics
+from hypkernels.contrastive.similarity import Gap, Logits, logit_matrices
 from hypkernels.contrastive.tiles import LN2, GradientSums, Tile, column_factors, row_factors, sums
 
 # A tile is large enough for a product of matrices to run at its speed and for the calls on it to be few, and
@@ -36,6 +37,11 @@ BLOCK_BYTES = 8 << 20
 _LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
 # Of logits, where a rounding is no matter to an exponential.
 _LARGEST_LEVEL = 1e4
+# Where float32 logits serve: ``k|x|`` of points that are not the origin; curvatures; scales, and scales times
+# what gradients are made of; logits. All else is computed with float64 logits, which is slower.
+_NORMS, _CURVATURES, _TERMS, _LOGITS = (1e-12, 1e9), (1e-12, 1e12), (1e-20, 1e30), 1e5
+# And where float64 logits do.
+_NORMS_OF_FLOAT64, _LOGITS_OF_FLOAT64 = (1e-75, 1e44), 1e300
 
 
 summaries = problem.summaries
@@ -43,7 +49,8 @@ summaries = problem.summaries
 
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
-    matrices = logit_matrices(similarity, symmetric)
+    matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
+    p = _with_range(p, matrices[0].gap)
     negatives = _negatives(p, matrices, symmetric)
     positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
     saved = Statistics(positives, *negatives)
@@ -52,7 +59,8 @@ def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Stati
 
 def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
-    matrices = logit_matrices(similarity, symmetric)
+    matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
+    p = _with_range(p, matrices[0].gap)
     weights = grad.double() / (1 + symmetric)
     parts = [
         problem.softmax_gradient(weights, gaps, p, matrix, saved)
@@ -63,6 +71,45 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
         total.scale.sub_(part.pull * gaps * p.unit(matrix.gap.of_pairs))
         problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
     return total
+
+
+def _with_range(p: Problem, gap: Gap) -> Problem:
+    """With logits in float64, if float32 has not the range of what is made of these points and scales."""
+    extents = [_extent(side) for side in (p.x, p.y)]
+    if not p.scale.numel():
+        return p
+    c, scale = p.c.item(), p.scale.amax().item()
+    farthest_apart = sum(math.asinh(farthest) for _, farthest in extents)
+    logits = scale * c**-gap.of_pairs.curv_power * gap.largest(farthest_apart)
+    if math.isfinite(scale) and math.isfinite(farthest_apart) and logits > _LOGITS_OF_FLOAT64:
+        raise ValueError(
+            f"logit_scale {scale:g} is too large for these points: logits may leave the range of float64"
+        )
+    terms = scale * max(c, 1 / c) * math.prod((1 + far) * (1 + 1 / near) for near, far in extents)
+    in_range = (
+        all(_NORMS[0] <= nearest and farthest <= _NORMS[1] for nearest, farthest in extents)
+        and _CURVATURES[0] <= c <= _CURVATURES[1]
+        and (scale == 0 or (_TERMS[0] <= scale and terms <= _TERMS[1] and logits <= _LOGITS))
+    )
+    return p if in_range else dataclasses.replace(p, in_float64=True)
+
+
+def _extent(side: Side) -> tuple[float, float]:
+    """The least and the largest ``k|x|`` of points that are not the origin, and are points."""
+    squares, points = side.square.squeeze(1), side.points
+    present = squares[squares > 0]
+    nearest = farthest = 1.0
+    if len(present):
+        nearest, farthest = (math.sqrt(one.item()) for one in torch.aminmax(side.c * present))
+    least, largest = _NORMS_OF_FLOAT64
+    vanishes = points.dtype == torch.float64 and bool(points[squares == 0].any())
+    if vanishes or nearest < least or (farthest > largest and bool(points.isfinite().all())):
+        raise ValueError(
+            "points must have a norm of 0 or sqrt(curv) times their norm must be in "
+            f"[{least:g}, {largest:g}], got {0.0 if vanishes else nearest:g} to {farthest:g}: "
+            "products of them leave the range of float64"
+        )
+    return nearest, farthest
 
 
 def _negatives(p: Problem, matrices: list[Logits], symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hypkernels.contrastive.problem import Gradients, Part, Problem, Side, fill_centred
+from hypkernels.contrastive.similarity import EXCESS_OF_INNER
 from hypkernels.pairwise.closed_form import DISTANCE, NEGATIVE_INNER, SQUARED_DISTANCE, PairFunction
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS, PairTile, PointScalars, pair_tile
 from hypkernels.rowwise import CPU_CHUNK_ELEMENTS
@@ -81,7 +82,7 @@ def _factors(
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
     """``A`` less the typical one."""
-    return scalars.A_minus_1 - _cosh_minus_1(side.embeddings.typical_rapidity)
+    return scalars.A_minus_1 - _cosh_minus_1(side.typical_rapidity)
 
 
 def _cosh_minus_1(a: Tensor) -> Tensor:
@@ -261,6 +262,13 @@ _FORMS = {
         lambda h: 1 + 2 * h,
         lambda tile: tile.push.mul_(2),
         lambda tile, by_gap: sums(tile.push, 1) / 2,
+    ),
+    EXCESS_OF_INNER.value: _Form(
+        1.0,
+        lambda tile, least: torch.mul(tile.h, 2, out=tile.value),
+        lambda h: 2 * h,
+        lambda tile: tile.push.mul_(2),
+        lambda tile, by_gap: torch.zeros_like(by_gap),
     ),
 }
 

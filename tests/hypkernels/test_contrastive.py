@@ -697,8 +697,8 @@ ONES = torch.ones(3, 4)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": ONES.expand(2, 3, 4)}, ValueError, r"\(\.\.\., M, D\).*leading dimensions equal"),
-        ({"x": ONES[0]}, ValueError, r"\(\.\.\., M, D\)"),
+        ({"x": ONES.expand(2, 3, 4)}, ValueError, r"\(M, D\) and \(N, D\), got \(2, 3, 4\) and \(3, 4\)"),
+        ({"x": ONES[0]}, ValueError, r"\(M, D\) and \(N, D\), got \(4,\) and \(3, 4\)"),
         (
             {"x": ONES.expand(2, 3, 4), "y": ONES.expand(2, 3, 4)},
             ValueError,
