@@ -7,6 +7,7 @@ import open_clip_train.train as open_clip_train
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import hypkernels as hk
 from hysac.loss import CONTRASTIVE_PAIRINGS, ENTAILMENT_CONES, HySACLoss
@@ -188,6 +189,60 @@ def test_compiles_without_a_graph_break():
     got = torch.autograd.grad(compiled(image, text, scale), (image, text, scale))
     for g, w in zip(got, wanted, strict=True):
         torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-7 * w.abs().max().item())
+
+
+def ensemble(members=3):
+    """Image features, text features and a scale for each member."""
+    generator = torch.Generator().manual_seed(1)
+    features = (torch.randn(members, 4, 2, 6, generator=generator) for _ in range(2))
+    return (*features, torch.linspace(3, 5, members))
+
+
+def loss_gradients(inputs, run=lambda loss, *inputs: loss(*inputs)):
+    inputs = [one.clone().requires_grad_() for one in inputs]
+    return torch.autograd.grad(run(HySACLoss(accum_freq=2), *inputs), inputs)
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_changes_no_bit(reentrant):
+    member = [one[0] for one in ensemble()]
+    inputs = [one.clone().requires_grad_() for one in member]
+    checkpoint(HySACLoss(accum_freq=2), *inputs, use_reentrant=reentrant).backward()
+    assert equal([one.grad for one in inputs], loss_gradients(member))
+
+
+def test_what_is_saved_may_lie_elsewhere():
+    member = [one[0] for one in ensemble()]
+
+    def saved_on_cpu(loss, *inputs):
+        with torch.autograd.graph.save_on_cpu():
+            return loss(*inputs)
+
+    assert equal(loss_gradients(member, saved_on_cpu), loss_gradients(member))
+
+
+def test_gradients_of_an_ensemble():
+    inputs = ensemble()
+    grad = torch.func.grad(HySACLoss(accum_freq=2), (0, 1, 2))
+    alone = [loss_gradients(member) for member in zip(*inputs, strict=True)]
+    assert equal(grad(*(one[0] for one in inputs)), alone[0])
+    for together, each in zip(torch.vmap(grad)(*inputs), zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.stack(each))
+
+
+@pytest.mark.parametrize("argument", range(3))
+def test_no_forward_mode(argument):
+    member = [one[0] for one in ensemble()]
+
+    def loss(one):
+        return HySACLoss()(*member[:argument], one, *member[argument + 1 :])
+
+    with pytest.raises(NotImplementedError, match=r"hypkernels\.contrastive_loss has no forward-mode"):
+        torch.func.jvp(loss, (member[argument],), (member[argument],))
 
 
 class TinyHySAC(nn.Module):
