@@ -63,7 +63,11 @@ class _Form(NamedTuple):
     @property
     def launches(self) -> tuple[bool, ...]:
         """``NEAR`` of the kernels: a distance has another formula where all points are near each other."""
-        return (False, True) if self.formula <= device.SQDIST.value else (False,)
+        return (False, True) if self.of_distance else (False,)
+
+    @property
+    def of_distance(self) -> bool:
+        return self.formula <= device.SQDIST.value
 
     @property
     def at_x(self) -> bool:
@@ -241,6 +245,8 @@ class _Pairs:
     def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
         p = self.problem
         per_unit = p.logits_per_unit(gap).double()
+        present = len(self.x) and len(self.y)
+        largest_squares = self.largest_squares if form.of_distance and present else None
         return _Tables(
             point_kernels.table(
                 p.x,
@@ -248,8 +254,14 @@ class _Pairs:
                 per_unit=per_unit,
                 unit=form.unit,
                 softmax=softmax and softmax.rows,
+                largest_squares=largest_squares,
             ),
-            point_kernels.table(p.y, resolution=self.resolution, softmax=softmax and softmax.columns),
+            point_kernels.table(
+                p.y,
+                resolution=self.resolution,
+                softmax=softmax and softmax.columns,
+                largest_squares=largest_squares,
+            ),
         )
 
     def launch(

@@ -40,6 +40,8 @@ from hypkernels.tritonlib.rows import (
 _LN2 = tl.constexpr(0.6931471805599453)
 # Between points that all are the origin.
 _TINY = tl.constexpr(1e-37)
+# ``(1 + P)(1 + Q)`` beyond which the square of ``z`` leaves float32.
+_FARTHEST = tl.constexpr(4e18)
 # Points whose scalars one program computes, and of which partial sums it adds so many at a time.
 _ITEMS, _TILES = 256, 16
 # Rows and columns of a tile where a program is not given whole rows.
@@ -151,6 +153,8 @@ def scalars(
     CENTRE,
     OTHER_CENTRE,
     C,
+    X_SQUARE,
+    Y_SQUARE,
     TOTALS,
     WEIGHTS,
     PER_UNIT,
@@ -165,13 +169,17 @@ def scalars(
 ):
     """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments.
 
-    Past the end the last point is repeated, up to where no tile reaches.
+    Past the end the last point is repeated, up to where no tile reaches. ``X_SQUARE`` and ``Y_SQUARE``, of
+    the points farthest out, are given where squares of ``z`` have to be finite: all is NaN if one may not be.
     """
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     known = tl.minimum(item, items - 1)
     row = known.to(tl.int64) * stride
     k = tl.sqrt(tl.load(C))
     P = k * tl.sqrt(tl.load(SQUARE + row))
+    if X_SQUARE is not None:
+        reach = (1.0 + k * tl.sqrt(tl.load(X_SQUARE))) * (1.0 + k * tl.sqrt(tl.load(Y_SQUARE)))
+        P = tl.where(reach > _FARTHEST, float("nan"), P)
     A = tl.sqrt(1.0 + P * P)
     height = P * P / (1.0 + A)
     steepest = RESOLUTION * P * P + _TINY
@@ -356,12 +364,14 @@ def table(
     per_unit: Tensor | None = None,
     unit: float = 1.0,
     softmax: tuple[Tensor, Tensor] | None = None,
+    largest_squares: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them.
 
     float32, ``(chunks, lines, points)``. ``resolution``: of the product, in units of the squared norm.
     ``per_unit`` and ``unit``, of rows: minus the logit of one unit of the gap, and the kernels' unit.
-    ``softmax``: weights and totals.
+    ``softmax``: weights and totals. ``largest_squares``, of rows and of columns: all is NaN if they are too
+    large for distances in float32.
     """
     items, width = side.points.shape
     weights, totals = softmax or (None, None)
@@ -377,6 +387,7 @@ def table(
                 side.centre,
                 side.other_centre,
                 side.c,
+                *(largest_squares or (None, None)),
                 totals,
                 weights,
                 per_unit,

@@ -13,7 +13,7 @@ from kernel_lane import DEVICE, INTERPRETED
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
-from hypkernels.contrastive import kernel, pair_kernels, point_kernels, reference
+from hypkernels.contrastive import kernel, pair_kernels, point_kernels, reference, strips
 from hypkernels.contrastive.problem import Embeddings, Learns, Problem
 from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
 from hypkernels.tritonlib import launch
@@ -289,6 +289,33 @@ def test_what_is_no_point_shows(similarity, value):
     actual = computed(given._replace(y=y), similarity)
     assert actual.losses.isnan().all()
     assert actual.x.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("similarity", ["dist", "sqdist"])
+def test_distances_too_large_for_float32_show(similarity, dtype):
+    """Their squares would be infinite, and pairs so far apart as if they were not there."""
+    for sizes, shows in (
+        ((1e9, 1e9), False),
+        ((1e-5, 1e17), False),
+        ((1e10, 1e10), True),
+        ((1e-2, 1e22), True),
+    ):
+        given = inputs(torch.float32, rows=20, columns=24, width=8, scale=0.1)
+        x, y = (
+            (size * points.double()).to(dtype) for size, points in zip(sizes, (given.x, given.y), strict=True)
+        )
+        actual = computed(given._replace(x=x, y=y), similarity)
+        if shows:
+            assert actual.losses.isnan().all()
+            assert actual.x.isnan().all()
+        else:
+            wide = Embeddings(
+                [x.double(), y.double()], given.curv, strips.summaries([x.double(), y.double()])
+            )
+            p = Problem(*wide.sides(0, 1), given.curv, given.scale, given.targets, None)
+            expected, _ = strips.forward(p, similarity, True)
+            torch.testing.assert_close(actual.losses, expected, rtol=1e-5, atol=1e-5)
 
 
 # A product of tf32 is off by 1e-4 of its factors' norms at these widths, and logits are 10 times a distance.
