@@ -86,8 +86,11 @@ def contrastive_loss(
     held: beyond inputs and gradients, memory is bounded.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Values
-            on a GPU are not read back: there a bad curvature, scale or target is not reported in this way.
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. On a CPU
+            also ``sqrt(c)|x|`` outside of [1e-75, 1e44], but for 0, and a scale with which logits may pass
+            1e300: float64 has no room for their products. Values on a GPU are not read back: there a bad
+            curvature, scale or target is not reported in this way.
+        NotImplementedError: a second or a forward-mode derivative is asked for.
     """
     (loss,) = contrastive_losses(
         (x, y),

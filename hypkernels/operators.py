@@ -71,9 +71,7 @@ def register(
 
 
 def _defined(name: str, operator: Operator) -> Any:
-    defined = torch.library.custom_op(
-        f"hypkernels::{name}.{VERSION}", operator.run, mutates_args=(), schema=operator.schema
-    )
+    defined = torch.library.custom_op(qualified(name), operator.run, mutates_args=(), schema=operator.schema)
     defined.register_fake(operator.fake)
     defined.register_vmap(operator.vmap)
     return defined
@@ -99,6 +97,11 @@ def _refuse_second_derivative(name: str, ctx: Any, *grads: Tensor) -> None:
         f"the operator of hypkernels.{name} has no second derivative in a compiled graph; call "
         f"hypkernels.{name} outside it"
     )
+
+
+def qualified(name: str) -> str:
+    """The name by which an operator is registered."""
+    return f"hypkernels::{name}.{VERSION}"
 
 
 def registered(name: str) -> Any:

@@ -28,6 +28,7 @@ from hypkernels.checks import check_curv_value, check_scale_values, check_target
 from hypkernels.contrastive import problem, reference
 from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
+from hypkernels.operators import qualified
 from hypkernels.rowwise import beside, result_dtype
 
 _ARGUMENTS = (
@@ -104,7 +105,7 @@ def _by_definition(call: _Call) -> list[Tensor]:
 
 
 @torch.library.custom_op(
-    "hypkernels::contrastive_losses", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
+    qualified("contrastive_losses"), mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
 )
 def _contrastive_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
@@ -140,7 +141,7 @@ def _fake_losses(*args: Any) -> list[Tensor]:
 
 
 @torch.library.custom_op(
-    "hypkernels::contrastive_losses_backward",
+    qualified("contrastive_losses_backward"),
     mutates_args=(),
     schema=f"(Tensor[] grads, Tensor[] saved, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
 )

@@ -16,6 +16,7 @@ from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels.contrastive import reference, strips
+from hypkernels.operators import registered
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
 ARGUMENTS = ("x", "y", "curv", "logit_scale")
@@ -552,8 +553,8 @@ def test_nan_and_inf_are_not_hidden(similarity, bad):
 
 # ---------------------------------------------------------------- PyTorch
 
-OPERATOR = torch.ops.hypkernels.contrastive_losses.default
-BACKWARD = torch.ops.hypkernels.contrastive_losses_backward.default
+OPERATOR = registered("contrastive_losses")
+BACKWARD = registered("contrastive_losses_backward")
 
 
 @pytest.mark.parametrize(
