@@ -38,6 +38,29 @@ def averaged_gradients(rank, loss, parts):
     return gradients, {name: term.detach() for name, term in terms.items()}
 
 
+def transformed(rank):
+    """The gradient by ``torch.func``, less that by autograd, and what the other transforms raise."""
+    loss = HySACLoss(rank=rank, world_size=WORLD_SIZE, gather_with_grad=True)
+    image, text = torch.randn(2, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
+
+    def of_image(image):
+        return loss(image, text, 5.0)
+
+    plain = image.clone().requires_grad_()
+    (first,) = torch.autograd.grad(of_image(plain), plain, create_graph=True)
+    refused = {}
+    for name, call in {
+        "second derivative": lambda: torch.autograd.grad(first.sum(), plain),
+        "forward-mode": lambda: torch.func.jvp(of_image, (image,), (image,)),
+        "vmap": lambda: torch.func.vmap(of_image)(torch.stack([image, image])),
+    }.items():
+        try:
+            refused[name] = f"gave {call()}"
+        except NotImplementedError as error:
+            refused[name] = str(error)
+    return torch.func.grad(of_image)(image) - first.detach(), refused
+
+
 def worker(rank, directory):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=WORLD_SIZE)
@@ -52,6 +75,7 @@ def worker(rank, directory):
         HySACLoss(rank=1 - rank, world_size=WORLD_SIZE)(*(torch.ones(3, 2, 4) for _ in "it"), 5.0)
     except RuntimeError as error:
         results["wrong rank"] = str(error)
+    results["torch.func"] = transformed(rank)
     torch.save(results, f"{directory}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -87,3 +111,12 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(results, mode):
 
 def test_a_loss_built_for_another_rank_is_refused(results):
     assert "built for rank 1 of 2, this process is rank 0 of 2" in results[0]["wrong rank"]
+
+
+def test_transforms_are_right_or_refused_by_name(results):
+    for one in results:
+        difference, refused = one["torch.func"]
+        assert difference.abs().max() == 0
+        for name, message in refused.items():
+            assert name in message
+            assert "hysac.HySACLoss" in message or "hypkernels.contrastive_loss" in message
