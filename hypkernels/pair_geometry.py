@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hypkernels.rowwise import RowSums
+from hypkernels.wide import NORMS, marked, resolved, unless, within
 
 # Lateral parts this small against what they were computed from (squared) are rounding, not direction.
 ROUNDING_NOISE = 2.0**-98
@@ -30,10 +31,26 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm(a: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+    return resolved(torch.linalg.vector_norm(a, dim=-1, keepdim=True), a)
 
 
-NORM = RowSums(lambda x: (norm(x),), 1)
+def of_norm(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``value(s, c, *options)`` with ``s = sqrt(c)|x|``, as a function of a row's ``NORM`` and the others."""
+
+    @marked
+    def of_number(x_norm: Tensor, c: Tensor, *options: float) -> Tensor:
+        return value(scaled_norm(x_norm, c), c, *options)
+
+    return of_number
+
+
+def scaled_norm(x_norm: Tensor, c: Tensor) -> Tensor:
+    """``sqrt(c) |x|``, within the range of the plain formulas."""
+    s = torch.sqrt(c) * x_norm
+    return unless(within(s, **NORMS), s)
+
+
+NORM = RowSums(marked(lambda x: (norm(x),)), 1)
 
 
 def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
@@ -102,7 +119,7 @@ class PairGeometry(NamedTuple):
 
     def z_direction(self, factor: Tensor | float, x: Tensor, n: Tensor) -> Tensor:
         """``factor * u``, ``u = y A - x B``: ``dz/dx = -(c/A) u`` and ``dz/dy = (c/B) u``."""
-        return (factor * self.W * x).addcmul_(factor * self.A * (self.N2 > 0), n)
+        return (factor * self.W * x).addcmul_(factor * self.A * torch.sign(self.N2), n)
 
     def z_by_c(self) -> Tensor:
         """``dz/dc = |u|^2 / (2AB)``"""
@@ -117,13 +134,17 @@ def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> tuple[PairGeometry, Tensor
 
 
 # All that a function's value needs of two rows: the arguments of :func:`geometry_of_split` but the curvature.
-SPLIT_SUMS = RowSums(lambda x, y: split_along(x, y)[:4], 4)
+SPLIT_SUMS = RowSums(marked(lambda x, y: split_along(x, y)[:4]), 4)
 
 
 def of_split(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``value(pair, *options)`` as a function of two rows' ``SPLIT_SUMS``, the curvature and the options."""
+    """``value(pair, *options)`` as a function of two rows' ``SPLIT_SUMS``, the curvature and the options.
+
+    NaN for pairs beyond the range of the plain formulas: their sums do not do.
+    """
     pair_arguments = SPLIT_SUMS.numbers + 1
 
+    @marked
     def of_numbers(*arguments: Any) -> Tensor:
         return value(geometry_of_split(*arguments[:pair_arguments]), *arguments[pair_arguments:])
 
@@ -144,4 +165,5 @@ def geometry_of_split(
         (alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2) / (1 + AB + G),
         (P2 + A * A * Q2) / (1 + AB) - G,
     )
-    return PairGeometry(c, alpha, alpha_minus_1, P2, N2, A, B, W, z)
+    beyond = within(P2, Q2, z)
+    return PairGeometry(c, alpha, alpha_minus_1, P2, N2, A, B, unless(beyond, W), unless(beyond, z))

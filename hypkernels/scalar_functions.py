@@ -12,18 +12,22 @@ from torch import Tensor
 _SINHC_SLOPE_TERMS = [(2 * j + 2) / factorial(2 * j + 3) for j in range(13)]
 _ATANH_EXCESS_TERMS = [1 / (2 * j + 3) for j in range(20)]
 
+# Small enough to be its own hyperbolic sine; what is smaller is, too.
+_TINY = 1e-100
+
 
 def horner(argument: Tensor, terms: Sequence[float]) -> Tensor:
     """``terms[0] + terms[1] * argument + terms[2] * argument**2 + ...``"""
     total = torch.full_like(argument, terms[-1])
     for term in reversed(terms[:-1]):
-        total = total * argument + term
+        total = total.mul_(argument).add_(term)
     return total
 
 
 def sinhc(t: Tensor) -> Tensor:
-    """``sinh(t) / t``, 1 at zero."""
-    return (torch.sinh(t) / t).masked_fill_(t == 0, 1)
+    """``sinh(t) / t`` for ``t >= 0``, 1 at zero."""
+    t = t.clamp(min=_TINY)
+    return torch.sinh(t) / t
 
 
 def sinhc_slope(t: Tensor) -> Tensor:
@@ -33,8 +37,9 @@ def sinhc_slope(t: Tensor) -> Tensor:
 
 
 def asinhc(s: Tensor) -> Tensor:
-    """``asinh(s) / s``, 1 at zero."""
-    return (torch.asinh(s) / s).masked_fill_(s == 0, 1)
+    """``asinh(s) / s`` for ``s >= 0``, 1 at zero."""
+    s = s.clamp(min=_TINY)
+    return torch.asinh(s) / s
 
 
 def asinhc_slope(s: Tensor) -> Tensor:

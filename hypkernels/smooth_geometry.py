@@ -11,7 +11,7 @@ Points are ``(rows, D)``, scalars of rows ``(rows, 1)``; the curvature is 0-d or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import factorial
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
-from hypkernels.scalar_functions import horner
 
 # Each to the term that falls below 1e-18 of the second derivative's sum at the switch-over argument.
 _COSH_TERMS = [1 / factorial(2 * j) for j in range(16)]
@@ -53,13 +52,21 @@ def asinhc_of_square(q: Tensor) -> Tensor:
     """``asinh(sqrt(q)) / sqrt(q)``, smooth at zero: there ``atanh(sqrt(w)) / sqrt(w) * sqrt(1 - w)``."""
     near = q < 0.5
     w = torch.where(near, q, 0.0) / (1 + torch.where(near, q, 0.0))
-    series = horner(w, _ATANHC_TERMS) * torch.sqrt(1 - w)
+    series = _polynomial(w, _ATANHC_TERMS) * torch.sqrt(1 - w)
     far = where_safe(~near, lambda q: torch.asinh(torch.sqrt(q)) / torch.sqrt(q), q)
     return torch.where(near, series, far)
 
 
 def _near_and_far(q: Tensor, near: Tensor, terms: list[float], far: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.where(near, horner(torch.where(near, q, 0.0), terms), where_safe(~near, far, q))
+    return torch.where(near, _polynomial(torch.where(near, q, 0.0), terms), where_safe(~near, far, q))
+
+
+def _polynomial(argument: Tensor, terms: Sequence[float]) -> Tensor:
+    """:func:`hypkernels.scalar_functions.horner` for autograd: nothing is overwritten."""
+    total = torch.full_like(argument, terms[-1])
+    for term in reversed(terms[:-1]):
+        total = total * argument + term
+    return total
 
 
 class Wedge(NamedTuple):

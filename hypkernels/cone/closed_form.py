@@ -9,20 +9,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import PairGeometry, norm, pair_geometry, ratio
+from hypkernels.pair_geometry import PairGeometry, norm, of_norm, pair_geometry, ratio, scaled_norm
+from hypkernels.wide import repaired
 
 
+@repaired()
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
-    return half_aperture_by_norm(norm(x), c, min_radius)
+    return aperture(scaled_norm(norm(x), c), min_radius)
 
 
-def half_aperture_by_norm(x_norm: Tensor, c: Tensor, min_radius: float) -> Tensor:
-    """``atan(inf) = pi/2`` for ``sqrt(c)|x| <= 2K``."""
-    return torch.atan(2 * min_radius / _beside(torch.sqrt(c) * x_norm, min_radius))
-
-
+@repaired(points=1)
 def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float) -> tuple[Tensor, Tensor]:
-    s = torch.sqrt(c) * norm(x)
+    return aperture_gradient(grad, x, scaled_norm(norm(x), c), c, min_radius)
+
+
+def aperture(s: Tensor, min_radius: float) -> Tensor:
+    """Of a cone whose apex is at ``s = sqrt(c)|x|``: ``atan(inf) = pi/2`` for ``s <= 2K``."""
+    return torch.atan(2 * min_radius / _beside(s, min_radius))
+
+
+half_aperture_by_norm = of_norm(lambda s, c, min_radius: aperture(s, min_radius))
+
+
+def aperture_gradient(
+    grad: Tensor, x: Tensor, s: Tensor, c: Tensor, min_radius: float
+) -> tuple[Tensor, Tensor]:
     slope = -grad * ratio(2 * min_radius, _beside(s, min_radius))
     return c * ratio(slope, s * s) * x, slope / (2 * c)
 
@@ -32,10 +43,12 @@ def _beside(s: Tensor, min_radius: float) -> Tensor:
     return torch.sqrt((s - 2 * min_radius).clamp(min=0)) * torch.sqrt(s + 2 * min_radius)
 
 
+@repaired()
 def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return pair_angle(pair_geometry(x, y, c)[0])
 
 
+@repaired(points=2)
 def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pair, n = pair_geometry(x, y, c)
     return pair_angle_gradient(grad, x, n, pair)
@@ -56,7 +69,9 @@ def pair_angle_gradient(
     turn_x = pair.alpha * P2 * pair.W + A * N2  # = A Q^2 - B P Q cos(xOy)
     turn_y = pair.alpha * z + pair.alpha_minus_1
     lateral = N2 * (1 + z)
-    scale = grad * ratio(c, z * (z + 2) * PN)
+    scale = grad * ratio(1.0, z * (z + 2) * PN)
+    by_curv = scale * (N2 * P2) * turn_x / (2 * c * A * B)
+    scale = scale * c
     grad_x = (scale * lateral / A * x).addcmul_(-scale * turn_x, n)
     grad_y = (-scale / B * lateral * x).addcmul_(scale / B * P2 * turn_y, n)
-    return grad_x, grad_y, scale * (N2 * P2) * turn_x / (2 * c * c * A * B)
+    return grad_x, grad_y, by_curv

@@ -11,40 +11,59 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypkernels.pair_geometry import dot, norm, pair_geometry, split_along
+from hypkernels.pair_geometry import dot, norm, pair_geometry, scaled_norm, split_along
 from hypkernels.scalar_functions import asinhc, asinhc_slope, sinhc, sinhc_slope
+from hypkernels.wide import EXPONENTS, repaired, unless, within
 
 
+@repaired()
 def exp_map0(v: Tensor, c: Tensor) -> Tensor:
-    return sinhc(torch.sqrt(c) * norm(v)) * v
+    return _exp_map0(v, c)
 
 
+@repaired(points=1)
 def exp_map0_gradient(grad: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    v_norm = norm(v)
-    t = torch.sqrt(c) * v_norm
-    return _radial_gradient(grad, v, v_norm, c, sinhc(t), sinhc_slope(t))
+    v_norm, t, S = _exponent(v, c)
+    return _radial_gradient(grad, v, v_norm, c, S, sinhc_slope(t))
 
 
+@repaired()
 def scaled_exp_map0(x: Tensor, scale: Tensor, c: Tensor) -> Tensor:
-    return exp_map0(scale * x, c)
+    return _exp_map0(scale * x, c)
 
 
+@repaired(points=1)
 def scaled_exp_map0_gradient(
     grad: Tensor, x: Tensor, scale: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the scale: the exponential stretches along ``x`` by ``cosh``."""
     v = scale * x
-    by_v, by_c = exp_map0_gradient(grad, v, c)
-    return scale * by_v, torch.cosh(torch.sqrt(c) * norm(v)) * dot(x, grad), by_c
+    v_norm, t, S = _exponent(v, c)
+    by_v, by_c = _radial_gradient(grad, v, v_norm, c, S, sinhc_slope(t))
+    return scale * by_v, torch.cosh(t) * dot(x, grad), by_c
 
 
+def _exp_map0(v: Tensor, c: Tensor) -> Tensor:
+    return _exponent(v, c)[-1] * v
+
+
+def _exponent(v: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``|v|``, ``t = sqrt(c) |v|`` and ``sinhc(t)``."""
+    v_norm = norm(v)
+    t = torch.sqrt(c) * v_norm
+    t = unless(within(t, **EXPONENTS), t)
+    return v_norm, t, sinhc(t)
+
+
+@repaired()
 def log_map0(x: Tensor, c: Tensor) -> Tensor:
-    return asinhc(torch.sqrt(c) * norm(x)) * x
+    return asinhc(scaled_norm(norm(x), c)) * x
 
 
+@repaired(points=1)
 def log_map0_gradient(grad: Tensor, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     x_norm = norm(x)
-    s = torch.sqrt(c) * x_norm
+    s = scaled_norm(x_norm, c)
     return _radial_gradient(grad, x, x_norm, c, asinhc(s), asinhc_slope(s))
 
 
@@ -59,7 +78,8 @@ def _radial_gradient(
 class Tangent(NamedTuple):
     """``v = alpha x + n`` tangent at ``x``, with ``P2 = c|x|^2`` and ``A2 = 1 + P2``.
 
-    ``along_sq`` and ``across_sq`` are ``c`` times the squared Lorentz norms of its two parts.
+    ``along_sq`` and ``across_sq`` are ``c`` times the squared Lorentz norms of its two parts, and ``tau`` is
+    ``sqrt(c)`` times that of ``v``.
     """
 
     n: Tensor
@@ -68,25 +88,29 @@ class Tangent(NamedTuple):
     A2: Tensor
     along_sq: Tensor
     across_sq: Tensor
-
-    @property
-    def tau(self) -> Tensor:
-        return torch.sqrt(self.along_sq + self.across_sq)
+    tau: Tensor
+    cosh: Tensor
 
 
 def _tangent(x: Tensor, v: Tensor, c: Tensor) -> Tangent:
     x_sq, alpha, _, n_sq, n = split_along(x, v)
-    P2 = c * x_sq
-    return Tangent(n, alpha, P2, 1 + P2, alpha * alpha * P2 / (1 + P2), c * n_sq)
+    P2, across_sq = c * x_sq, c * n_sq
+    A2 = 1 + P2
+    along_sq = alpha * alpha * P2 / A2
+    tau = torch.sqrt(along_sq + across_sq)
+    cosh = torch.cosh(tau)
+    beyond = within(cosh, P2)
+    return Tangent(n, alpha, P2, A2, along_sq, across_sq, unless(beyond, tau), unless(beyond, cosh))
 
 
+@repaired()
 def exp_map(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
     """``cosh(tau) x + sinhc(tau) v``, collected along and across ``x``."""
     tangent = _tangent(x, v, c)
     S = sinhc(tangent.tau)
-    outward = torch.cosh(tangent.tau) + tangent.alpha * S
+    outward = tangent.cosh + tangent.alpha * S
     along = torch.where(tangent.alpha < 0, _inward(tangent, S), outward)
-    return (along * x).addcmul_(S * (tangent.across_sq > 0), tangent.n)
+    return (along * x).addcmul_(S * torch.sign(tangent.across_sq), tangent.n)
 
 
 def _inward(tangent: Tangent, S: Tensor) -> Tensor:
@@ -99,6 +123,7 @@ def _inward(tangent: Tangent, S: Tensor) -> Tensor:
     return (torch.sinh(torch.asinh(P) - tau) + detour) / P
 
 
+@repaired(points=2)
 def exp_map_gradient(grad: Tensor, x: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """From ``d tau^2 = 2c p (dv - beta dx)`` with ``p = v - beta x`` and ``beta = c (x.v) / A^2``."""
     tangent = _tangent(x, v, c)
@@ -108,17 +133,19 @@ def exp_map_gradient(grad: Tensor, x: Tensor, v: Tensor, c: Tensor) -> tuple[Ten
     beta = tangent.alpha * tangent.P2 / A2
     p = (tangent.alpha / A2 * x).add_(tangent.n)
     grad_v = (S * grad).addcmul_(2 * c * slope, p)
-    grad_x = (torch.cosh(tau) * grad).addcmul_(-2 * c * slope * beta, p)
+    grad_x = (tangent.cosh * grad).addcmul_(-2 * c * slope * beta, p)
     return grad_x, grad_v, slope * (tangent.across_sq + tangent.along_sq / A2) / c
 
 
+@repaired()
 def log_map(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``f (y - cosh(kd) x)`` with ``f = kd / sinh(kd)``, collected along and across ``x``."""
     pair, n = pair_geometry(x, y, c)
     f = asinhc(pair.sinh)
-    return (f * pair.A * pair.W * x).addcmul_(f * (pair.N2 > 0), n)
+    return (f * pair.A * pair.W * x).addcmul_(f * torch.sign(pair.N2), n)
 
 
+@repaired(points=2)
 def log_map_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pair, n = pair_geometry(x, y, c)
     A, B, W, z = pair.A, pair.B, pair.W, pair.z
