@@ -4,13 +4,29 @@ The forward pass reduces every tile of logits to log-sum-exps of its rows and co
 computes the logits again, a block at a time, stores the negatives' gradient by the inner product of each pair
 in a workspace of bounded size, and multiplies it with the points: four products of matrices in all, twice as
 many where the softmaxes of rows and columns are of different logits. Nothing is summed in order of arrival.
+
+Logits are float32. With ``P`` and ``Q`` the largest ``sqrt(c)|x|`` and ``sqrt(c)|y|``, losses and gradients
+are right, to float32's rounding of logits, where all of this holds; elsewhere all of them are NaN:
+
+- ``(1 + P)(1 + Q) <= 4e18``, both up to 2e9 or one up to 1e18: "dist", "sqdist" and "inner". Of an angle
+  ``(1 + P)(1 + Q) max(P, Q) <= 1e36``, both up to 1e12 or one up to 1e18.
+- The largest of all norms is 0 or at least 1e-30 (bfloat16: 1e-15): "dist", "sqdist" and angles. Smaller
+  points do no harm beside it, but two that are both within 1e-18 of the origin beside points at 1 coincide.
+- No logit is beyond 1e9. A softmax knows nothing finer than a rounding of its logits: where several share
+  the weight, gradients are off by ``2^-22`` of the largest logit. A logit of "inner" has the ``1/c`` that all
+  share: points near the origin are apart by no more than rounding leaves of it.
+- The largest logit scale, times ``1/sqrt(c)`` for "dist" and ``1/c`` for "sqdist" and "inner", is 0 or at
+  least 1e-34, and in float32. Where ``P`` and ``Q`` are below 5e-7, that times ``max(P, Q) / 1e-6`` for
+  "dist", and times the square of it for "sqdist", is 0 or at least 1e-34 too.
+
+A CPU computes in float64 what float32 has not the range of (:mod:`hypkernels.contrastive.strips`). Here that
+would take a look at numbers the host never sees.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +37,7 @@ from torch.torch_version import TorchVersion
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import point_kernels, problem, tile_plan
 from hypkernels.contrastive.point_kernels import RowGap, is_centred, summaries
-from hypkernels.contrastive.problem import Embeddings, Gradients, Problem, SoftmaxGradient, Statistics
+from hypkernels.contrastive.problem import Embeddings, Gradients, Problem, Side, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import SIMILARITIES, Gap, Logits, logit_matrices
 from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate
@@ -39,12 +55,16 @@ _POINT_KERNELS = (
     "products_with_centres",
     "centre",
     "nearest_tf32",
+    "frame",
     "scalars",
     "sum_tiles",
     "subtract_own_terms",
     "pair_forward",
     "pair_backward",
 )
+# The largest norm that serves: gradients are sums of the weighted points, in float32; without centres logits
+# are made of their products in float32.
+_LEAST_NORM, _LEAST_NORM_OF_PRODUCTS = 1e-30, 1e-15
 # Items and tiles that are merged at a time.
 _MERGED_ITEMS, _MERGED_TILES = 128, 16
 # Sums over the pairs of each row and of each column in the backward pass, see :class:`_Sums`.
@@ -93,7 +113,7 @@ def forward(
     p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
 ) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
-    pairs = _Pairs(p, plan or default_plan(p.x.points, similarity))
+    pairs = _Pairs(p, similarity, plan or default_plan(p.x.points, similarity))
     matrices = logit_matrices(similarity, symmetric)
     rows = columns = p.scale.new_empty(0)
     for matrix, form in zip(matrices, _FORMS[similarity], strict=False):
@@ -120,7 +140,7 @@ def backward(
     plan: Plan | None = None,
 ) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
-    pairs = _Pairs(p, plan or default_plan(p.x.points, similarity))
+    pairs = _Pairs(p, similarity, plan or default_plan(p.x.points, similarity))
     matrices = list(zip(logit_matrices(similarity, symmetric), _FORMS[similarity], strict=False))
     weights = grad.double() / (1 + symmetric)
     softmaxes = [
@@ -174,23 +194,29 @@ class _Tables(NamedTuple):
 class _Pairs:
     """A problem as kernels take it: ``u`` and ``v`` make the logits; pairs' weights meet ``x`` and ``y``."""
 
-    def __init__(self, p: Problem, plan: Plan) -> None:
+    def __init__(self, p: Problem, similarity: str, plan: Plan) -> None:
         self.problem = p
         self.plan = plan
         self.precision = _precision(p)
         self.resolution = _RESOLUTION[self.precision]
         self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
         self.centred = is_centred(p.x.points)
+        gap = logit_matrices(similarity, True)[0].gap  # all have the same unit
+        # Inner products of points near the origin are 1/c, and float32 has no more of them.
+        least = 0.0 if similarity == "inner" else _LEAST_NORM if self.centred else _LEAST_NORM_OF_PRODUCTS
+        self.units = point_kernels.frame_of(
+            [_largest(side.square) for side in (p.x, p.y)],
+            _largest(p.logits_per_unit(gap)),
+            p.c,
+            curv_power=gap.of_pairs.curv_power,
+            least_norm=least,
+        )
+        self.sides = [_at_curvature(side, self.units.c) for side in (p.x, p.y)]
         self.u, self.v = self.x, self.y
         if self.centred:
-            self.u, self.v = (point_kernels.centred_points(side, self.precision) for side in (p.x, p.y))
+            self.u, self.v = (point_kernels.centred_points(side, self.precision) for side in self.sides)
         self.targets = None if p.targets is None else p.targets.to(torch.int32)
-        self.c = p.c.float()
-
-    @cached_property
-    def largest_squares(self) -> list[Tensor]:
-        """``|x|^2`` and ``|y|^2`` of the points farthest from the origin."""
-        return [side.square.amax() for side in (self.problem.x, self.problem.y)]
+        self.c = self.units.c.float()
 
     def blocks(self, tile: Tile, pair_bytes: float) -> list[Block]:
         return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
@@ -244,24 +270,21 @@ class _Pairs:
 
     def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
         p = self.problem
-        per_unit = p.logits_per_unit(gap).double()
-        present = len(self.x) and len(self.y)
-        largest_squares = self.largest_squares if form.of_distance and present else None
+        x, y = self.sides
+        common: dict[str, Any] = {
+            "resolution": self.resolution,
+            "formula": form.formula,
+            "units": self.units,
+        }
         return _Tables(
             point_kernels.table(
-                p.x,
-                resolution=self.resolution,
-                per_unit=per_unit,
+                x,
+                per_unit=p.logits_per_unit(gap).double(),
                 unit=form.unit,
                 softmax=softmax and softmax.rows,
-                largest_squares=largest_squares,
+                **common,
             ),
-            point_kernels.table(
-                p.y,
-                resolution=self.resolution,
-                softmax=softmax and softmax.columns,
-                largest_squares=largest_squares,
-            ),
+            point_kernels.table(y, softmax=softmax and softmax.columns, **common),
         )
 
     def launch(
@@ -288,7 +311,7 @@ class _Pairs:
                 tables.columns[block.columns.start // chunk :],
                 targets,
                 self.c,
-                *self.largest_squares,
+                *self.units.extents,
                 *outputs,
                 block.height,
                 block.width,
@@ -361,8 +384,8 @@ class _Negatives:
             self._add_products(workspace[: block.height, : block.width], block)
         self.sums.append(sums)
         _, gaps, curv = sums.rows
-        self.total.scale.sub_(gaps * (form.unit * p.unit(gap.of_pairs)))
-        self.total.curv.add_(curv.sum() / p.c)
+        self.total.scale.sub_(gaps * (form.unit * self.pairs.units.gap_unit))
+        self.total.curv.add_(curv.sum() * self.pairs.units.curv_unit)
 
     def _add_sums(
         self, sums: _Sums, block: Block, workspace: Tensor, tables: _Tables, softmax: SoftmaxGradient
@@ -437,14 +460,24 @@ class _Negatives:
             )
 
     def gradients(self) -> Gradients:
-        p = self.pairs.problem
-        if self.total.x is not None:
-            own = {sums.form.at_x: sums.rows[0] for sums in self.sums}
-            point_kernels.finish_gradient(self.total.x, p.x, by_height=own.get(False), by_norm=own.get(True))
-        if self.total.y is not None:
-            own = {sums.form.at_y: sums.columns[0] for sums in self.sums}
-            point_kernels.finish_gradient(self.total.y, p.y, by_height=own.get(False), by_norm=own.get(True))
+        own_x = {sums.form.at_x: sums.rows[0] for sums in self.sums}
+        own_y = {sums.form.at_y: sums.columns[0] for sums in self.sums}
+        totals = (self.total.x, self.total.y)
+        for total, side, own in zip(totals, self.pairs.sides, (own_x, own_y), strict=True):
+            if total is not None:
+                point_kernels.finish_gradient(
+                    total, side, self.pairs.units.weight_unit, by_height=own.get(False), by_norm=own.get(True)
+                )
         return self.total
+
+
+def _largest(numbers: Tensor) -> Tensor:
+    """0 of none."""
+    return numbers.amax() if numbers.numel() else numbers.new_zeros(())
+
+
+def _at_curvature(side: Side, c: Tensor) -> Side:
+    return side._replace(embeddings=Embeddings([side.points], c, [side.centre]))
 
 
 def row_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:

@@ -60,8 +60,9 @@ _TINY = tl.constexpr(1e-37)
 class Points(NamedTuple):
     """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile.
 
-    ``root = A^-1/2`` and ``lever = h A^-1/2``; ``steepest``: the slope of the distance by ``z`` where the
-    product leaves off to tell two such points apart.
+    ``root = A^-1/2`` and ``lever = h A^-1/2``; ``steepest``: ``A`` times the slope of the distance by ``z``
+    where the product leaves off to tell two such points apart. Over the ``A`` of another point it is that of
+    the pair, or larger where the two are so far apart that the product tells them apart anyway.
     """
 
     height: tl.tensor
@@ -95,8 +96,8 @@ def log_sums(
     COLUMNS,
     TARGETS,
     C,
-    X_SQUARE,
-    Y_SQUARE,
+    X_EXTENT,
+    Y_EXTENT,
     ROW_MAX,
     ROW_SUM,
     COLUMN_MAX,
@@ -132,10 +133,10 @@ def log_sums(
     c = tl.load(C)
     near = NEAR
     if not SHARED:
-        near = _all_near(X_SQUARE, Y_SQUARE, C)
+        near = _all_near(X_EXTENT, Y_EXTENT)
         if tl.load(UNSAFE) == 0:
             return
-    elif _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA, NEAR):
+    elif _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA, NEAR):
         return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -224,8 +225,8 @@ def pair_weights(
     COLUMNS,
     TARGETS,
     C,
-    X_SQUARE,
-    Y_SQUARE,
+    X_EXTENT,
+    Y_EXTENT,
     WEIGHTS,
     X_SUM,
     Y_SUM,
@@ -262,7 +263,7 @@ def pair_weights(
     in :func:`log_sums`. ``RAGGED``: whether rows end within a tile.
     """
     c = tl.load(C)
-    if _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA, NEAR):
+    if _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA, NEAR):
         return
     i, j = _tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -377,18 +378,17 @@ def add_product(
 
 
 @triton.jit
-def _is_for_other_launch(X_SQUARE, Y_SQUARE, C, FORMULA: tl.constexpr, NEAR: tl.constexpr):
+def _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA: tl.constexpr, NEAR: tl.constexpr):
     """Of a distance there are two, one for points that all are near each other and one for all others."""
     if FORMULA > SQDIST:
         return False
-    return _all_near(X_SQUARE, Y_SQUARE, C) != NEAR
+    return _all_near(X_EXTENT, Y_EXTENT) != NEAR
 
 
 @triton.jit
-def _all_near(X_SQUARE, Y_SQUARE, C):
+def _all_near(X_EXTENT, Y_EXTENT):
     """Whether no two points are farther apart than the series of :func:`_distance` serves."""
-    farthest = tl.sqrt(tl.load(X_SQUARE).to(tl.float32)) + tl.sqrt(tl.load(Y_SQUARE).to(tl.float32))
-    return tl.sqrt(tl.load(C)) * farthest < _NEAR
+    return tl.load(X_EXTENT).to(tl.float32) + tl.load(Y_EXTENT).to(tl.float32) < _NEAR
 
 
 @triton.jit
@@ -567,7 +567,9 @@ def _gradient(
         return Gradient(push, radial, push, push, push)
     z = _separation(product, x, y, c, CENTRED)
     slope = tl.rsqrt(_sinh_squared(z))
-    per_sinh = tl.minimum(slope, x.steepest, propagate_nan=tl.PropagateNan.ALL)
+    # Where all points are near each other every ``A`` is all but 1, and there are no registers to tell.
+    steepest = x.steepest if NEAR else x.steepest * y.root * y.root
+    per_sinh = tl.minimum(slope, steepest, propagate_nan=tl.PropagateNan.ALL)
     distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)

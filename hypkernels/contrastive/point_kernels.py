@@ -40,8 +40,15 @@ from hypkernels.tritonlib.rows import (
 _LN2 = tl.constexpr(0.6931471805599453)
 # Between points that all are the origin.
 _TINY = tl.constexpr(1e-37)
-# ``(1 + P)(1 + Q)`` beyond which the square of ``z`` leaves float32.
-_FARTHEST = tl.constexpr(4e18)
+# ``(1 + P)(1 + Q)`` beyond which the square of ``z`` leaves float32; for angles times the larger of the two.
+_FARTHEST, _FARTHEST_OF_ANGLE = tl.constexpr(4e18), tl.constexpr(1e36)
+# Logits beyond which the rounding of one leaves the range of what exponentials can make good.
+_LARGEST_LOGIT = tl.constexpr(1e9)
+# The largest logit of one unit of the gap, below which those of rows would lose digits in float32.
+_LEAST_RATE = tl.constexpr(1e-34)
+# ``k|x|`` up to which all is as in flat space, but for a factor of the curvature's share.
+_FLAT = tl.constexpr(1e-6)
+_NUMBERS_OF_FRAME = 8
 # Points whose scalars one program computes, and of which partial sums it adds so many at a time.
 _ITEMS, _TILES = 256, 16
 # Rows and columns of a tile where a program is not given whole rows.
@@ -153,13 +160,17 @@ def scalars(
     CENTRE,
     OTHER_CENTRE,
     C,
-    X_SQUARE,
-    Y_SQUARE,
+    X_EXTENT,
+    Y_EXTENT,
+    LARGEST_RATE,
+    PER_RATE,
+    WEIGHT_UNIT,
     TOTALS,
     WEIGHTS,
     PER_UNIT,
     OUT,
     items,
+    FORMULA: tl.constexpr,
     UNIT_BITS: tl.constexpr,
     RESOLUTION: tl.constexpr,
     CENTRED: tl.constexpr,
@@ -169,17 +180,18 @@ def scalars(
 ):
     """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments.
 
-    Past the end the last point is repeated, up to where no tile reaches. ``X_SQUARE`` and ``Y_SQUARE``, of
-    the points farthest out, are given where squares of ``z`` have to be finite: all is NaN if one may not be.
+    Past the end the last point is repeated, up to where no tile reaches. All is NaN where these points and
+    rates are :func:`_out_of_range`. ``PER_RATE`` and ``WEIGHT_UNIT``: what ``PER_UNIT`` and weights are
+    multiplied with.
     """
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     known = tl.minimum(item, items - 1)
     row = known.to(tl.int64) * stride
     k = tl.sqrt(tl.load(C))
     P = k * tl.sqrt(tl.load(SQUARE + row))
-    if X_SQUARE is not None:
-        reach = (1.0 + k * tl.sqrt(tl.load(X_SQUARE))) * (1.0 + k * tl.sqrt(tl.load(Y_SQUARE)))
-        P = tl.where(reach > _FARTHEST, float("nan"), P)
+    if LARGEST_RATE is not None:
+        largest = tl.load(LARGEST_RATE)
+        P = tl.where(_out_of_range(tl.load(X_EXTENT), tl.load(Y_EXTENT), largest, FORMULA), float("nan"), P)
     A = tl.sqrt(1.0 + P * P)
     height = P * P / (1.0 + A)
     steepest = RESOLUTION * P * P + _TINY
@@ -187,7 +199,7 @@ def scalars(
     _store_line(at, lines.HEIGHT, height)
     _store_line(at, lines.ROOT, 1.0 / tl.sqrt(A))
     _store_line(at, lines.LEVER, height / tl.sqrt(A))
-    _store_line(at, lines.STEEPEST, 1.0 / tl.sqrt(steepest * (steepest + 2.0)))
+    _store_line(at, lines.STEEPEST, A / tl.sqrt(steepest * (steepest + 2.0)))
     _store_line(at, lines.NORM, P)
     _store_line(at, lines.GROWTH, height + P)
     _store_line(at, lines.SHRINK, 1.0 / tl.sqrt(A + P))
@@ -199,12 +211,86 @@ def scalars(
         bits = tl.load(TOTALS + known) / _LN2
         rounded = bits.to(tl.float32).to(tl.float64)
         weights = tl.load(WEIGHTS + known)
+        if LARGEST_RATE is not None:
+            weights *= tl.load(WEIGHT_UNIT)
         _store_line(at, lines.TOTAL, rounded)
         # What the totals lose would be one error for a whole row or column.
         _store_line(at, lines.WEIGHT, weights * tl.exp2(rounded - bits))
     if PER_UNIT is not None:
         per_unit = tl.load(PER_UNIT + known)
+        if LARGEST_RATE is not None:
+            per_unit *= tl.load(PER_RATE)
         _store_line(at, lines.RATE, per_unit * UNIT_BITS)
+
+
+@triton.jit
+def frame(
+    X_SQUARE,
+    Y_SQUARE,
+    LARGEST,
+    C,
+    OUT,
+    POWER: tl.constexpr,
+    LEAST_NORM: tl.constexpr,
+    ITEMS: tl.constexpr,
+):
+    """The ``ITEMS`` numbers of a :class:`Frame`, of gaps with a unit of ``c**(-POWER / 2)``.
+
+    Where the geometry is flat to the twelfth digit, gaps and their derivatives, those by the curvature too,
+    are the same at a larger curvature, at which powers of ``k|x|`` do not leave float32. The factor is a
+    power of two, and 1 where a point is not near the origin, or all are it, or ``LEAST_NORM`` is 0. If the
+    larger of both norms is less than that and not 0, extents come out infinite, which no logits are made of.
+    """
+    x_norm, y_norm = tl.sqrt(tl.load(X_SQUARE)), tl.sqrt(tl.load(Y_SQUARE))
+    c = tl.load(C)
+    norm = tl.maximum(x_norm, y_norm)
+    farthest = tl.sqrt(c) * norm
+    exponent, lost = c * 0.0, c * 0.0
+    flat = (farthest > 0.0) & (farthest < _FLAT)
+    if LEAST_NORM > 0.0:
+        exponent = tl.where(flat, tl.floor(tl.log2(1.0 / tl.where(flat, farthest, 1.0) * _FLAT)), 0.0)
+        lost = tl.where((norm > 0.0) & (norm < LEAST_NORM), float("inf"), 0.0)
+    per_rate = tl.exp2(exponent * -POWER)
+    rate = tl.load(LARGEST).to(tl.float64) * per_rate
+    # Gradients of stretched points would leave float32 before they are multiplied with the curvature.
+    scaled = (exponent > 0.0) & (rate > 0.0)
+    weight = tl.floor(tl.log2(tl.where(scaled, rate, 1.0)) + 0.5)
+    weight_unit = tl.exp2(-tl.minimum(tl.maximum(weight, -100.0), 100.0))
+    unit = tl.exp2(exponent * 0.0)
+    if POWER == 1:
+        unit = 1.0 / tl.sqrt(c)
+    if POWER == 2:
+        unit = 1.0 / c
+    c *= tl.exp2(2.0 * exponent)
+    k = tl.sqrt(c)
+    tl.store(OUT, c)
+    tl.store(OUT + 1, k * x_norm + lost)
+    tl.store(OUT + 2, k * y_norm + lost)
+    tl.store(OUT + 3, per_rate)
+    tl.store(OUT + 4, rate)
+    tl.store(OUT + 5, weight_unit)
+    tl.store(OUT + 6, unit * per_rate / weight_unit)
+    tl.store(OUT + 7, 1.0 / (c * weight_unit))
+
+
+@triton.jit
+def _out_of_range(P, Q, largest_rate, FORMULA: tl.constexpr):
+    """Whether pairs of points that are no farther out have in float32 what no digit is right of."""
+    A, B = tl.sqrt(1.0 + P * P), tl.sqrt(1.0 + Q * Q)
+    reach = (1.0 + P) * (1.0 + Q)
+    if FORMULA >= lines.ANGLE_AT_X:
+        gap = 2.0 * lines._HALF_PI
+        beyond = reach * tl.maximum(P, Q) > _FARTHEST_OF_ANGLE
+    elif FORMULA == lines.INNER:
+        gap = A * B + P * Q
+        beyond = reach > _FARTHEST
+    else:
+        # asinh(P) + asinh(Q), or what bounds it where a logarithm would round it away
+        gap = tl.minimum(P + Q, tl.log((P + A) * (Q + B)))
+        gap = gap * gap if FORMULA == lines.SQDIST else gap
+        beyond = reach > _FARTHEST
+    vanishes = (largest_rate > 0.0) & (largest_rate < _LEAST_RATE)
+    return beyond | vanishes | (largest_rate * gap > _LARGEST_LOGIT)
 
 
 @triton.jit
@@ -249,13 +335,17 @@ def subtract_own_terms(
     BY_HEIGHT,
     BY_NORM,
     C,
+    WEIGHT_UNIT,
     outer_size,
     inner_size,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``c (grad - own x)`` in place, with ``own`` the sums over ``A`` and those over ``P^2``."""
+    """``c (grad - own x)`` in place, with ``own`` the sums over ``A`` and those over ``P^2``.
+
+    All sums are ``WEIGHT_UNIT`` times as large.
+    """
     tile = row_tile(outer_size, inner_size, ROWS)
     x, grad = input_rows(X, x_outer, x_inner, tile), output_rows(GRAD, tile, D)
     c = load_scalar(C)
@@ -265,6 +355,7 @@ def subtract_own_terms(
         own += tl.load(BY_HEIGHT + tile.number, mask=tile.live, other=0.0) / tl.sqrt(1.0 + P2)
     if BY_NORM is not None:
         own += ratio(tl.load(BY_NORM + tile.number, mask=tile.live, other=0.0), P2)
+    c /= load_scalar(WEIGHT_UNIT)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         store(grad, c * (load(grad, columns) - own[:, None] * load(x, columns)), columns)
@@ -364,14 +455,15 @@ def table(
     per_unit: Tensor | None = None,
     unit: float = 1.0,
     softmax: tuple[Tensor, Tensor] | None = None,
-    largest_squares: Sequence[Tensor] | None = None,
+    formula: int = 0,
+    units: Frame | None = None,
 ) -> Tensor:
     """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them.
 
     float32, ``(chunks, lines, points)``. ``resolution``: of the product, in units of the squared norm.
     ``per_unit`` and ``unit``, of rows: minus the logit of one unit of the gap, and the kernels' unit.
-    ``softmax``: weights and totals. ``largest_squares``, of rows and of columns: all is NaN if they are too
-    large for distances in float32.
+    ``softmax``: weights and totals. With ``units`` all is NaN where the logits of ``formula`` leave the range
+    of float32.
     """
     items, width = side.points.shape
     weights, totals = softmax or (None, None)
@@ -387,12 +479,14 @@ def table(
                 side.centre,
                 side.other_centre,
                 side.c,
-                *(largest_squares or (None, None)),
+                *((None, None) if units is None else units.extents),
+                *((None,) * 3 if units is None else (units.largest_rate, units.per_rate, units.weight_unit)),
                 totals,
                 weights,
                 per_unit,
                 out,
                 items,
+                FORMULA=formula,
                 UNIT_BITS=unit / math.log(2),
                 RESOLUTION=resolution,
                 CENTRED=is_centred(side.points),
@@ -402,6 +496,44 @@ def table(
                 num_warps=4,
             )
     return out
+
+
+class Frame(NamedTuple):
+    """In what units pairs are computed, scalars in float64; see :func:`frame`.
+
+    ``c``: the curvature; ``extents``: ``k|x|`` and ``k|y|`` of the points farthest out. ``per_rate``: what
+    logits by the unit of their gap are multiplied with; ``largest_rate``: the largest of these.
+    ``weight_unit``: what weights are multiplied with. Their sums are to be multiplied with ``gap_unit`` times
+    gaps, and with ``curv_unit`` if they are of the gradient by ``log c``.
+    """
+
+    c: Tensor
+    extents: tuple[Tensor, Tensor]
+    per_rate: Tensor
+    largest_rate: Tensor
+    weight_unit: Tensor
+    gap_unit: Tensor
+    curv_unit: Tensor
+
+
+def frame_of(
+    squares: Sequence[Tensor], largest: Tensor, c: Tensor, *, curv_power: float, least_norm: float
+) -> Frame:
+    """``squares``: the largest of rows and of columns; ``largest``: logit of one unit, ``c**-curv_power``."""
+    numbers = allocate(c, (_NUMBERS_OF_FRAME,), torch.float64)
+    with torch.cuda.device_of(c):
+        frame[(1,)](
+            *squares,
+            largest,
+            c,
+            numbers,
+            POWER=round(2 * curv_power),
+            LEAST_NORM=least_norm,
+            ITEMS=_NUMBERS_OF_FRAME,
+            num_warps=1,
+        )
+    c, P, Q, *others = numbers.unbind()
+    return Frame(c, (P, Q), *others)
 
 
 def add_tiles(parts: Tensor, out: Tensor) -> None:
@@ -414,14 +546,21 @@ def add_tiles(parts: Tensor, out: Tensor) -> None:
 
 
 def finish_gradient(
-    total: Tensor, side: Side, *, by_height: Tensor | None = None, by_norm: Tensor | None = None
+    total: Tensor,
+    side: Side,
+    weight_unit: Tensor,
+    *,
+    by_height: Tensor | None = None,
+    by_norm: Tensor | None = None,
 ) -> None:
     """From products with the weights of pairs to a gradient, less what the weights leave to the points.
 
     Sums of that, for each point: of logits whose apex is at the other point, to be divided by ``A``, and of
-    logits whose apex is here, to be divided by ``P^2``.
+    logits whose apex is here, to be divided by ``P^2``. All of it is ``weight_unit`` times as large.
     """
-    launch_rows(subtract_own_terms, [side.points, side.square], [total, by_height, by_norm, side.c])
+    launch_rows(
+        subtract_own_terms, [side.points, side.square], [total, by_height, by_norm, side.c, weight_unit]
+    )
 
 
 def gap_of_rows(gap: RowGap, apex: Tensor, other: Tensor, c: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def test_table(shape):
     part = x.part()
     s = part.scalars
     root = torch.rsqrt(s.A)
-    slope = torch.rsqrt(resolution * s.P**2 * (resolution * s.P**2 + 2))
+    slope = s.A * torch.rsqrt(resolution * s.P**2 * (resolution * s.P**2 + 2))
     expected = [s.A_minus_1, root, s.A_minus_1 * root, slope, s.P, s.growth, s.shrink, s.P * part.offset]
     for line, scalar in zip(lines, expected, strict=False):
         torch.testing.assert_close(line[: len(scalar)], scalar.squeeze(1).float(), rtol=2.0**-23, atol=1e-15)
@@ -170,16 +170,17 @@ def test_gradient_without_own_terms(shape, names):
     total = points(*shape, seed=3)
     own = {name: uniform(shape[0], seed) for seed, name in enumerate(names)}
 
-    def finished(total, points, square, c, own):
+    def finished(total, points, square, c, weight_unit, own):
         side = x._replace(points=points, square=square, embeddings=Embeddings([], c, [square]))
-        point_kernels.finish_gradient(total, side, **own)
+        point_kernels.finish_gradient(total, side, weight_unit, **own)
         return total
 
     P2 = C * x.square.squeeze(1)
     norms = {"by_norm": P2, "by_height": torch.sqrt(1 + P2)}
     factor = sum(one / norms[name] for name, one in own.items())
-    expected = C * (total.double() - factor.unsqueeze(1) * x.points.double())
-    assert_close(run(finished, total.clone(), x.points, x.square, C, own), expected, 2.0**-23)
+    unit = torch.tensor(4.0, dtype=torch.float64)
+    expected = C / unit * (total.double() - factor.unsqueeze(1) * x.points.double())
+    assert_close(run(finished, total.clone(), x.points, x.square, C, unit, own), expected, 2.0**-23)
 
 
 @pytest.mark.parametrize("similarity", GAPS)
