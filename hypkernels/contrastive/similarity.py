@@ -27,6 +27,7 @@ from hypkernels.pairwise.closed_form import (
     TileGradient,
 )
 from hypkernels.pairwise.geometry import PairTile
+from hypkernels.wide import repaired
 
 PointGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -82,10 +83,12 @@ def _negative_inner_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> P
     return elementwise_inner_gradient(-grad, x, y, c)
 
 
+@repaired()
 def _excess_of_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return pair_geometry(x, y, c)[0].z / c
 
 
+@repaired(points=2)
 def _excess_of_inner_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> PointGradients:
     pair, _ = pair_geometry(x, y, c)
     by_x, by_y, _ = elementwise_inner_gradient(-grad, x, y, c)
