@@ -18,6 +18,7 @@ from torch import Tensor
 from hypkernels import backend
 from hypkernels.checks import check_curv_value
 from hypkernels.operators import Operator, batched, differentiable, register
+from hypkernels.saturation import copy_gradient
 
 Formula = Callable[..., Tensor]
 Gradient = Callable[..., tuple[Tensor, ...]]
@@ -29,10 +30,20 @@ GPU_CHUNK_ELEMENTS = 1 << 22
 
 
 class RowSums(NamedTuple):
-    """What a value needs of its rows: ``of_rows(*points)`` returns ``numbers`` of them, ``(rows, 1)``."""
+    """What a value needs of its rows: ``of_rows(*points)`` returns ``numbers`` of them, ``(rows, 1)``.
+
+    NaN stands for what is beyond the range of the plain formulas.
+    """
 
     of_rows: Callable[..., tuple[Tensor, ...]]
     numbers: int
+
+
+class BySums(NamedTuple):
+    """A value as ``formula(*sums, *scalars, *options)``, NaN where that is beyond its range."""
+
+    sums: RowSums
+    formula: Formula
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -48,26 +59,36 @@ def map_rows(
     formula: Callable[..., tuple[Tensor, ...]],
     operands: Sequence[Tensor],
     results: Sequence[tuple[int, torch.dtype]],
+    *,
+    gradients: int = 0,
 ) -> tuple[Tensor, ...]:
     """Apply ``formula`` to float64 chunks of rows of ``operands``, each ``(*batch, columns)``.
 
     ``formula`` returns one tensor ``(rows, columns)`` for each ``(columns, dtype)`` of ``results``; each is
-    rounded once, to its dtype.
+    rounded once, to its dtype. The first ``gradients`` of them are gradients by points, which saturate.
     """
     batch = operands[0].shape[:-1]
     outputs = tuple(operands[0].new_empty(*batch, columns, dtype=dtype) for columns, dtype in results)
-    map_rows_into(formula, operands, outputs)
+    map_rows_into(formula, operands, outputs, gradients=gradients)
     return outputs
 
 
 def map_rows_into(
-    formula: Callable[..., tuple[Tensor, ...]], operands: Sequence[Tensor], outputs: Sequence[Tensor]
+    formula: Callable[..., tuple[Tensor, ...]],
+    operands: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *,
+    gradients: int = 0,
 ) -> None:
     """The same, into given tensors ``(*batch, columns)``."""
     for chunk in _chunks([*operands, *outputs], chunk_elements(operands[0].device)):
         inputs, targets = chunk[: len(operands)], chunk[len(operands) :]
-        for target, value in zip(targets, formula(*(rows.double() for rows in inputs)), strict=True):
-            target.copy_(value)
+        values = formula(*(rows.double() for rows in inputs))
+        for index, (target, value) in enumerate(zip(targets, values, strict=True)):
+            if index < gradients:
+                copy_gradient(target, value)
+            else:
+                target.copy_(value)
 
 
 def _chunks(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
@@ -105,8 +126,8 @@ class RowwiseOp:
     - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
       ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
       contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d or
-      ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``sums`` are those,
-      and ``formula`` takes them in place of the points: of all rows at once, not of a chunk at a time.
+      ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
+      tried first: it takes them of all rows at once, not of a chunk at a time.
     - the functions ``name`` and ``name_backward`` of the module called ``kernels``, imported when first
       needed. They take whole batches, and return what the operator and its backward return.
     - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
@@ -126,10 +147,10 @@ class RowwiseOp:
         returns: Literal["point", "scalar"],
         scalars: Sequence[str] = ("curv",),
         options: Sequence[str] = (),
-        sums: RowSums | None = None,
+        by_sums: BySums | None = None,
     ) -> None:
         self.name, self.kernels = name, kernels
-        self.formula, self.gradient, self.sums = formula, gradient, sums
+        self.formula, self.gradient, self.by_sums = formula, gradient, by_sums
         self.definition, self.smooth = definition, smooth
         self.points, self.tensors = points, points + len(scalars)
         self.returns_points = returns == "point"
@@ -158,16 +179,33 @@ class RowwiseOp:
         points, scalars, options, launcher = self._unpack("", arguments)
         if launcher:
             return launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
-        columns, dtype = self._result(points[0])
-        if self.sums:
-            numbers = map_rows(self.sums.of_rows, points, [(1, torch.float64)] * self.sums.numbers)
-            out = self.formula(*numbers, *map(_column, scalars), *options).to(dtype)
-        else:
+        return self._by_closed_form(points, scalars, options)
+
+    def of_batch(self, *operands: Tensor) -> Tensor:
+        """The closed form of points and scalars, for other operators; without options."""
+        return self._by_closed_form(operands[: self.points], operands[self.points :], ())
+
+    def _by_closed_form(
+        self, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
+    ) -> Tensor:
+        out = self._of_sums(points, scalars, options)
+        if out is None:
             operands, arranged = _operands(points, scalars)
             (out,) = map_rows(
-                lambda *rows: (self.formula(*arranged(rows), *options),), operands, [(columns, dtype)]
+                lambda *rows: (self.formula(*arranged(rows), *options),), operands, [self._result(points[0])]
             )
         return out if self.returns_points else out.squeeze(-1)
+
+    def _of_sums(
+        self, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
+    ) -> Tensor | None:
+        """The value by sums; ``None`` where there is no such form, or some row is beyond its range."""
+        if self.by_sums is None or points[0].device.type != "cpu":
+            return None
+        sums, formula = self.by_sums
+        numbers = map_rows(sums.of_rows, points, [(1, torch.float64)] * sums.numbers)
+        out = formula(*numbers, *map(_column, scalars), *options)
+        return None if out.isnan().any() else out.to(self._result(points[0])[1])
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         x = arguments[0]
@@ -177,15 +215,29 @@ class RowwiseOp:
         points, scalars, options, launcher = self._unpack("_backward", arguments)
         if launcher:
             return launcher(grad, *points, *(beside(one, points[0]) for one in scalars), *options)
+        return self._gradients_by_closed_form(grad, points, scalars, options)
+
+    def gradients_of_batch(self, grad: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
+        """The gradients that belong to :meth:`of_batch`."""
+        return self._gradients_by_closed_form(grad, operands[: self.points], operands[self.points :], ())
+
+    def _gradients_by_closed_form(
+        self,
+        grad: Tensor,
+        points: Sequence[Tensor],
+        scalars: Sequence[Tensor],
+        options: Sequence[float],
+    ) -> tuple[Tensor, ...]:
         upstream = grad if self.returns_points else grad.unsqueeze(-1)
         operands, arranged = _operands((upstream, *points), scalars)
         grads = map_rows(
             lambda *rows: self.gradient(*arranged(rows), *options),
             operands,
             [*((one.shape[-1], one.dtype) for one in points), *((1, torch.float64) for _ in scalars)],
+            gradients=self.points,
         )
         by_scalars = (
-            rows.squeeze(-1) if one.dim() else rows.sum()
+            rows.squeeze(-1) if one.dim() else _finite_sum(rows)
             for rows, one in zip(grads[self.points :], scalars, strict=True)
         )
         return (*grads[: self.points], *by_scalars)
@@ -253,6 +305,12 @@ class RowwiseOp:
             for one, dim in tensors[self.points :]
         ]
         return [*points, *scalars]
+
+
+def _finite_sum(terms: Tensor) -> Tensor:
+    """Of float64 terms, also where some are infinite with different signs."""
+    limit = torch.finfo(terms.dtype).max / max(terms.numel(), 1)
+    return terms.clamp(-limit, limit).sum()
 
 
 def _of_rows(scalar: Tensor, batch: Sequence[int]) -> Tensor:

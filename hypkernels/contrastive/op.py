@@ -164,8 +164,9 @@ def _contrastive_losses_backward(
             scale = part.scale if call.logit_scale.dim() else part.scale.sum()
             scalars = [part.curv + (scalars[0] if scalars else 0), scale + (scalars[1] if scalars else 0)]
     points = [
-        one.new_empty(0) if by_points is None else _rounded(by_points, one.dtype)
-        for one, by_points in zip(call.points, total, strict=True)
+        # A set that learns may be in no pairing.
+        one.new_zeros(one.shape if learning else 0) if by_points is None else _rounded(by_points, one.dtype)
+        for one, by_points, learning in zip(call.points, total, learns[: len(total)], strict=True)
     ]
     return [*points, *scalars]
 

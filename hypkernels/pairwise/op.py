@@ -15,13 +15,20 @@ from torch import Tensor
 
 from hypkernels import backend
 from hypkernels.checks import check_curv_value
+from hypkernels.cone import op as cone
+from hypkernels.distance import op as distance
 from hypkernels.operators import Operator, batched, differentiable, register
+from hypkernels.pair_geometry import dot
 from hypkernels.pairwise import closed_form, reference, smooth
 from hypkernels.pairwise.closed_form import PairFunction
 from hypkernels.pairwise.geometry import PairTile, pair_tile, point_scalars
-from hypkernels.rowwise import chunk_elements, result_dtype
+from hypkernels.rowwise import RowwiseOp, chunk_elements, map_rows, result_dtype
+from hypkernels.saturation import copy_gradient
 
 Cut = tuple[slice, slice, slice]
+
+# Of a point's squared norm, in whatever unit: the formulas multiply four norms.
+_SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-140, 1e140
 
 
 class PairwiseOp:
@@ -29,7 +36,8 @@ class PairwiseOp:
 
     ``x`` is ``(*batch, M, D)``, ``y`` ``(*batch, N, D)``, ``curv`` 0-d or ``(*batch)``. ``definition`` and
     ``smooth_formula`` take the same, float64, and are differentiable, as those of
-    :class:`hypkernels.rowwise.RowwiseOp`.
+    :class:`hypkernels.rowwise.RowwiseOp`. ``rowwise`` is the function of one pair: on a CPU it computes those
+    whose products leave float64.
     """
 
     def __init__(
@@ -37,11 +45,12 @@ class PairwiseOp:
         name: str,
         function: PairFunction,
         *,
+        rowwise: RowwiseOp,
         definition: Callable[..., Tensor],
         smooth_formula: Callable[..., Tensor],
         sign: int = 1,
     ) -> None:
-        self.name, self.function, self.sign = name, function, sign
+        self.name, self.function, self.rowwise, self.sign = name, function, rowwise, sign
         self.definition, self.smooth_formula = definition, smooth_formula
         arguments = "Tensor x, Tensor y, Tensor curv"
         self._operators = register(
@@ -74,6 +83,10 @@ class PairwiseOp:
     def _forward(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         check_curv_value(curv)
         out = self._fake_forward(x, y, curv)
+        if _beyond_range(x, y, curv):
+            for row in range(x.shape[-2]):
+                out[..., row, :] = self.rowwise.of_batch(*_pairs_of_row(row, x, y, curv))
+            return out
         for (batch, rows, columns), _, _, tile, unit in self._tiles(x, y, curv):
             _by_batch(out)[batch, rows, columns] = unit * self.function.value(tile)
         return out
@@ -82,6 +95,8 @@ class PairwiseOp:
         return x.new_empty((*x.shape[:-1], y.shape[-2]), dtype=result_dtype(x.dtype))
 
     def _backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if _beyond_range(x, y, curv):
+            return self._backward_row_by_row(grad, x, y, curv)
         upstream = _by_batch(grad)
         grad_x, grad_y = (_by_batch(x.new_zeros(p.shape, dtype=torch.float64)) for p in (x, y))
         grad_curv = x.new_zeros(len(grad_x), dtype=torch.float64)
@@ -92,7 +107,20 @@ class PairwiseOp:
             grad_y[batch, columns] += part.y_coefficient.mT * y_rows + part.cross.mT @ x_rows
             grad_curv[batch] += part.curv
         by_curv = grad_curv.view(curv.shape) if curv.dim() else grad_curv.sum()
-        return grad_x.to(x.dtype).view(x.shape), grad_y.to(y.dtype).view(y.shape), by_curv
+        return _rounded_gradient(grad_x, x), _rounded_gradient(grad_y, y), by_curv
+
+    def _backward_row_by_row(
+        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_x, grad_y = (x.new_zeros(points.shape, dtype=torch.float64) for points in (x, y))
+        grad_curv = x.new_zeros(curv.shape, dtype=torch.float64)
+        for row in range(x.shape[-2]):
+            pairs = _pairs_of_row(row, *(one.double() for one in (x, y, curv)))
+            by_x, by_y, by_curv = self.rowwise.gradients_of_batch(grad[..., row, :].double(), *pairs)
+            grad_x[..., row, :] = by_x.sum(-2)
+            grad_y += by_y
+            grad_curv += by_curv.sum(-1) if curv.dim() else by_curv
+        return _rounded_gradient(grad_x, x), _rounded_gradient(grad_y, y), grad_curv
 
     def _fake_backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
         by_curv = grad.new_empty(curv.shape, dtype=torch.float64)
@@ -135,6 +163,34 @@ class PairwiseOp:
             yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, of_batch), unit
 
 
+def _beyond_range(x: Tensor, y: Tensor, curv: Tensor) -> bool:
+    """Whether products of these points may leave float64. On a GPU nobody waits to know: results are NaN."""
+    if x.device.type != "cpu":
+        return False
+    c = curv.double().reshape(*curv.shape, 1, 1) if curv.dim() else curv.double()
+    for points in (x, y):
+        (square,) = map_rows(lambda rows: (dot(rows, rows),), [points], [(1, torch.float64)])
+        for one in (square, square * c):
+            if not ((one == 0) | ((one >= _SMALLEST_SQUARE) & (one <= _LARGEST_SQUARE))).all():
+                return True
+        if points.dtype == torch.float64 and points[(square == 0).squeeze(-1)].any():
+            return True
+    return False
+
+
+def _pairs_of_row(row: int, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of a row-wise function for a row of ``x`` and all of ``y``."""
+    rows = curv.unsqueeze(-1).expand(y.shape[:-1]) if curv.dim() else curv
+    return x[..., row : row + 1, :].expand(y.shape), y, rows
+
+
+def _rounded_gradient(by: Tensor, points: Tensor) -> Tensor:
+    """Float64, of the sets one after the other, as a gradient by ``points``."""
+    out = points.new_empty(points.shape)
+    copy_gradient(out, by.view(points.shape))
+    return out
+
+
 def _samples(size: int, in_dims: Sequence[int | None], arguments: Sequence[Tensor]) -> list[Tensor]:
     """The arguments with the samples' dimension first; a 0-d curvature that all samples share stays."""
     x, y = (batched(one, dim, size) for one, dim in zip(arguments[:2], in_dims, strict=False))
@@ -167,6 +223,7 @@ def _by_batch(matrices: Tensor) -> Tensor:
 pairwise_inner = PairwiseOp(
     "pairwise_inner",
     closed_form.NEGATIVE_INNER,
+    rowwise=distance.elementwise_inner,
     definition=reference.pairwise_inner,
     smooth_formula=smooth.pairwise_inner,
     sign=-1,
@@ -174,12 +231,14 @@ pairwise_inner = PairwiseOp(
 pairwise_dist = PairwiseOp(
     "pairwise_dist",
     closed_form.DISTANCE,
+    rowwise=distance.elementwise_dist,
     definition=reference.pairwise_dist,
     smooth_formula=smooth.pairwise_dist,
 )
 pairwise_oxy_angle = PairwiseOp(
     "pairwise_oxy_angle",
     closed_form.ANGLE_AT_X,
+    rowwise=cone.oxy_angle,
     definition=reference.pairwise_oxy_angle,
     smooth_formula=smooth.pairwise_oxy_angle,
 )

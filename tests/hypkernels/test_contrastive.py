@@ -841,3 +841,11 @@ def test_memory_does_not_grow_with_the_pairs():
             peak = max(peak, held)
     assert peak > 0
     assert peak - 2 * x.nbytes <= 64 * 2**20
+
+
+def test_a_set_in_no_pairing_has_no_gradient():
+    sets = [torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    (loss,) = hk.contrastive_losses(sets, [(0, 2)])
+    loss.backward()
+    assert not sets[1].grad.any()
+    assert sets[0].grad.any()
