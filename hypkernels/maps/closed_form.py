@@ -117,10 +117,14 @@ def _inward(tangent: Tangent, S: Tensor) -> Tensor:
     """``cosh(tau) + alpha sinhc(tau)`` for ``alpha < 0``, free of the cancellation on the way to the origin.
 
     Straight inward it is ``sinh(rho - tau) / P`` with ``P = sinh(rho)``; the part across ``x`` adds the rest.
+    Of long vectors, where rounding ``tau`` moves an exponential, it is a factor of ``cosh(tau)``.
     """
-    P, tau, inward_sq, across_sq = torch.sqrt(tangent.P2), tangent.tau, tangent.along_sq, tangent.across_sq
-    detour = torch.sqrt(tangent.A2) * S * across_sq / (tau + torch.sqrt(inward_sq))
-    return (torch.sinh(torch.asinh(P) - tau) + detour) / P
+    P, A, tau, cosh = torch.sqrt(tangent.P2), torch.sqrt(tangent.A2), tangent.tau, tangent.cosh
+    inward, across_sq = torch.sqrt(tangent.along_sq), tangent.across_sq
+    detour = A * S * across_sq / (tau + inward)
+    short = (torch.sinh(torch.asinh(P) - tau) + detour) / P
+    excess = (tangent.A2 * (across_sq / (tau * tau)) - 1) / (tangent.P2 + P * A * (inward / tau))
+    return torch.where(tau < 20, short, cosh * excess - tangent.alpha / tau / (2 * cosh))
 
 
 @repaired(points=2)

@@ -36,27 +36,27 @@ from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope, cosh, 
 
 
 def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
-    return _map(_radial_forward, (v,), [None, curv], VALUE=sinhc)
+    return _map(_radial_forward, (v,), [None, curv], EXPONENTIAL=True)
 
 
 def exp_map0_backward(grad: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _radial_gradients(grad, v, None, curv, VALUE=sinhc, SLOPE=sinhc_slope)
+    return _radial_gradients(grad, v, None, curv, EXPONENTIAL=True)
 
 
 def log_map0(x: Tensor, curv: Tensor) -> Tensor:
-    return _map(_radial_forward, (x,), [None, curv], VALUE=asinhc)
+    return _map(_radial_forward, (x,), [None, curv], EXPONENTIAL=False)
 
 
 def log_map0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _radial_gradients(grad, x, None, curv, VALUE=asinhc, SLOPE=asinhc_slope)
+    return _radial_gradients(grad, x, None, curv, EXPONENTIAL=False)
 
 
 def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
-    return _map(_radial_forward, (x,), [scale, curv], VALUE=sinhc)
+    return _map(_radial_forward, (x,), [scale, curv], EXPONENTIAL=True)
 
 
 def scaled_exp_map0_backward(grad: Tensor, x: Tensor, scale: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _radial_gradients(grad, x, scale, curv, VALUE=sinhc, SLOPE=sinhc_slope)
+    return _radial_gradients(grad, x, scale, curv, EXPONENTIAL=True)
 
 
 def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
@@ -89,13 +89,13 @@ def _map_backward(kernel: Any, grad: Tensor, points: Sequence[Tensor], curv: Ten
 
 
 def _radial_gradients(
-    grad: Tensor, x: Tensor, scale: Tensor | None, curv: Tensor, **functions: Any
+    grad: Tensor, x: Tensor, scale: Tensor | None, curv: Tensor, *, EXPONENTIAL: bool  # noqa: N803
 ) -> tuple[Tensor, ...]:
     """By ``x``, by the scale if there is one, and by the curvature."""
     by_x = launch.allocate(x, x.shape, x.dtype)
     scalars = [scale, curv]
     shares = [None if one is None else launch.allocate(x, x.shape[:-1], torch.float64) for one in scalars]
-    launch.launch_rows(_radial_backward, [grad, x], [by_x, *shares], scalars, **functions)
+    launch.launch_rows(_radial_backward, [grad, x], [by_x, *shares], scalars, EXPONENTIAL=EXPONENTIAL)
     by_scalars = (
         total_or_each(share, one)
         for share, one in zip(shares, scalars, strict=True)
@@ -118,22 +118,26 @@ def _radial_forward(
     curv_inner,
     outer_size,
     inner_size,
-    VALUE: tl.constexpr,
+    EXPONENTIAL: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``f(sqrt(c)|v|) v`` for ``v = scale x``."""
+    """``f(sqrt(c)|v|) v`` for ``v = scale x``, where ``f`` is ``sinhc`` or ``asinhc``."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     scale = _scale(SCALE, scale_outer, scale_inner, tile)
+    norm, unit = row_norm(x, tile, D, BLOCK_D)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
-    t = tl.sqrt(c) * tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
-    factor = scale * VALUE(t)
+    f, _, half = _radial_factors(tl.sqrt(c) * norm * tl.abs(scale) * unit, EXPONENTIAL)
     out = output_rows(OUT, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        store(out, factor[:, None] * load(x, columns), columns)
+        if X.dtype.element_ty == tl.float64:
+            value = load(x, columns) * scale * f[:, None] * half[:, None] * half[:, None]
+        else:
+            value = finite(scale * f)[:, None] * load(x, columns)
+        store(out, value, columns)
 
 
 @triton.jit
@@ -143,6 +147,16 @@ def _scale(SCALE, scale_outer, scale_inner, tile):
         return tl.full((), 1.0, tl.float64)
     else:
         return scalar_of_rows(SCALE, scale_outer, scale_inner, tile)
+
+
+@triton.jit
+def _radial_factors(t, EXPONENTIAL: tl.constexpr):
+    """``f(t)``, ``t f'(t)``, both over ``half**2``, and ``half``."""
+    if EXPONENTIAL:
+        cap, half = capped(t)
+        return capped_sinhc(t, cap), capped_stretch(t, cap), half
+    else:
+        return asinhc(t), asinhc_stretch(t), t * 0.0 + 1.0
 
 
 @row_kernel
@@ -164,28 +178,45 @@ def _radial_backward(
     curv_inner,
     outer_size,
     inner_size,
-    VALUE: tl.constexpr,
-    SLOPE: tl.constexpr,
+    EXPONENTIAL: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    """``scale (f g + t f' (w.g) w)`` with ``w = x / |x|``"""
     tile = row_tile(outer_size, inner_size, ROWS)
     grad = input_rows(GRAD, grad_outer, grad_inner, tile)
     x = input_rows(X, x_outer, x_inner, tile)
     scale = _scale(SCALE, scale_outer, scale_inner, tile)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
-    x_grad, v_norm = dot(x, grad, tile, D, BLOCK_D), tl.abs(scale) * tl.sqrt(dot(x, x, tile, D, BLOCK_D))
-    t = tl.sqrt(c) * v_norm
-    alignment = SLOPE(t) * scale * x_grad
-    along_grad, along_x = scale * VALUE(t), scale * c * alignment * scale
+    norm, unit = row_norm(x, tile, D, BLOCK_D)
+    x_grad, grad_sq = dot_in_units(x, unit, grad, tile, D, BLOCK_D), dot(grad, grad, tile, D, BLOCK_D)
+    v_norm = norm * tl.abs(scale) * unit
+    t = tl.sqrt(c) * norm * tl.abs(scale) * unit
+    f, stretch, half = _radial_factors(t, EXPONENTIAL)
+    along_grad, along_x = finite(scale * f), finite(scale * stretch * ratio(ratio(x_grad, norm), norm))
+    out = BY_X.dtype.element_ty
+    bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
+    if any_row(bound * half * half > largest_number(out)):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load_in_units(x, unit, columns)
+            peak = tl.maximum(peak, tl.abs(combine(along_grad, load(grad, columns), along_x, x_part)))
+        shrink, half = saturation(tl.max(peak, axis=1), half, out)
+        along_grad, along_x = along_grad * shrink, along_x * shrink
     by_x = output_rows(BY_X, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        store(by_x, combine(along_grad, load(grad, columns), along_x, load(x, columns)), columns)
-    store_scalars(BY_CURV, 0.5 * alignment * v_norm * v_norm, tile)
+        value = combine(along_grad, load(grad, columns), along_x, load_in_units(x, unit, columns))
+        if out == tl.float64:
+            value = value * half[:, None] * half[:, None]
+        store(by_x, value, columns)
+    v_grad = scale * (x_grad * unit)
+    by_curv = tl.where(t < 1.0, stretch * ratio(v_norm, t) * ratio(v_norm, t), stretch / c)
+    store_scalars(BY_CURV, 0.5 * by_curv * v_grad * half * half, tile)
     if SCALE is not None:
-        store_scalars(BY_SCALE, cosh(t) * x_grad, tile)
+        store_scalars(BY_SCALE, (f + stretch) * (x_grad * unit) * half * half, tile)
 
 
 @row_kernel

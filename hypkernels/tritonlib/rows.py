@@ -102,6 +102,72 @@ def dot(a, b, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def row_norm(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """``(norm, unit)``, whose product is the norm of each row.
+
+    The unit is a power of two that float64 rows need for squares of any size; of narrower ones it is 1.
+    """
+    if x.dtype.element_ty == tl.float64:
+        largest = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            largest = tl.maximum(largest, tl.abs(load(x, columns)))
+        unit = unit_of(tl.max(largest, axis=1))
+        total = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            part = load(x, columns) * (1.0 / unit)[:, None]
+            total += part * part
+        return tl.sqrt(tl.sum(total, axis=1)), unit
+    else:
+        return tl.sqrt(dot(x, x, tile, D, BLOCK_D)), 1.0
+
+
+@triton.jit
+def dot_in_units(x, unit, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The inner product of each row of ``x / unit`` and ``y``, with the unit of :func:`row_norm`."""
+    total = zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        total += load_in_units(x, unit, columns) * load(y, columns)
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def load_in_units(x, unit, columns):
+    """A tile of ``x / unit``."""
+    if x.dtype.element_ty == tl.float64:
+        return load(x, columns) * (1.0 / unit)[:, None]
+    else:
+        return load(x, columns)
+
+
+@triton.jit
+def unit_of(largest):
+    """``2**600``, ``2**-600`` or 1: what numbers up to ``largest`` are to be divided by before they are squared."""
+    one = largest * 0.0 + 1.0
+    unit = tl.where(largest > 2.0**450, one * 2.0**600, one)
+    return tl.where((largest < 2.0**-450) & (largest > 0.0), one * 2.0**-600, unit)
+
+
+@triton.jit
+def largest_number(dtype: tl.constexpr):
+    if dtype == tl.float64:
+        return 1.7976931348623157e308
+    elif dtype == tl.float32:
+        return 3.4028234663852886e38
+    elif dtype == tl.bfloat16:
+        return 3.3895313892515355e38
+    else:
+        return 65504.0
+
+
+@triton.jit
+def any_row(condition):
+    return tl.max(condition.to(tl.int32), axis=0) > 0
+
+
+@triton.jit
 def load_scalar(SCALAR):
     """A 0-d tensor, such as the curvature."""
     return tl.load(SCALAR).to(tl.float64)

@@ -16,6 +16,10 @@ import triton.language as tl
 _LOG_2 = tl.constexpr(0.6931471805599453)
 _HALF_PI = tl.constexpr(1.5707963267948966)
 _TAN_EIGHTH_PI = tl.constexpr(0.41421356237309503)
+# exp(600) times the smallest number of any narrow type is beyond all of them, and finite in float64.
+_CAP = tl.constexpr(600.0)
+# exp(2000) times the smallest number of float64 is infinite.
+_OVERFLOW = tl.constexpr(2000.0)
 
 
 @triton.jit
@@ -51,9 +55,32 @@ def sinhc(t):
 
 
 @triton.jit
+def capped(t):
+    """``(cap, half)`` of ``t >= 0``: functions that grow as ``exp(t)`` are those of ``cap`` times ``half**2``.
+
+    No number of a narrow type stays in its range when it is multiplied with them beyond the cap; of float64
+    only numbers close to its largest and smallest do, with the other factor.
+    """
+    cap = tl.minimum(t, _CAP)
+    return cap, tl.exp(0.5 * (tl.minimum(t, _OVERFLOW) - cap))
+
+
+@triton.jit
 def sinhc_slope(t):
     """``sinhc'(t) / t = (cosh(t) - sinhc(t)) / t**2``, 1/3 at zero."""
     return tl.where(tl.abs(t) < 2.0, _sinhc_slope_near(t), (cosh(t) - sinhc(t)) / t / t)
+
+
+@triton.jit
+def capped_sinhc(t, cap):
+    """``sinhc(t)`` for ``t >= 0`` over the square of ``half``, see :func:`capped`."""
+    return tl.where(t < 1.0, _sinhc_near(t), _sinh_far(cap) / t)
+
+
+@triton.jit
+def capped_stretch(t, cap):
+    """``t sinhc'(t) = cosh(t) - sinhc(t)``, likewise."""
+    return tl.where(t < 2.0, t * t * _sinhc_slope_near(t), cosh(cap) - _sinh_far(cap) / t)
 
 
 @triton.jit
@@ -77,8 +104,21 @@ def asinhc_slope(s):
     """``asinhc'(s) / s = (1/sqrt(1 + s**2) - asinhc(s)) / s**2``, -1/3 at zero."""
     s2 = s * s
     w = s2 / (1.0 + s2)
-    near = -_odd_reciprocals(tl.minimum(w, 0.15), 3, 20) * (1.0 - w) * tl.sqrt(1.0 - w)
-    return tl.where(w < 0.15, near, (1.0 / tl.sqrt(1.0 + s2) - asinhc(s)) / s2)
+    return tl.where(w < 0.15, _asinhc_slope_near(w), (1.0 / tl.sqrt(1.0 + s2) - asinhc(s)) / s2)
+
+
+@triton.jit
+def asinhc_stretch(s):
+    """``s asinhc'(s) = 1/sqrt(1 + s**2) - asinhc(s)``"""
+    s2 = s * s
+    w = s2 / (1.0 + s2)
+    return tl.where(w < 0.15, s2 * _asinhc_slope_near(w), 1.0 / tl.sqrt(1.0 + s2) - asinhc(s))
+
+
+@triton.jit
+def _asinhc_slope_near(w):
+    """By ``w = s^2 / (1 + s^2)``."""
+    return -_odd_reciprocals(tl.minimum(w, 0.15), 3, 20) * (1.0 - w) * tl.sqrt(1.0 - w)
 
 
 @triton.jit
