@@ -5,6 +5,7 @@ serves every version of both. Without a compiler the installation succeeds and P
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -14,7 +15,7 @@ from setuptools.errors import CompileError
 
 SOURCES = Path("hypkernels", "cpu", "src")
 FLAGS = [
-    *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"),
+    *("-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-w"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),  # no C++ runtime to link
     *("-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
 ]
@@ -38,10 +39,15 @@ class BuildNative(build_ext):
         sanitizers = os.environ.get("HYPKERNELS_SANITIZE")  # for developers: address,undefined
         extra = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"] if sanitizers else []
         copies = COPIES if platform.machine() in ("x86_64", "AMD64") else {}
-        objects, built = self._compile("kernels.cpp", "baseline", ["-DHK_API=hk_baseline", *extra]), []
-        for name, flags in copies.items():
+        with ThreadPoolExecutor() as pool:
+            jobs = {
+                name: pool.submit(self._compile, "kernels.cpp", name, [*flags, f"-DHK_API=hk_{name}", *extra])
+                for name, flags in {"baseline": [], **copies}.items()
+            }
+        objects, built = jobs.pop("baseline").result(), []
+        for name, job in jobs.items():
             try:
-                objects += self._compile("kernels.cpp", name, [*flags, f"-DHK_API=hk_{name}", *extra])
+                objects += job.result()
                 built.append(f"-DHK_WITH_{name.upper()}")
             except CompileError as error:
                 print(f"the {name} kernels are left out: {error}", file=sys.stderr)

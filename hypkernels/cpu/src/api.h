@@ -43,8 +43,39 @@ struct Rows {
   double *scale_total, *curv_total;  // backward: their sums, unless null
 };
 
-// A function of all pairs of two sets, of a batch of sets: out (batch, M, N).
-enum PairFunction { PAIR_INNER, PAIR_DIST, PAIR_ANGLE };
+enum Similarity { SIM_DIST, SIM_SQDIST, SIM_INNER, SIM_ANGLE };
+
+// A set of points of the contrastive losses. As for rows, every field takes eight bytes.
+struct PointSet {
+  const void* points;
+  int64_t stride, count;  // stride: of rows
+  double* table;          // (count, 1 + n_sets): |x|^2 and the products with all centres; forward: written
+  void* grad;             // backward: (count, width), dense, of the points' dtype; null: not wanted
+};
+
+struct Pairing {
+  int64_t x, y;  // indices of sets, M and N points
+  const int64_t* targets;  // (M,); null: row i belongs to column i
+  double* positives;       // (matrices, M): gaps in units of c^-power; forward: written, as the next two
+  double* row_negatives;   // (M,): log-sum-exp over what is no positive
+  double* column_negatives;  // (N,); unused if not symmetric
+  void* losses;            // forward: (M,), float64 for float64 points, else float32
+  const void* grad;        // backward: by the losses, of their dtype
+  int64_t grad_stride;
+};
+
+// Contrastive losses of pairings of sets that share width, dtype and curvature.
+struct Contrastive {
+  int64_t dtype, threads, width, n_sets, n_pairings, similarity, symmetric;
+  const PointSet* sets;
+  const Pairing* pairings;
+  double c;
+  const double* scale;    // one for all rows, or for each
+  int64_t scale_stride;
+  double* centres;        // (n_sets, width); forward: written
+  void* kept;             // from the forward to the backward pass, kept_bytes of it; null: everything is made again
+  double *by_curv, *by_scale;  // backward: one number; one or M numbers
+};
 
 struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies matrices; null where it cannot
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
@@ -60,6 +91,10 @@ struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies
 // Each instruction set's copy of the kernels.
 struct Api {
   void (*rows)(const Rows&);
+  int64_t (*contrastive_kept)(const Contrastive&);  // bytes of what may be kept
+  // Both return whether the points are in range; else they did nothing.
+  bool (*contrastive_forward)(const Contrastive&);
+  bool (*contrastive_backward)(const Contrastive&);
 };
 
 extern Runtime hk_runtime;

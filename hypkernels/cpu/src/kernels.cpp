@@ -1,5 +1,6 @@
 // All kernels, compiled once for each instruction set; HK_API names the copy.
 #include "cone.h"
+#include "contrastive.h"
 #include "distance.h"
 #include "maps.h"
 
@@ -32,4 +33,4 @@ void rows(const Rows& q) {
 
 }  // namespace
 
-extern const Api HK_API = {rows};
+extern const Api HK_API = {rows, contrastive_kept, contrastive_forward, contrastive_backward};

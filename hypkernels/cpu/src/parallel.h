@@ -1,5 +1,6 @@
 // Work on PyTorch's own threads: its OpenMP runtime, whose entry points are found when the library is loaded.
 #pragma once
+#include <stdlib.h>
 #include "api.h"
 
 namespace {
@@ -7,8 +8,27 @@ namespace {
 // Elements that are not worth a second thread.
 constexpr int64_t SMALL = 1 << 15;
 
-// Calls body(task) for every task of [0, tasks), each once, on up to `threads` threads, in no particular order.
-// A body must write where no other task does; then results do not depend on the number of threads.
+// Calls body(task, buffer) for every task of [0, tasks), each once, on up to `threads` threads, in no particular order;
+// each thread has a buffer of `bytes`. A body must write where no other task does; then results do not depend on the
+// number of threads.
+template <class Body>
+void for_tasks_with_buffer(int64_t tasks, int threads, int64_t bytes, const Body& body) {
+  struct Shared {
+    const Body* body;
+    int64_t tasks, next, bytes;
+  } shared = {&body, tasks, 0, (bytes + 127) & ~int64_t(63)};
+  auto work = [](void* data) {
+    Shared& s = *(Shared*)data;
+    void* buffer = aligned_alloc(64, s.bytes);
+    for (int64_t task; (task = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;) (*s.body)(task, buffer);
+    free(buffer);
+  };
+  // A single task too, where there are threads: PyTorch's product of matrices runs on one within a team alone.
+  if (threads <= 1 || tasks < 1 || hk_alone || !hk_runtime.parallel) return work(&shared);
+  hk_runtime.parallel(work, &shared, unsigned(threads), 0);
+}
+
+// The same without buffers; one task runs on the calling thread.
 template <class Body>
 void for_tasks(int64_t tasks, int threads, const Body& body) {
   if (threads <= 1 || tasks <= 1 || hk_alone || !hk_runtime.parallel) {
