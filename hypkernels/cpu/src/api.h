@@ -77,6 +77,21 @@ struct Contrastive {
   double *by_curv, *by_scale;  // backward: one number; one or M numbers
 };
 
+// A function of all pairs of two sets.
+enum PairFunction { PAIR_INNER, PAIR_DIST };
+
+struct Pairs {
+  int64_t function, dtype, threads, width, M, N;
+  const void *x, *y;
+  int64_t x_stride, y_stride;  // of rows
+  double c;
+  void* out;                   // forward: (M, N), dense, float64 for float64 points, else float32
+  const void* grad;            // backward: of that dtype
+  int64_t grad_row, grad_column;  // its strides
+  void *by_x, *by_y;           // backward: dense, of the points' dtype
+  double* by_curv;
+};
+
 struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies matrices; null where it cannot
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
   int (*thread_number)(void);                                    // omp_get_thread_num
@@ -95,6 +110,7 @@ struct Api {
   // Both return whether the points are in range; else they did nothing.
   bool (*contrastive_forward)(const Contrastive&);
   bool (*contrastive_backward)(const Contrastive&);
+  bool (*pairs)(const Pairs&);
 };
 
 extern Runtime hk_runtime;

@@ -728,17 +728,7 @@ class ContrastiveRun {
     }
   }
 
-  // What is added to a row of a gradient at a time: a multiple of a centre, and a combination of two points.
-  struct Term {
-    double around;
-    const double* centre;
-    const void *x, *y;
-    Combination<double> of;
-    Split<double> split;
-  };
-
-  // All that a row of a set's gradient takes besides the products, for all pairings, rounded once. The first term goes
-  // with the products, the last with the rounding.
+  // All that a row of a set's gradient takes besides the products, for all pairings, rounded once.
   void finish_row(int64_t s, int64_t i, const F* G, void* out, double* row) {
     const Side<F>& side = sides[s];
     const void* own = side.row(i);
@@ -747,17 +737,7 @@ class ContrastiveRun {
       if (pairs[n].q->x == s) of_own -= c * pairs[n].own_x[i] / side.A_wide[i];
       if (pairs[n].q->y == s) of_own -= c * pairs[n].own_y[i] / side.A_wide[i];
     }
-    Term pending = {0, side.centre, own, own, {}, {}};
-    bool begun = false, any = false;
-    const auto settle = [&](void* to) {  // adds what is pending, to the row or to the result
-      rows.add_term(to, row, begun ? nullptr : G, row, begun ? 0 : of_own, own, pending.around, pending.centre,
-                    pending.x, pending.y, pending.of, pending.split, D);
-      begun = true;
-    };
-    const auto add = [&](const Term& term) {
-      if (any) settle(nullptr);
-      pending = term, any = true;
-    };
+    GradientRow<F> sum(rows, D, G, of_own, own, side.centre, row);
     for (int64_t n = 0; n < q.n_pairings; ++n) {
       Pair& o = pairs[n];
       if (o.q->x == s) {
@@ -765,27 +745,21 @@ class ContrastiveRun {
         const auto split = rows.split(own, y, D);
         const auto g = gradient_of_positive(o, i, split);
         o.curv[i] = g.by_curv;
-        add({k * o.Q[i], o.y->centre, own, y, g.by_x, split});
+        sum.add_centre(k * o.Q[i], o.y->centre);
+        sum.add_points(own, y, g.by_x, split);
       }
       if (o.q->y == s) {
         const int64_t from = o.first_row ? o.first_row[i] : i, to = o.first_row ? o.first_row[i + 1] : at_most(i + 1, o.M);
-        add({k * o.P[i], o.x->centre, own, own, {}, {}});
+        sum.add_centre(k * o.P[i], o.x->centre);
         for (int64_t at = from; at < to; ++at) {
           const int64_t r = o.rows_of ? o.rows_of[at] : at;
           const void* x = o.x->row(r);
           const auto split = rows.split(x, own, D);
-          const Term of_positive = {0, o.x->centre, x, own, gradient_of_positive(o, r, split).by_y, split};
-          if (at == from) join(pending, of_positive);
-          else add(of_positive);
+          sum.add_points(x, own, gradient_of_positive(o, r, split).by_y, split);
         }
       }
     }
-    settle(out);
-  }
-
-  static void join(Term& term, const Term& with) {  // one has the centre, the other the points
-    const double around = term.around;
-    term = with, term.around = around;
+    sum.finish(out);
   }
 
   Gradient<double> gradient_of_positive(const Pair& o, int64_t i, const Split<double>& split) const {

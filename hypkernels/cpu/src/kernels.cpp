@@ -3,6 +3,7 @@
 #include "contrastive.h"
 #include "distance.h"
 #include "maps.h"
+#include "pairwise.h"
 
 namespace {
 
@@ -33,4 +34,4 @@ void rows(const Rows& q) {
 
 }  // namespace
 
-extern const Api HK_API = {rows, contrastive_kept, contrastive_forward, contrastive_backward};
+extern const Api HK_API = {rows, contrastive_kept, contrastive_forward, contrastive_backward, pairwise};

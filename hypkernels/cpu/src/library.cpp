@@ -109,3 +109,4 @@ EXPORT void hk_rows(const Rows* call) { chosen->api->rows(*call); }
 EXPORT int64_t hk_contrastive_kept(const Contrastive* call) { return chosen->api->contrastive_kept(*call); }
 EXPORT int hk_contrastive_forward(const Contrastive* call) { return chosen->api->contrastive_forward(*call); }
 EXPORT int hk_contrastive_backward(const Contrastive* call) { return chosen->api->contrastive_backward(*call); }
+EXPORT int hk_pairs(const Pairs* call) { return chosen->api->pairs(*call); }

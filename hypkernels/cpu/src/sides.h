@@ -162,4 +162,47 @@ void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t
     for (int64_t i = end; i < up(end, LANES) + LANES; ++i) f[i] = end ? f[end - 1] : F(0);
 }
 
+// A row of a gradient: G, a multiple of the point itself, and then multiples of centres and combinations of two points
+// as they come, rounded once. The first of those goes with G, and the last with the rounding.
+template <class F>
+class GradientRow {
+ public:
+  // `row` is room for a row.
+  GradientRow(const PointReader<F>& reader, int64_t width, const F* G, double of_own, const void* own,
+              const double* centre, double* row)
+      : reader_(reader), width_(width), G_(G), of_own_(of_own), own_(own), row_(row), centre_(centre), x_(own), y_(own) {}
+
+  void add_centre(double around, const double* centre) {
+    if (has_centre_) settle(nullptr);
+    around_ = around, centre_ = centre, has_centre_ = true;
+  }
+
+  void add_points(const void* x, const void* y, const Combination<double>& of, const Split<double>& split) {
+    if (has_points_) settle(nullptr);
+    x_ = x, y_ = y, of_ = of, split_ = split, has_points_ = true;
+  }
+
+  void finish(void* out) { settle(out); }
+
+ private:
+  void settle(void* out) {
+    reader_.add_term(out, row_, begun_ ? nullptr : G_, row_, begun_ ? 0 : of_own_, own_, around_, centre_, x_, y_, of_,
+                     split_, width_);
+    begun_ = true, has_centre_ = has_points_ = false, around_ = 0, of_ = {};
+  }
+
+  const PointReader<F>& reader_;
+  const int64_t width_;
+  const F* G_;
+  const double of_own_;
+  const void* own_;
+  double* row_;
+  bool begun_ = false, has_centre_ = false, has_points_ = false;
+  double around_ = 0;
+  const double* centre_;
+  const void *x_, *y_;
+  Combination<double> of_ = {};
+  Split<double> split_ = {};
+};
+
 }  // namespace
