@@ -21,7 +21,7 @@ from hypkernels.cpu.library import load
 from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
-SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2}
+SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
 # Kept from the forward to the backward pass, at most.
 KEPT_BYTES = 8 << 20
 

@@ -47,7 +47,8 @@ class ContrastiveRun {
     F* z;             // of all pairs, kept; or null
     double *part_x, *part_y;  // (tiles_j, M), (tiles_i, N): log-sum-exp of each tile's rows and columns
     // Backward: of each row or column.
-    double *row_weight, *row_total, *column_weight, *column_total, *by_positive;
+    double *row_weight, *row_total, *column_weight, *column_total;
+    double* by_positive[2];  // by each positive's logit in the first matrix and in the last
     double *gap, *Q, *own_x, *radial, *P, *own_y;  // sums over the negatives
     double* tile_sums;
     F* W;
@@ -60,6 +61,8 @@ class ContrastiveRun {
   struct Tile {
     int64_t i0, j0, rows, columns, ld;
     F *z, *least;  // least: the least z of each row's negatives
+    F* held;       // gaps, where they are no functions of z
+    int64_t held_ld;
   };
 
   typedef void (ContrastiveRun::*LogSums)(const Pair&, const Tile&, F level, double* by_row, double* by_column) const;
@@ -88,10 +91,22 @@ class ContrastiveRun {
              {&ContrastiveRun::weigh<S, true, false>, &ContrastiveRun::weigh<S, true, true>}}};
   }
 
+  // Tiles hold laterals, and the gaps in a buffer beside them.
+  static Gap gap_of_angle() {
+    return {0,
+            [](F held) { return held; },
+            pair_angle,
+            pair_angle_gradient,
+            &ContrastiveRun::log_sums<HeldGap>,
+            &ContrastiveRun::log_sums_apart<HeldGap>,
+            {}};
+  }
+
   static Gap gap_by_name(int64_t similarity) {
     switch (similarity) {
       case SIM_SQDIST: return gap_by<GapOfZ<SquaredDistanceGap>>();
       case SIM_INNER: return gap_by<GapOfZ<NegativeInnerGap>>();
+      case SIM_ANGLE: return gap_of_angle();
       default: return gap_by<GapOfZ<DistanceGap>>();
     }
   }
@@ -100,6 +115,7 @@ class ContrastiveRun {
   const PointReader<F>& rows;
   const Gap gap;
   const int64_t D;
+  const bool is_angle;  // one matrix of logits for rows, another for columns
   const double c, k, unit;  // unit: of gaps, c^-power
   Arena arena;
   Side<F>* sides;
@@ -110,7 +126,7 @@ class ContrastiveRun {
 
  public:
   ContrastiveRun(const Contrastive& call, const PointReader<F>* reader)
-      : q(call), rows(*reader), gap(gap_by_name(call.similarity)), D(call.width), c(call.c), k(root(call.c)),
+      : q(call), rows(*reader), gap(gap_by_name(call.similarity)), D(call.width), is_angle(call.similarity == SIM_ANGLE), c(call.c), k(root(call.c)),
         unit(gap.power == 0 ? 1 : gap.power == 0.5 ? 1 / k : 1 / c), table_width(1 + call.n_sets), threads((int)call.threads) {
     sides = arena.take<Side<F>>(q.n_sets + 1), pairs = arena.take<Pair>(q.n_pairings + 1);
     cosines = arena.take<double>(q.n_sets * q.n_sets + 1);
@@ -259,12 +275,13 @@ class ContrastiveRun {
     t.i0 = index / o.tiles_j * tile_rows, t.j0 = index % o.tiles_j * tile_columns;
     t.rows = at_most(tile_rows, o.M - t.i0), t.columns = at_most(tile_columns, o.N - t.j0);
     t.least = buffer;
-    t.z = o.z ? o.z + t.i0 * o.ld + t.j0 : buffer + up(tile_rows, LANES);
+    t.held = buffer + up(tile_rows, LANES), t.held_ld = tile_columns;
+    t.z = o.z ? o.z + t.i0 * o.ld + t.j0 : t.held + (is_angle ? tile_rows * tile_columns : 0);
     t.ld = o.z ? o.ld : tile_columns;
     return t;
   }
 
-  int64_t buffer_size() const { return up(tile_rows, LANES) + (q.kept ? 0 : tile_rows * tile_columns); }
+  int64_t buffer_size() const { return up(tile_rows, LANES) + ((q.kept ? 0 : 1) + is_angle) * tile_rows * tile_columns; }
 
   struct Job {
     int32_t pairing, index;
@@ -314,7 +331,7 @@ class ContrastiveRun {
       for (int64_t j = 0; j < t.columns; j += lanes) {
         const V lateral = t_x * load(Q + j) + (P * load(t_y + j) - load(z + j));
         const V chord = (load(growth + j) - g) * (half * load(shrink + j));
-        const V value = chord * chord + larger(lateral, V{});
+        const V value = larger(lateral, V{}) + (is_angle ? V{} : chord * chord);
         if (whole(t.columns - j, positive - j)) {
           low = smaller(low, value);
           store(z + j, value);
@@ -367,6 +384,41 @@ class ContrastiveRun {
   void forward_tile(Pair& o, int64_t index, Tile& t) {
     fill_z(o, t);
     double *by_row = o.part_x + index % o.tiles_j * o.M + t.i0, *by_column = o.part_y + index / o.tiles_j * o.N + t.j0;
+    if (!is_angle) return log_sums_of(o, t, by_row, by_column);
+    alignas(64) double unused[TILE_ROWS > tile_columns ? TILE_ROWS : tile_columns];
+    for (int64_t m = 0; m <= last_matrix(); ++m) {
+      const Tile held = hold_angles(o, t, m);
+      log_sums_of(o, held, m ? unused : by_row, m ? by_column : unused);
+    }
+  }
+
+  // A tile of the angles at the rows' points, or at the columns', over ln 2.
+  Tile hold_angles(const Pair& o, const Tile& t, int64_t matrix) const {
+    const Mask numbers = lane_numbers<F>();
+    for (int64_t i = 0; i < t.rows; ++i) {
+      const int64_t positive = positive_in(o, t, i);
+      V low = all_of(F(__builtin_inf()));
+      for (int64_t j = 0; j < t.columns; j += lanes) {
+        const V value = angle_at(o, t, i, j, matrix).angle() * F(1 / LN2);
+        low = smaller(low, negatives(t.columns - j, positive - j, numbers) ? value : low);
+        store(t.held + i * t.held_ld + j, value);
+      }
+      t.least[i] = least_lane(low);
+    }
+    Tile held = t;
+    held.z = t.held, held.ld = t.held_ld;
+    return held;
+  }
+
+  AngleGap<V> angle_at(const Pair& o, const Tile& t, int64_t i, int64_t j, int64_t matrix) const {
+    const int64_t r = t.i0 + i, s = t.j0 + j;
+    const V w = load(t.z + i * t.ld + j), P = all_of(o.x->P[r]), A = all_of(o.x->A[r]);
+    const V Q = load(o.y->P + s), B = load(o.y->A + s);
+    const V chord = (load(o.y->growth + s) - o.x->growth[r]) * (o.x->shrink[r] * load(o.y->shrink + s));
+    return matrix ? AngleGap<V>(w, -chord, Q, B, P, A) : AngleGap<V>(w, chord, P, A, Q, B);
+  }
+
+  void log_sums_of(const Pair& o, const Tile& t, double* by_row, double* by_column) const {
     const F level = level_of(t);
     if (!(level < F(__builtin_inf()))) {
       for (int64_t i = 0; i < t.rows; ++i) by_row[i] = -__builtin_inf();
@@ -455,8 +507,9 @@ class ContrastiveRun {
         double total = -__builtin_inf();
         for (int64_t t = 0; t < o.tiles_j; ++t) total = log_add(total, o.part_x[t * o.M + i]);
         of.row_negatives[i] = total;
-        const auto split = rows.split(o.x->row(i), o.y->row(o.target(i)), D);
-        of.positives[i] = gap.of_rows(pair_geometry(split, c)) / unit;
+        const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+        of.positives[i] = gap.of_rows(pair_geometry(rows.split(x, y, D), c)) / unit;
+        if (last_matrix()) of.positives[o.M + i] = gap.of_rows(pair_geometry(rows.split(y, x, D), c)) / unit;
       }
     });
     for (int64_t j = 0; q.symmetric && j < o.N; ++j) {
@@ -467,16 +520,16 @@ class ContrastiveRun {
     double* rivals = q.symmetric ? arena.take<double>(o.M + 1) : nullptr;
     if (q.symmetric) column_sums(o, rivals, nullptr);
     for (int64_t i = 0; i < o.M; ++i) {
-      const double positive = logit_of_positive(o, i);
-      double loss = softplus(of.row_negatives[i] - positive);
-      if (q.symmetric) loss = (loss + softplus(rivals[i] - positive)) / 2;
+      double loss = softplus(of.row_negatives[i] - logit_of_positive(o, i, 0));
+      if (q.symmetric) loss = (loss + softplus(rivals[i] - logit_of_positive(o, i, last_matrix()))) / 2;
       if (wide) ((double*)of.losses)[i] = loss;
       else ((float*)of.losses)[i] = (float)loss;
     }
   }
 
-  double logit_of_positive(const Pair& o, int64_t i) const {
-    return -(double)bits_per_unit(i) * o.q->positives[i];
+  int64_t last_matrix() const { return is_angle && q.symmetric ? 1 : 0; }
+  double logit_of_positive(const Pair& o, int64_t i, int64_t matrix) const {
+    return -(double)bits_per_unit(i) * o.q->positives[matrix * o.M + i];
   }
 
   // log-sum-exp of each row's column without its positive, (M,), and of whole columns, (N,). Rows that share a target
@@ -486,14 +539,14 @@ class ContrastiveRun {
     if (!o.q->targets) {
       for (int64_t i = 0; i < o.M; ++i) rivals[i] = negatives[i];
       for (int64_t j = 0; totals && j < o.N; ++j)
-        totals[j] = j < o.M ? log_add(negatives[j], logit_of_positive(o, j)) : negatives[j];
+        totals[j] = j < o.M ? log_add(negatives[j], logit_of_positive(o, j, last_matrix())) : negatives[j];
       return;
     }
     double *top = arena.take<double>(o.N + 1), *mass = arena.zeros<double>(o.N + 1);
     double* logits = arena.take<double>(o.M + 1);  // each rounded once: a row's own has to leave nothing
     for (int64_t j = 0; j < o.N; ++j) top[j] = -__builtin_inf();
     for (int64_t i = 0; i < o.M; ++i) {
-      logits[i] = logit_of_positive(o, i);
+      logits[i] = logit_of_positive(o, i, last_matrix());
       double& of = top[o.target(i)];
       of = logits[i] > of ? logits[i] : of;
     }
@@ -518,25 +571,26 @@ class ContrastiveRun {
   // by_positive is that by the positive's logit.
   void weigh_rows(Pair& o) {
     const Pairing& of = *o.q;
-    double** of_rows[] = {&o.row_weight, &o.row_total, &o.by_positive, &o.gap, &o.Q, &o.own_x, &o.radial, &o.curv};
+    double** of_rows[] = {&o.row_weight, &o.row_total, &o.by_positive[0], &o.gap, &o.Q, &o.own_x, &o.radial, &o.curv};
     for (double** d : of_rows)
       *d = arena.zeros<double>(o.M + 1);
     double** of_columns[] = {&o.column_weight, &o.column_total, &o.P, &o.own_y};
     for (double** d : of_columns) *d = arena.zeros<double>(o.N + 1);
     o.tile_sums = arena.take<double>(o.tiles_i * o.tiles_j * tile_doubles() + 1);
+    o.by_positive[1] = last_matrix() ? arena.zeros<double>(o.M + 1) : o.by_positive[0];
     o.first_row = o.rows_of = nullptr;
     double* rivals = q.symmetric ? arena.take<double>(o.M + 1) : nullptr;
     if (q.symmetric) column_sums(o, rivals, o.column_total);
     for (int64_t i = 0; i < o.M; ++i) {
-      const double w = o.row_weight[i] = upstream(o, i), positive = logit_of_positive(o, i);
+      const double w = o.row_weight[i] = upstream(o, i), positive = logit_of_positive(o, i, 0);
       o.row_total[i] = log_add(of.row_negatives[i], positive);
-      o.by_positive[i] = -w * sigmoid(of.row_negatives[i] - positive);
+      o.by_positive[0][i] = -w * sigmoid(of.row_negatives[i] - positive);
       if (q.symmetric) o.column_weight[o.target(i)] += w;
     }
     for (int64_t i = 0; q.symmetric && i < o.M; ++i) {
-      const double w = o.row_weight[i], positive = logit_of_positive(o, i);
-      o.by_positive[i] -= w * sigmoid(rivals[i] - positive);
-      if (of.targets) o.by_positive[i] += (o.column_weight[o.target(i)] - w) * sigmoid(positive - rivals[i]);
+      const double w = o.row_weight[i], positive = logit_of_positive(o, i, last_matrix());
+      o.by_positive[1][i] -= w * sigmoid(rivals[i] - positive);
+      if (of.targets) o.by_positive[1][i] += (o.column_weight[o.target(i)] - w) * sigmoid(positive - rivals[i]);
     }
     if (!of.targets) return;
     o.first_row = arena.zeros<int64_t>(o.N + 2), o.rows_of = arena.take<int64_t>(o.M + 1);
@@ -573,9 +627,13 @@ class ContrastiveRun {
              t < at_most(pairs[n].tiles_i, (first + block) / tile_rows) * pairs[n].tiles_j; ++t)
           jobs[n_jobs++] = {(int32_t)n, (int32_t)t};
       run_tiles(jobs, n_jobs, [&](Pair& o, int64_t index, Tile& t) {
-        if (o.z) find_least(t);
-        else fill_z(o, t);
-        backward_tile(o, index, t, o.W + (t.i0 - first) * o.ld + t.j0);
+        F* W = o.W + (t.i0 - first) * o.ld + t.j0;
+        if (!o.z) fill_z(o, t);
+        else if (!is_angle) find_least(t);
+        double* sums = o.tile_sums + index * tile_doubles();
+        for (int64_t n = 0; n < tile_doubles(); ++n) sums[n] = 0;
+        if (!is_angle) return backward_tile(o, t, 0, W, sums);
+        for (int64_t m = 0; m <= last_matrix(); ++m) backward_tile(o, hold_angles(o, t, m), m, W, sums, &t);
       });
       n_jobs = 0;
       for (int64_t s = 0; s < q.n_sets; ++s)
@@ -609,9 +667,10 @@ class ContrastiveRun {
     }
   }
 
-  void backward_tile(const Pair& o, int64_t index, Tile& t, F* W) {
+  // Of an angle the directions in which the matrix has no softmax have no weights, and `laterals` are the tile's.
+  void backward_tile(const Pair& o, const Tile& t, int64_t matrix, F* W, double* sums, const Tile* laterals = nullptr) {
     F level = level_of(t);
-    double* sums = o.tile_sums + index * tile_doubles();
+    const bool by_row = !matrix, by_column = q.symmetric && (!is_angle || matrix);
     alignas(64) F row_factor[TILE_ROWS], row_total[TILE_ROWS], column_factor[tile_columns], column_total[tile_columns];
     const bool any = level < F(__builtin_inf());
     if (!any) level = 0;
@@ -621,9 +680,10 @@ class ContrastiveRun {
       const double d = high - o.row_total[t.i0 + i];
       spread = d > spread ? d : spread, row_factor[i] = (F)(o.row_weight[t.i0 + i] * __builtin_exp(d));
     }
+    if (!by_row) spread = -__builtin_inf();
     for (int64_t j = 0; j < up(t.columns, lanes); ++j) {
       column_factor[j] = column_total[j] = 0;
-      if (!q.symmetric || j >= t.columns) continue;
+      if (!by_column || j >= t.columns) continue;
       const double d = high - o.column_total[t.j0 + j];
       spread = d > spread ? d : spread, column_factor[j] = (F)(o.column_weight[t.j0 + j] * __builtin_exp(d));
     }
@@ -631,9 +691,12 @@ class ContrastiveRun {
     if (apart) {  // totals in bits; what their rounding loses goes to the weights
       for (int64_t i = 0; i < t.rows; ++i)
         split_total(o.row_total[t.i0 + i], o.row_weight[t.i0 + i], row_total[i], row_factor[i]);
-      for (int64_t j = 0; q.symmetric && j < t.columns; ++j)
+      for (int64_t j = 0; by_column && j < t.columns; ++j)
         split_total(o.column_total[t.j0 + j], o.column_weight[t.j0 + j], column_total[j], column_factor[j]);
     }
+    for (int64_t i = 0; !by_row && i < t.rows; ++i) row_factor[i] = row_total[i] = 0;
+    if (is_angle)
+      return weigh_angles(o, *laterals, matrix, apart, level, row_factor, row_total, column_factor, column_total, W, sums);
     F least = F(__builtin_inf());
     for (int64_t i = 0; i < t.rows; ++i) least = at_least(least, t.least[i]);
     const bool near = wide || least < F(FARTHEST_NEAR);
@@ -658,7 +721,6 @@ class ContrastiveRun {
     alignas(64) F few_P[tile_columns] = {}, few_own[tile_columns] = {};
     double *gaps = sums, *Qs = sums + tile_rows, *owns = sums + 2 * tile_rows, *radials = sums + 3 * tile_rows;
     double *Ps = sums + 4 * tile_rows, *own_columns = Ps + tile_columns, excess = 0;
-    for (int64_t j = 0; j < tile_columns; ++j) Ps[j] = own_columns[j] = 0;
     const F *Q = o.y->P + t.j0, *B = o.y->A + t.j0, *inverse_B = o.y->inverse_A + t.j0, *apart = o.y->apart + t.j0;
     for (int64_t i = 0; i < t.rows; ++i) {
       const F* z = t.z + i * t.ld;
@@ -706,6 +768,45 @@ class ContrastiveRun {
     sums[tile_doubles() - 1] = excess;
   }
 
+  // The same for the angles at the rows' points or at the columns', which the tile holds. What the second adds to.
+  void weigh_angles(const Pair& o, const Tile& t, int64_t matrix, bool apart, F level, const F* row_factor,
+                    const F* row_total, const F* column_factor, const F* column_total, F* W, double* sums) const {
+    const Mask numbers = lane_numbers<F>();
+    const V limit = all_of(F(LARGEST_EXPONENT));
+    double *gaps = sums, *Qs = sums + tile_rows, *owns = sums + 2 * tile_rows, *radials = sums + 3 * tile_rows;
+    double *Ps = sums + 4 * tile_rows, *own_columns = Ps + tile_columns;
+    for (int64_t i = 0; i < t.rows; ++i) {
+      const int64_t r = t.i0 + i, positive = positive_in(o, t, i);
+      const V slope = all_of(bits_per_unit(r)), P = all_of(o.x->P[r]);
+      WideSum of_gap, of_Q, of_own, of_radial;
+      for (int64_t j = 0; j < t.columns; j += lanes) {
+        const V of_pair = load(t.held + i * t.held_ld + j), factors = row_factor[i] + load(column_factor + j);
+        const V top = !apart ? all_of(level) : matrix ? load(column_total + j) : all_of(row_total[i]);
+        V push = factors * power_of_2(smaller(less_product(top, slope, of_pair), limit));
+        push = negatives(t.columns - j, positive - j, numbers) ? push : V{};
+        const V weight = push * slope;
+        V by_z, apex, other, curv;
+        const AngleGap<V> at = angle_at(o, t, i, j, matrix);
+        at.slopes(by_z, apex, other, curv);
+        const V along = weight * by_z;
+        F* w = W + i * o.ld + j;
+        store(w, matrix ? load(w) + along : along);
+        const V of_apex = weight * AngleGap<V>::quotient(apex * at.A, at.P * at.P), of_other = weight * other;
+        of_gap.add(push * of_pair);
+        of_Q.add(along * load(o.y->P + t.j0 + j));
+        of_own.add(matrix ? of_other : of_apex);
+        of_radial.add(weight * curv * load(o.y->inverse_A + t.j0 + j));
+        add_wide(Ps + j, along * P);
+        add_wide(own_columns + j, matrix ? of_apex : of_other);
+      }
+      gaps[i] += of_gap.total(), Qs[i] += of_Q.total(), owns[i] += of_own.total(), radials[i] += of_radial.total();
+    }
+  }
+
+  static void add_wide(double* to, V terms) {
+    for (int64_t lane = 0; lane < lanes; ++lane) to[lane] += terms[lane];
+  }
+
   void sum_tiles() {
     for (int64_t n = 0; n < q.n_pairings; ++n) {
       Pair& o = pairs[n];
@@ -742,11 +843,14 @@ class ContrastiveRun {
       Pair& o = pairs[n];
       if (o.q->x == s) {
         const void* y = o.y->row(o.target(i));
-        const auto split = rows.split(own, y, D);
-        const auto g = gradient_of_positive(o, i, split);
-        o.curv[i] = g.by_curv;
         sum.add_centre(k * o.Q[i], o.y->centre);
-        sum.add_points(own, y, g.by_x, split);
+        o.curv[i] = 0;
+        for (int64_t m = 0; m <= last_matrix(); ++m) {  // the second at the other end
+          const auto split = m ? rows.split(y, own, D) : rows.split(own, y, D);
+          const auto g = gradient_of_positive(o, i, m, split);
+          o.curv[i] += g.by_curv;
+          m ? sum.add_points(y, own, g.by_y, split) : sum.add_points(own, y, g.by_x, split);
+        }
       }
       if (o.q->y == s) {
         const int64_t from = o.first_row ? o.first_row[i] : i, to = o.first_row ? o.first_row[i + 1] : at_most(i + 1, o.M);
@@ -754,16 +858,19 @@ class ContrastiveRun {
         for (int64_t at = from; at < to; ++at) {
           const int64_t r = o.rows_of ? o.rows_of[at] : at;
           const void* x = o.x->row(r);
-          const auto split = rows.split(x, own, D);
-          sum.add_points(x, own, gradient_of_positive(o, r, split).by_y, split);
+          for (int64_t m = 0; m <= last_matrix(); ++m) {
+            const auto split = m ? rows.split(own, x, D) : rows.split(x, own, D);
+            const auto g = gradient_of_positive(o, r, m, split);
+            m ? sum.add_points(own, x, g.by_x, split) : sum.add_points(x, own, g.by_y, split);
+          }
         }
       }
     }
     sum.finish(out);
   }
 
-  Gradient<double> gradient_of_positive(const Pair& o, int64_t i, const Split<double>& split) const {
-    return gap.of_rows_gradient(-o.by_positive[i] * q.scale[i * q.scale_stride], pair_geometry(split, c));
+  Gradient<double> gradient_of_positive(const Pair& o, int64_t i, int64_t matrix, const Split<double>& split) const {
+    return gap.of_rows_gradient(-o.by_positive[matrix][i] * q.scale[i * q.scale_stride], pair_geometry(split, c));
   }
 
   // The gradients by the scale of each row, and what the pairing adds to that by the curvature.
@@ -772,15 +879,17 @@ class ContrastiveRun {
     for (int64_t t = 0; t < o.tiles_i * o.tiles_j; ++t) excess += o.tile_sums[(t + 1) * tile_doubles() - 1];
     double* of_rows = arena.take<double>(o.M + 1);
     for (int64_t i = 0; i < o.M; ++i) {
-      const double of_gaps = o.gap[i] * LN2 + o.by_positive[i] * o.q->positives[i];
+      double of_gaps = o.gap[i] * LN2;
+      for (int64_t m = 0; m <= last_matrix(); ++m) of_gaps += o.by_positive[m][i] * o.q->positives[m * o.M + i];
       of_rows[i] = -unit * of_gaps;
       if (q.scale_stride) q.by_scale[i] += of_rows[i];
     }
     if (!q.scale_stride) *q.by_scale += total_of(of_rows, o.M);
     for (int64_t i = 0; i < o.M; ++i) {
       if (!q.sets[o.q->x].grad) {
-        const auto split = rows.split(o.x->row(i), o.y->row(o.target(i)), D);
-        o.curv[i] = gradient_of_positive(o, i, split).by_curv;
+        const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+        o.curv[i] = gradient_of_positive(o, i, 0, rows.split(x, y, D)).by_curv;
+        if (last_matrix()) o.curv[i] += gradient_of_positive(o, i, 1, rows.split(y, x, D)).by_curv;
       }
       of_rows[i] = o.curv[i] + o.radial[i] / (2 * c * o.x->A_wide[i]);
     }

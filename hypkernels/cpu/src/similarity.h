@@ -148,4 +148,53 @@ struct GapOfZ {
   }
 };
 
+// A gap that a tile holds in a buffer, in place of z.
+struct HeldGap {
+  template <class V>
+  static V gap(V held) {
+    return held;
+  }
+};
+
+// The exterior angle at one point of a pair, the apex, towards the other.
+template <class V>
+struct AngleGap {
+  typedef decltype(V()[0] + 0) F;
+  V w, P, A, Q, B;  // lateral; of the apex and of the other
+  V sinh_between, opposite, resolution, z;
+
+  // chord: from the apex to the other.
+  AngleGap(V lateral, V chord, V apex_P, V apex_A, V other_P, V other_A)
+      : w(lateral), P(apex_P), A(apex_A), Q(other_P), B(other_A) {
+    sinh_between = chord * root(1 + chord * chord / 4);
+    opposite = 2 * P * Q - w;  // P Q + c x.y
+    resolution = F(RESOLUTION_ULPS * epsilon_of((const F*)nullptr)) * P * Q;
+    z = w + chord * chord / 2;
+  }
+
+  V across() const { return root(w) * root(larger(opposite, V{})); }
+
+  V angle() const {
+    const V value = angle_between(across(), P * sinh_between - A * w);
+    const V at_origin = P == 0 ? all_of(F(1.57079632679489661923)) : value;
+    return z <= resolution ? V{} : at_origin;
+  }
+
+  // With a weight of 1. Quotients before products: far out sinh^2 times the width overflows a float.
+  // slope: minus the gradient by c x.y. apex: what -c/P^2 times the apex is to be multiplied with; other: the same for
+  // -c/B times the other point. curv: of the gradient by c, times 2c A B.
+  void slopes(V& slope, V& apex, V& other, V& curv) const {
+    const V fine = larger(z, resolution), z2 = fine + 2, gram = P * Q - w;
+    const V width = root(larger(w, resolution)) * root(larger(opposite, resolution)), lateral = across();
+    const V turn = quotient((Q * sinh_between + B * w) / z2, fine);
+    const V turn_other = quotient(z * (gram / z2) + (P * (Q - P) - w) / z2, fine);
+    slope = quotient(turn, width);
+    apex = quotient((1 + z) / z2 * lateral / A, fine) + slope * gram;
+    other = quotient(turn_other, width);
+    curv = -turn * lateral;
+  }
+
+  static V quotient(V a, V b) { return b == 0 ? V{} : a / b; }
+};
+
 }  // namespace

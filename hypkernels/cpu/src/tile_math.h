@@ -167,4 +167,23 @@ inline vd atanh_excess_near(vd w) {
   return p;
 }
 
+// atan2(y, x) for y >= 0, in [0, pi]; 0 where both are 0. To a few units of rounding.
+inline vf angle_between(vf y, vf x) {
+  const vf size = larger(x, -x), low = smaller(y, size), high = larger(y, size);
+  const vf t = low / larger(high, splat(1e-37f));
+  const vi steep = t > 0.41421356f;  // tan(pi/8)
+  const vf f = steep ? (t - 1.0f) / (t + 1.0f) : t, w = f * f;
+  vf p = splat(8.05374449538e-2f);
+  p = p * w - 1.38776856032e-1f;
+  p = p * w + 1.99777106478e-1f;
+  p = p * w - 3.33329491539e-1f;
+  vf angle = (steep ? splat(0.785398163397448f) : vf{}) + (p * w * f + f);
+  angle = y > size ? 1.57079632679489662f - angle : angle;
+  return x < 0.0f ? 3.14159265358979324f - angle : angle;
+}
+inline vd angle_between(vd y, vd x) {
+  for (int i = 0; i < HALF; ++i) y[i] = __builtin_atan2(y[i], x[i]);
+  return y;
+}
+
 }  // namespace
