@@ -2,8 +2,8 @@
 
 ``name(x, y, curv)`` takes ``(..., M, D)`` and ``(..., N, D)`` with equal leading dimensions, and a curvature
 that is 0-d or has those dimensions; ``name_backward`` an upstream gradient before them. Gradients by the
-curvature are float64, of its shape. Both return ``None`` where the points or the curvature are out of the range
-of this implementation.
+curvature are float64, of its shape. Both return ``None`` where the points or the curvature are out of the
+range of this implementation.
 """
 
 from __future__ import annotations

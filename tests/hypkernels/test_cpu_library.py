@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,24 @@ def test_a_library_that_is_not_there_is_reported(monkeypatch, tmp_path):
     assert library.describe()[0].startswith("native: no, ")
 
 
+def test_without_a_compiler_the_installation_succeeds(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    setup = Path(__file__).parents[2] / "setup.py"
+    if not setup.exists():
+        pytest.skip("runs from the sources")
+    build = ["build_ext", f"--build-lib={tmp_path / 'lib'}", f"--build-temp={tmp_path / 'temp'}"]
+    done = subprocess.run(
+        [sys.executable, "setup.py", *build],
+        env={**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"},
+        cwd=setup.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("libhypkernels*"))
+
+
 @needs_library
 def test_the_description_names_what_runs():
     text = "\n".join(library.describe())
@@ -102,6 +121,26 @@ if pid == 0:
     torch.set_num_threads(1)  # PyTorch itself waits for the threads
     same = expected is None or torch.equal(out, expected)
     os._exit(0 if same and out.isfinite().all() else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert run_python(code) == "0"
+
+
+@needs_library
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_products_after_fork():
+    """PyTorch's would wait for its threads too."""
+    code = """
+import os, torch
+from hypkernels.cpu import pairwise
+torch.set_num_threads(2)
+x, c = torch.randn(300, 64) / 8, torch.tensor(1.0)
+expected = pairwise.pairwise_dist(x, x, c)
+pid = os.fork()
+if pid == 0:
+    out = pairwise.pairwise_dist(x, x, c)
+    torch.set_num_threads(1)
+    os._exit(0 if torch.allclose(out, expected, rtol=1e-5, atol=1e-6) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert run_python(code) == "0"
