@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from ctypes import c_char_p, c_int, c_int64
+from ctypes import c_char_p, c_int
 from functools import cache
 from typing import Any
 
@@ -34,8 +34,7 @@ _CALL = struct.Struct("9q d 6q")
 def _functions() -> tuple[Any, Any]:
     library = load()
     for function in (library.hk_contrastive_forward, library.hk_contrastive_backward):
-        function.argtypes, function.restype = [c_char_p], c_int
-    library.hk_contrastive_kept.argtypes, library.hk_contrastive_kept.restype = [c_char_p], c_int64
+        function.argtypes, function.restype = [c_char_p] * 3, c_int
     return library.hk_contrastive_forward, library.hk_contrastive_backward
 
 
@@ -44,9 +43,7 @@ def matrices(similarity: str, symmetric: bool) -> int:
     return 2 if similarity == "angle" and symmetric else 1
 
 
-def kept_bytes(
-    points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int], itemsize: int | None = None
-) -> int:
+def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int]) -> int:
     """The size of the buffer of the module's docstring, 0 where it would be too large; of shapes alone."""
     item = result_dtype(points[0].dtype).itemsize
     lanes = 64 // item
@@ -154,17 +151,15 @@ def _call(
         )
         for n in range(n_pairings)
     )
-    set_buffer, pairing_buffer = torch.frombuffer(bytearray(sets), dtype=torch.uint8), bytearray(pairings)
-    pairing_tensor = torch.frombuffer(pairing_buffer, dtype=torch.uint8)
     c = curv.to(result_dtype(x.dtype)).item()
     wide_scale = scale.double().contiguous()
     call = _CALL.pack(
         *(DTYPES[x.dtype], torch.get_num_threads(), x.shape[1], n_sets, n_pairings),
-        *(SIMILARITIES[similarity], symmetric, set_buffer.data_ptr(), pairing_tensor.data_ptr()),
+        *(SIMILARITIES[similarity], symmetric, 0, 0),
         c,
         *(wide_scale.data_ptr(), scale.dim(), centres.data_ptr(), _address(saved[-1]), *scalar_outputs),
     )
-    return bool(function(call))
+    return bool(function(call, sets, pairings))
 
 
 def _address(tensor: Tensor | None) -> int:

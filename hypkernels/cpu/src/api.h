@@ -67,7 +67,7 @@ struct Pairing {
 // Contrastive losses of pairings of sets that share width, dtype and curvature.
 struct Contrastive {
   int64_t dtype, threads, width, n_sets, n_pairings, similarity, symmetric;
-  const PointSet* sets;
+  const PointSet* sets;     // of a caller an argument of its own, as the next
   const Pairing* pairings;
   double c;
   const double* scale;    // one for all rows, or for each
@@ -106,7 +106,6 @@ struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies
 // Each instruction set's copy of the kernels.
 struct Api {
   void (*rows)(const Rows&);
-  int64_t (*contrastive_kept)(const Contrastive&);  // bytes of what may be kept
   // Both return whether the points are in range; else they did nothing.
   bool (*contrastive_forward)(const Contrastive&);
   bool (*contrastive_backward)(const Contrastive&);

@@ -139,15 +139,6 @@ class ContrastiveRun {
     if (all_pairs * D <= SMALL) threads = 1;
   }
 
-  // What may be kept: the centred points, then z of all pairs.
-  int64_t kept_bytes() const {
-    int64_t bytes = 64;
-    for (int64_t s = 0; s < q.n_sets; ++s) bytes += up(q.sets[s].count * D * sizeof(F), 64);
-    for (int64_t n = 0; n < q.n_pairings; ++n)
-      bytes += up(q.sets[q.pairings[n].x].count * up(q.sets[q.pairings[n].y].count, lanes) * sizeof(F), 64);
-    return bytes;
-  }
-
   bool forward() {
     lay_out();
     for_tasks(q.n_sets, threads, [&](int64_t s) { find_centre(sides[s], D); });
@@ -178,6 +169,7 @@ class ContrastiveRun {
  private:
   // ---- preparation ---------------------------------------------------------------------------------------------
 
+  // What is kept: the centred points, then z of all pairs, each from a multiple of 64 bytes.
   void lay_out() {
     char* kept = q.kept ? (char*)up((int64_t)q.kept, 64) : nullptr;
     const auto keep = [&](int64_t n) {
@@ -909,10 +901,6 @@ auto with_run(const Contrastive& q, const Body& body) {
                                                            : ReaderOf<Float16, float>::get();
   ContrastiveRun<float> run(q, reader);
   return body(run);
-}
-
-int64_t contrastive_kept(const Contrastive& q) {
-  return with_run(q, [](auto& run) { return run.kept_bytes(); });
 }
 
 bool contrastive_forward(const Contrastive& q) {

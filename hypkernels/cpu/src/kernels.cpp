@@ -34,4 +34,4 @@ void rows(const Rows& q) {
 
 }  // namespace
 
-extern const Api HK_API = {rows, contrastive_kept, contrastive_forward, contrastive_backward, pairwise};
+extern const Api HK_API = {rows, contrastive_forward, contrastive_backward, pairwise};

@@ -106,7 +106,15 @@ EXPORT void hk_set_runtime(const Runtime* runtime) {
 
 EXPORT int hk_is_alone() { return hk_alone; }
 EXPORT void hk_rows(const Rows* call) { chosen->api->rows(*call); }
-EXPORT int64_t hk_contrastive_kept(const Contrastive* call) { return chosen->api->contrastive_kept(*call); }
-EXPORT int hk_contrastive_forward(const Contrastive* call) { return chosen->api->contrastive_forward(*call); }
-EXPORT int hk_contrastive_backward(const Contrastive* call) { return chosen->api->contrastive_backward(*call); }
+static Contrastive with(const Contrastive* call, const PointSet* sets, const Pairing* pairings) {
+  Contrastive whole = *call;
+  whole.sets = sets, whole.pairings = pairings;
+  return whole;
+}
+EXPORT int hk_contrastive_forward(const Contrastive* call, const PointSet* sets, const Pairing* pairings) {
+  return chosen->api->contrastive_forward(with(call, sets, pairings));
+}
+EXPORT int hk_contrastive_backward(const Contrastive* call, const PointSet* sets, const Pairing* pairings) {
+  return chosen->api->contrastive_backward(with(call, sets, pairings));
+}
 EXPORT int hk_pairs(const Pairs* call) { return chosen->api->pairs(*call); }
