@@ -112,7 +112,8 @@ inline vf log2_1p(vf w) {
   const vf u = 1.0f + w, lost = w - (u - 1.0f);
   const vi bits = (vi)u;
   const vi e = (bits - 0x3f2aaaab) >> 23;  // the mantissa lies in [2/3, 4/3)
-  const vf f = ((vf)(bits - (e << 23)) - 1.0f) + lost * (vf)(0x3f800000 - (e << 23));
+  const vw shift = (vw)e << 23;
+  const vf f = ((vf)((vw)bits - shift) - 1.0f) + lost * (vf)(0x3f800000u - shift);
   vf p = splat(0.18057376146316528f);
   p = p * f - 0.1882162243127823f;
   p = p * f + 0.15307782590389252f;
@@ -131,7 +132,7 @@ __attribute__((noinline)) vd log2_1p(vd w) {
   return w;
 }
 
-// 2^x, x <= 127; 0 below -126.
+// 2^x, x <= 127 (beyond it any number, as of lanes that hold no pair); 0 below -126.
 inline vf power_of_2(vf x) {
   const float magic = 12582912.0f;  // 1.5 * 2^23
   const vf low = larger(x, splat(-127.0f)), t = low + magic, f = low - (t - magic);
@@ -142,8 +143,8 @@ inline vf power_of_2(vf x) {
   p = p * f + 0.24022646248340607f;
   p = p * f + 0.6931471824645996f;
   p = p * f + 1.0f;
-  const vi n = ((vi)t - 0x4b400000) << 23;
-  const vf r = (vf)((vi)p + n);
+  const vw n = ((vw)t - 0x4b400000u) << 23;
+  const vf r = (vf)((vw)p + n);
   return x < -126.0f ? splat(0.0f) : x == x ? r : x;
 }
 __attribute__((noinline)) vd power_of_2(vd x) {

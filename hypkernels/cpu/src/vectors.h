@@ -24,6 +24,7 @@ constexpr int HALF = LANES / 2;  // doubles
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vw __attribute__((vector_size(4 * LANES)));  // what may wrap around
 typedef double vd __attribute__((vector_size(8 * HALF)));
 typedef int64_t vl __attribute__((vector_size(8 * HALF)));
 // As they lie in memory, at any address.
