@@ -1,0 +1,260 @@
+"""Launchers of the compiled row-wise ops: a tensor in, a C call, a tensor out.
+
+``name(*points, *scalars, *options)`` takes points of one shape ``(*batch, D)`` and scalars that are 0-d or of
+the batch's shape; ``name_backward`` an upstream gradient before them. Gradients by scalars are float64, one
+number for a 0-d scalar, else one for each row.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from ctypes import c_char_p
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypkernels.cpu.library import load
+from hypkernels.rowwise import result_dtype
+
+MAX_DIMS = 6
+DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+class _Op(IntEnum):
+    EXP_MAP0 = 0
+    LOG_MAP0 = 1
+    EXP_MAP = 2
+    LOG_MAP = 3
+    INNER = 4
+    DIST = 5
+    DIST0 = 6
+    HALF_APERTURE = 7
+    OXY_ANGLE = 8
+    ENTAILMENT = 9
+
+
+_LAYOUT = struct.Struct("13q 35q 4d 7q")  # struct Rows of src/api.h
+_NOWHERE = (0,) * (1 + MAX_DIMS)
+_NO_OPTIONS = (0.0,) * 4
+
+
+@cache
+def _run() -> Any:
+    run = load().hk_rows
+    run.argtypes, run.restype = [c_char_p], None
+    return run
+
+
+def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.EXP_MAP0, (v,), curv, is_map=True)
+
+
+def exp_map0_backward(grad: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.EXP_MAP0, grad, (v,), curv)
+
+
+def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.EXP_MAP0, (x,), curv, scale=scale, is_map=True)
+
+
+def scaled_exp_map0_backward(grad: Tensor, x: Tensor, scale: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.EXP_MAP0, grad, (x,), curv, scale=scale)
+
+
+def log_map0(x: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.LOG_MAP0, (x,), curv, is_map=True)
+
+
+def log_map0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.LOG_MAP0, grad, (x,), curv)
+
+
+def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.EXP_MAP, (x, v), curv, is_map=True)
+
+
+def exp_map_backward(grad: Tensor, x: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.EXP_MAP, grad, (x, v), curv)
+
+
+def log_map(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.LOG_MAP, (x, y), curv, is_map=True)
+
+
+def log_map_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.LOG_MAP, grad, (x, y), curv)
+
+
+def elementwise_inner(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.INNER, (x, y), curv)
+
+
+def elementwise_inner_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.INNER, grad, (x, y), curv)
+
+
+def elementwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.DIST, (x, y), curv)
+
+
+def elementwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.DIST, grad, (x, y), curv)
+
+
+def dist0(x: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.DIST0, (x,), curv)
+
+
+def dist0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.DIST0, grad, (x,), curv)
+
+
+def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
+    return _forward(_Op.HALF_APERTURE, (x,), curv, (min_radius,))
+
+
+def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: float) -> tuple[Tensor, ...]:
+    return _backward(_Op.HALF_APERTURE, grad, (x,), curv, (min_radius,))
+
+
+def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    return _forward(_Op.OXY_ANGLE, (x, y), curv)
+
+
+def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward(_Op.OXY_ANGLE, grad, (x, y), curv)
+
+
+def entailment_loss(apex: Tensor, point: Tensor, curv: Tensor, *options: float) -> Tensor:
+    """``options`` are ``aperture_scale, min_radius, margin, leak``."""
+    return _forward(_Op.ENTAILMENT, (apex, point), curv, options)
+
+
+def entailment_loss_backward(
+    grad: Tensor, apex: Tensor, point: Tensor, curv: Tensor, *options: float
+) -> tuple[Tensor, ...]:
+    return _backward(_Op.ENTAILMENT, grad, (apex, point), curv, options)
+
+
+def _forward(
+    op: _Op,
+    points: Sequence[Tensor],
+    curv: Tensor,
+    options: Sequence[float] = (),
+    *,
+    scale: Tensor | None = None,
+    is_map: bool = False,
+) -> Tensor:
+    x = points[0]
+    if is_map:
+        out = torch.empty(x.shape, dtype=x.dtype)
+    else:
+        out = torch.empty(x.shape[:-1], dtype=result_dtype(x.dtype))
+    _call(op, points, None, scale, curv, options, [out, None, None, None, None, None, None])
+    return out
+
+
+def _backward(
+    op: _Op,
+    grad: Tensor,
+    points: Sequence[Tensor],
+    curv: Tensor,
+    options: Sequence[float] = (),
+    *,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    batch = points[0].shape[:-1]
+    grads: list[Any] = [torch.empty(point.shape, dtype=point.dtype) for point in points]
+    by_curv, curv_total = _shares_of(curv, batch)
+    by_scale, scale_total = (None, None) if scale is None else _shares_of(scale, batch)
+    by_y = grads[1] if len(grads) == 2 else None
+    outputs = [None, grads[0], by_y, by_scale, by_curv, scale_total, curv_total]
+    _call(op, points, grad, scale, curv, options, outputs)
+    if scale is not None:
+        grads.append(by_scale if scale_total is None else scale_total)
+    return (*grads, by_curv if curv_total is None else curv_total)
+
+
+def _shares_of(scalar: Tensor, batch: torch.Size) -> tuple[Any, Tensor | None]:
+    """For each row's share of the gradient by a scalar, and for their sum if it is the same for all rows."""
+    of_rows = torch.empty(batch, dtype=torch.float64)
+    return of_rows, None if scalar.dim() else torch.empty((), dtype=torch.float64)
+
+
+def _call(
+    op: _Op,
+    points: Sequence[Tensor],
+    grad: Tensor | None,
+    scale: Tensor | None,
+    curv: Tensor,
+    options: Sequence[float],
+    outputs: Sequence[Tensor | None],
+) -> None:
+    x = points[0]
+    batch, width = x.shape[:-1], x.shape[-1]
+    of_points = [_adjacent(point) for point in points]
+    of_grad = [] if grad is None else [_adjacent(grad) if grad.dim() > len(batch) else grad]
+    of_scalars = [] if scale is None else [_wide(scale, batch)]
+    of_scalars.append(_wide(curv, batch))
+    tensors = [*of_points, *of_grad, *of_scalars]
+    sizes, strides = merged_dims(batch, tensors)
+    if len(sizes) > MAX_DIMS:
+        tensors = [tensor.contiguous() for tensor in tensors]
+        sizes, strides = merged_dims(batch, tensors)
+    padding = (0,) * (MAX_DIMS - len(sizes))
+    operands = [(tensor.data_ptr(), *steps, *padding) for tensor, steps in zip(tensors, strides, strict=True)]
+    n = len(points)
+    _run()(
+        _LAYOUT.pack(
+            *(op, DTYPES[x.dtype], grad is not None, torch.get_num_threads(), width, batch.numel()),
+            *(len(sizes), *sizes, *padding),
+            *operands[0],
+            *(operands[1] if n == 2 else _NOWHERE),
+            *(operands[n] if of_grad else _NOWHERE),
+            *(operands[-2] if scale is not None else _NOWHERE),
+            *operands[-1],
+            *options,
+            *_NO_OPTIONS[len(options) :],
+            *(0 if output is None else output.data_ptr() for output in outputs),
+        )
+    )
+
+
+def _adjacent(rows: Tensor) -> Tensor:
+    """With the elements of each row side by side: as it is, or a copy."""
+    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+
+
+def _wide(scalar: Tensor, batch: torch.Size) -> Tensor:
+    """A scalar in float64, one for each row."""
+    wide = scalar if scalar.dtype == torch.float64 else scalar.double()
+    return wide if wide.dim() == len(batch) else wide.expand(batch)
+
+
+def merged_dims(batch: torch.Size, tensors: Sequence[Tensor]) -> tuple[list[int], list[list[int]]]:
+    """The batch as the fewest dimensions that all tensors share, at least one, and each tensor's strides."""
+    if len(batch) == 1:
+        return [batch[0]], [[tensor.stride(0)] for tensor in tensors]
+    all_strides = [tensor.stride() for tensor in tensors]
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in tensors]
+    for dim, size in enumerate(batch):
+        if size == 1:
+            continue
+        if sizes and all(
+            above[-1] == size * strides[dim] for above, strides in zip(merged, all_strides, strict=True)
+        ):
+            sizes[-1] *= size
+            for above, strides in zip(merged, all_strides, strict=True):
+                above[-1] = strides[dim]
+        else:
+            sizes.append(size)
+            for above, strides in zip(merged, all_strides, strict=True):
+                above.append(strides[dim])
+    if not sizes:
+        return [1], [[0] for _ in tensors]
+    return sizes, merged

@@ -1,0 +1,116 @@
+// What the library offers, in plain C: numbers, pointers and strides, nothing of PyTorch or Python.
+#pragma once
+#include <stdint.h>
+
+extern "C" {
+
+enum Dtype { FLOAT64, FLOAT32, BFLOAT16, FLOAT16 };
+
+enum RowOp {
+  EXP_MAP0,  // also with a scale
+  LOG_MAP0,
+  EXP_MAP,
+  LOG_MAP,
+  INNER,
+  DIST,
+  DIST0,
+  HALF_APERTURE,
+  OXY_ANGLE,
+  ENTAILMENT,
+};
+
+enum { MAX_DIMS = 6 };
+
+// One operand of a batch of rows: where it starts, and how many elements it is from one row to the next along each
+// dimension of the batch. The elements of a row are adjacent.
+struct Operand {
+  const void* data;
+  int64_t stride[MAX_DIMS];
+};
+
+// One row-wise op over a batch, forward or backward. Outputs are dense, in the order of the batch. Every field takes
+// eight bytes: callers fill it as one row of numbers.
+struct Rows {
+  int64_t op, dtype, backward, threads;
+  int64_t width, count;
+  int64_t dims, size[MAX_DIMS];  // of the batch, after merging
+  Operand x, y, grad;            // y: of two points; grad: backward, of the result's dtype
+  Operand scale, curv;           // float64; scale may be null
+  double options[4];             // min_radius; or aperture_scale, min_radius, margin, leak
+  void* out;                     // forward
+  void *by_x, *by_y;             // backward
+  double *by_scale, *by_curv;    // backward: each row's share
+  double *scale_total, *curv_total;  // backward: their sums, unless null
+};
+
+enum Similarity { SIM_DIST, SIM_SQDIST, SIM_INNER, SIM_ANGLE };
+
+// A set of points of the contrastive losses. As for rows, every field takes eight bytes.
+struct PointSet {
+  const void* points;
+  int64_t stride, count;  // stride: of rows
+  double* table;          // (count, 1 + n_sets): |x|^2 and the products with all centres; forward: written
+  void* grad;             // backward: (count, width), dense, of the points' dtype; null: not wanted
+};
+
+struct Pairing {
+  int64_t x, y;  // indices of sets, M and N points
+  const int64_t* targets;  // (M,); null: row i belongs to column i
+  double* positives;       // (matrices, M): gaps in units of c^-power; forward: written, as the next two
+  double* row_negatives;   // (M,): log-sum-exp over what is no positive
+  double* column_negatives;  // (N,); unused if not symmetric
+  void* losses;            // forward: (M,), float64 for float64 points, else float32
+  const void* grad;        // backward: by the losses, of their dtype
+  int64_t grad_stride;
+};
+
+// Contrastive losses of pairings of sets that share width, dtype and curvature.
+struct Contrastive {
+  int64_t dtype, threads, width, n_sets, n_pairings, similarity, symmetric;
+  const PointSet* sets;     // of a caller an argument of its own, as the next
+  const Pairing* pairings;
+  double c;
+  const double* scale;    // one for all rows, or for each
+  int64_t scale_stride;
+  double* centres;        // (n_sets, width); forward: written
+  void* kept;             // from the forward to the backward pass, kept_bytes of it; null: everything is made again
+  double *by_curv, *by_scale;  // backward: one number; one or M numbers
+};
+
+// A function of all pairs of two sets.
+enum PairFunction { PAIR_INNER, PAIR_DIST };
+
+struct Pairs {
+  int64_t function, dtype, threads, width, M, N;
+  const void *x, *y;
+  int64_t x_stride, y_stride;  // of rows
+  double c;
+  void* out;                   // forward: (M, N), dense, float64 for float64 points, else float32
+  const void* grad;            // backward: of that dtype
+  int64_t grad_row, grad_column;  // its strides
+  void *by_x, *by_y;           // backward: dense, of the points' dtype
+  double* by_curv;
+};
+
+struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies matrices; null where it cannot
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
+  int (*thread_number)(void);                                    // omp_get_thread_num
+  int (*team_size)(void);                                        // omp_get_num_threads
+  void (*sgemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
+                const float*, const int*, const float*, float*, const int*);
+  void (*dgemm)(const char*, const char*, const int*, const int*, const int*, const double*, const double*,
+                const int*, const double*, const int*, const double*, double*, const int*);
+};
+}
+
+// Each instruction set's copy of the kernels.
+struct Api {
+  void (*rows)(const Rows&);
+  // Both return whether the points are in range; else they did nothing.
+  bool (*contrastive_forward)(const Contrastive&);
+  bool (*contrastive_backward)(const Contrastive&);
+  bool (*pairs)(const Pairs&);
+};
+
+extern Runtime hk_runtime;
+extern volatile int hk_alone;  // a fork left the parent's threads behind

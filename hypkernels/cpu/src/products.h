@@ -1,0 +1,73 @@
+// Products of matrices, row by row in memory, on the thread that asks: PyTorch's where it exports one, else our own.
+#pragma once
+#include <stdlib.h>
+#include "api.h"
+#include "tile_math.h"
+
+namespace {
+
+// C (m, n) = beta C + alpha A B; the element (i, j) of A is at i * a_row + j * a_column, and so on. Where PyTorch has
+// no product that can be called, or its threads stayed behind in a fork.
+template <class F>
+__attribute__((noinline)) void own_product(int64_t m, int64_t n, int64_t k, F alpha, const F* A, int64_t a_row,
+                                           int64_t a_column, const F* B, int64_t b_row, int64_t b_column, F beta, F* C,
+                                           int64_t ldc) {
+  typedef typename Vector<F>::type V;
+  constexpr int64_t lanes = Vector<F>::lanes, WIDTH = 2 * lanes, ROWS = 4;
+  F* panel = (F*)malloc(sizeof(F) * (k + 1) * WIDTH);  // of B, its columns side by side
+  for (int64_t j = 0; j < n; j += WIDTH) {
+    const int64_t width = n - j < WIDTH ? n - j : WIDTH;
+    for (int64_t l = 0; l < k; ++l)
+      for (int64_t h = 0; h < WIDTH; ++h) panel[l * WIDTH + h] = h < width ? B[l * b_row + (j + h) * b_column] : F(0);
+    for (int64_t i = 0; i < m; i += ROWS) {
+      const int64_t rows = m - i < ROWS ? m - i : ROWS;
+      V sums[ROWS][2] = {};
+      for (int64_t l = 0; l < k; ++l) {
+        const V left = load(panel + l * WIDTH), right = load(panel + l * WIDTH + lanes);
+        for (int64_t r = 0; r < ROWS; ++r) {
+          const F a = A[(r < rows ? i + r : i) * a_row + l * a_column];
+          sums[r][0] += a * left, sums[r][1] += a * right;
+        }
+      }
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t h = 0; h < width; ++h) {
+          F* c = C + (i + r) * ldc + j + h;
+          const F value = alpha * sums[r][h / lanes][h % lanes];
+          *c = beta == 0 ? value : beta * *c + value;
+        }
+    }
+  }
+  free(panel);
+}
+
+inline auto blas(const float*) { return hk_alone ? nullptr : hk_runtime.sgemm; }
+inline auto blas(const double*) { return hk_alone ? nullptr : hk_runtime.dgemm; }
+
+// C (m, n) = X (m, k) Y (n, k)^T.
+template <class F>
+void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, const F* Y, F* C, int64_t ldc) {
+  if (!blas(X)) return own_product<F>(m, n, k, 1, X, k, 1, Y, 1, k, 0, C, ldc);
+  const int M = m, N = n, K = k, ld = ldc;
+  const F one = 1, zero = 0;
+  blas(X)("T", "N", &N, &M, &K, &one, Y, &K, X, &K, &zero, C, &ld);
+}
+
+// C (m, n) += alpha W (m, k) Y (k, n).
+template <class F>
+void add_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* Y, F* C) {
+  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, ldw, 1, Y, n, 1, 1, C, n);
+  const int M = m, N = n, K = k, ld = ldw;
+  const F one = 1;
+  blas(W)("N", "N", &N, &M, &K, &alpha, Y, &N, W, &ld, &one, C, &N);
+}
+
+// C (m, n) += alpha W (k, m)^T X (k, n).
+template <class F>
+void add_transposed_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* X, F* C) {
+  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, 1, ldw, X, n, 1, 1, C, n);
+  const int M = m, N = n, K = k, ld = ldw;
+  const F one = 1;
+  blas(W)("N", "T", &N, &M, &K, &alpha, X, &N, W, &ld, &one, C, &N);
+}
+
+}  // namespace

@@ -1,0 +1,208 @@
+// Point sets as tiles of pairs take them: centred, with the scalars of each point.
+//
+// With centres o and p of two sets (any vectors serve; the nearer to the points, the less a product rounds),
+// k = sqrt(c), P = k|x| and Q = k|y|:
+//
+//     u = k x - P o,   v = k y - Q p,   lateral = P Q - c x.y = t_x Q + P t_y - u.v,
+//     t_x = P (1 + o.p)/2 - k p.x
+//
+// Every term is as small as the points are near their centre, so nothing large cancels.
+#pragma once
+#include <stdlib.h>
+#include "parallel.h"
+#include "products.h"
+#include "rows.h"
+
+namespace {
+
+constexpr int64_t CENTRE_SAMPLE = 128;  // rows from which a centre is estimated
+constexpr int64_t PREPARED_ROWS = 64;   // that are one task
+
+inline int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+inline double cosh_minus_1(double a) {
+  const double half = __builtin_sinh(a / 2);
+  return 2 * half * half;
+}
+
+// Memory for the time of a call, 64 bytes aligned.
+class Arena {
+ public:
+  template <class E>
+  E* take(int64_t n) {
+    Block* block = (Block*)aligned_alloc(64, up(sizeof(Block) + n * sizeof(E), 64) + 64);
+    block->before = last_;
+    last_ = block;
+    return (E*)((char*)block + 64);
+  }
+  template <class E>
+  E* zeros(int64_t n) {
+    E* p = take<E>(n);
+    memset((void*)p, 0, n * sizeof(E));
+    return p;
+  }
+  ~Arena() {
+    while (last_) {
+      Block* before = last_->before;
+      free(last_);
+      last_ = before;
+    }
+  }
+
+ private:
+  struct Block {
+    Block* before;
+  };
+  Block* last_ = nullptr;
+};
+
+// What is done with rows of points, in the dtype that they are stored in; tiles are made of F.
+template <class F>
+struct PointReader {
+  int64_t item;  // bytes
+  double (*square)(const void* x, int64_t width);
+  double (*dot)(const void* x, const double* centre, int64_t width);
+  void (*add)(double* total, double factor, const void* x, int64_t width);           // total += factor x
+  void (*centred)(F* u, double k, const void* x, double P, const double* centre, int64_t width);  // u = k x - P centre
+  Split<double> (*split)(const void* x, const void* y, int64_t width);
+  // out = base + of_own own + around centre + of_x x + of_n n, out and base each in one of two forms.
+  void (*add_term)(void* out, double* wide_out, const F* base, const double* wide_base, double of_own, const void* own,
+                   double around, const double* centre, const void* x, const void* y, const Combination<double>& of,
+                   const Split<double>& split, int64_t width);
+};
+
+template <class T, class F>
+struct ReaderOf {
+  static double square(const void* x, int64_t width) { return square_of<double>((const T*)x, width); }
+
+  static double dot(const void* x, const double* centre, int64_t width) {
+    double of[1];
+    add_up(width, of, [=](auto at, auto* total) { total[0] += at((const T*)x) * at(centre); });
+    return of[0];
+  }
+
+  static void add(double* total, double factor, const void* x, int64_t width) {
+    write(total, width, [=](auto at) { return at((const double*)total) + factor * at((const T*)x); });
+  }
+
+  static void centred(F* u, double k, const void* x, double P, const double* centre, int64_t width) {
+    write(u, width, [=](auto at) { return k * at((const T*)x) - P * at(centre); });
+  }
+
+  static Split<double> split(const void* x, const void* y, int64_t width) {
+    return split_along<double>((const T*)x, (const T*)y, width);
+  }
+
+  static void add_term(void* out, double* wide_out, const F* base, const double* wide_base, double of_own,
+                       const void* own_row, double around, const double* centre, const void* x_row, const void* y_row,
+                       const Combination<double>& of, const Split<double>& split, int64_t width) {
+    const T *own = (const T*)own_row, *x = (const T*)x_row, *y = (const T*)y_row;
+    const double of_x = of.of_x, of_n = of.of_n, coarse = split.coarse, fine = split.fine;
+    const auto rest = [=](auto at) {
+      const auto a = at(x);
+      return (of_own * at(own) + around * at(centre)) + (of_x * a + of_n * ((at(y) - coarse * a) - fine * a));
+    };
+    if (base && out) return write((T*)out, width, [=](auto at) { return at(base) + rest(at); });
+    if (base) return write(wide_out, width, [=](auto at) { return at(base) + rest(at); });
+    if (out) return write((T*)out, width, [=](auto at) { return at(wide_base) + rest(at); });
+    write(wide_out, width, [=](auto at) { return at(wide_base) + rest(at); });
+  }
+
+  static const PointReader<F>* get() {
+    static const PointReader<F> reader = {sizeof(T), square, dot, add, centred, split, add_term};
+    return &reader;
+  }
+};
+
+template <class F>
+struct Side {
+  const PointReader<F>* reader;
+  const char* points;
+  int64_t stride, count;  // stride: in bytes
+  double* table;          // a row: |x|^2, products with all centres
+  double* centre;
+  F* u;                                             // (count, width)
+  F *P, *A, *inverse_A, *apart, *growth, *shrink;   // padded to whole vectors
+  double *P_wide, *A_wide;
+
+  const void* row(int64_t i) const { return points + i * stride; }
+};
+
+// Mean direction of a few rows.
+template <class F>
+void find_centre(Side<F>& s, int64_t width) {
+  memset(s.centre, 0, width * sizeof(double));
+  const int64_t step = s.count > CENTRE_SAMPLE ? s.count / CENTRE_SAMPLE : 1;
+  int64_t found = 0;
+  for (int64_t i = 0; i < s.count; i += step) {
+    const double norm = root(s.reader->square(s.row(i), width));
+    if (!(norm > 0) || !(norm < 1e150)) continue;
+    ++found;
+    s.reader->add(s.centre, 1 / norm, s.row(i), width);
+  }
+  for (int64_t j = 0; j < width && found; ++j) s.centre[j] = (F)(s.centre[j] / found);
+}
+
+// Fills what the tables tell of some rows, and u.
+template <class F>
+void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t table_width, double c, double typical,
+                  bool with_u) {
+  const double k = root(c), typical_A_minus_1 = cosh_minus_1(typical);
+  for (int64_t i = begin; i < end; ++i) {
+    const double P = k * root(s.table[i * table_width]), A = root(1 + P * P), a = __builtin_asinh(P) - typical;
+    s.P_wide[i] = P, s.A_wide[i] = A;
+    s.P[i] = (F)P, s.A[i] = (F)A, s.inverse_A[i] = (F)(1 / A), s.apart[i] = (F)(P * P / (1 + A) - typical_A_minus_1);
+    s.growth[i] = (F)__builtin_expm1(a), s.shrink[i] = (F)__builtin_exp(-a / 2);
+    if (with_u) s.reader->centred(s.u + i * width, k, s.row(i), P, s.centre, width);
+  }
+  if (end < s.count) return;
+  F* scalars[] = {s.P, s.A, s.inverse_A, s.apart, s.growth, s.shrink};
+  for (F* f : scalars)  // what vectors read past the end
+    for (int64_t i = end; i < up(end, LANES) + LANES; ++i) f[i] = end ? f[end - 1] : F(0);
+}
+
+// A row of a gradient: G, a multiple of the point itself, and then multiples of centres and combinations of two points
+// as they come, rounded once. The first of those goes with G, and the last with the rounding.
+template <class F>
+class GradientRow {
+ public:
+  // `row` is room for a row.
+  GradientRow(const PointReader<F>& reader, int64_t width, const F* G, double of_own, const void* own,
+              const double* centre, double* row)
+      : reader_(reader), width_(width), G_(G), of_own_(of_own), own_(own), row_(row), centre_(centre), x_(own), y_(own) {}
+
+  void add_centre(double around, const double* centre) {
+    if (has_centre_) settle(nullptr);
+    around_ = around, centre_ = centre, has_centre_ = true;
+  }
+
+  void add_points(const void* x, const void* y, const Combination<double>& of, const Split<double>& split) {
+    if (has_points_) settle(nullptr);
+    x_ = x, y_ = y, of_ = of, split_ = split, has_points_ = true;
+  }
+
+  void finish(void* out) { settle(out); }
+
+ private:
+  void settle(void* out) {
+    reader_.add_term(out, row_, begun_ ? nullptr : G_, row_, begun_ ? 0 : of_own_, own_, around_, centre_, x_, y_, of_,
+                     split_, width_);
+    begun_ = true, has_centre_ = has_points_ = false, around_ = 0, of_ = {};
+  }
+
+  const PointReader<F>& reader_;
+  const int64_t width_;
+  const F* G_;
+  const double of_own_;
+  const void* own_;
+  double* row_;
+  bool begun_ = false, has_centre_ = false, has_points_ = false;
+  double around_ = 0;
+  const double* centre_;
+  const void *x_, *y_;
+  Combination<double> of_ = {};
+  Split<double> split_ = {};
+};
+
+}  // namespace
