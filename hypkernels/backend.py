@@ -1,6 +1,7 @@
 """Which implementation runs an op: one decision, from the tensors and the setting in force.
 
 - ``"triton"``: fused kernels, on a GPU. The pairwise functions have none.
+- ``"native"``: the compiled lane, :mod:`hypkernels.cpu`, for points on a CPU. It has to be asked for.
 - ``"torch"``: closed forms in PyTorch, on any device.
 - ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
   points, but free of every derivation. To compare with, not to train with.
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from hypkernels.checks import check_choice
 
-SETTINGS = ("auto", "triton", "torch", "reference")
+SETTINGS = ("auto", "triton", "native", "torch", "reference")
 _VARIABLE = "HYPKERNELS_BACKEND"
 _OLDEST_CAPABILITY = (8, 0)
 
@@ -48,7 +49,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Run the ops called within, and their backward passes whenever they come, with one implementation.
 
     Args:
-        name: ``"auto"``, ``"triton"``, ``"torch"`` or ``"reference"``, see :mod:`hypkernels.backend`.
+        name: ``"auto"``, ``"triton"``, ``"native"``, ``"torch"`` or ``"reference"``, see
+            :mod:`hypkernels.backend`.
             It holds in the current thread.
 
     Raises:
@@ -87,12 +89,18 @@ def choose(op: str, *tensors: Tensor, requested: str | None = None, refusal: str
         refusal: why the op's kernels cannot take these arguments, if they cannot.
 
     Raises:
-        RuntimeError: ``"triton"`` was asked for and cannot run.
+        RuntimeError: ``"triton"`` or ``"native"`` was asked for and cannot run.
     """
     requested = setting() if requested is None else requested
     if requested in ("torch", "reference"):
         return Choice(requested, "as requested")
     device = tensors[0].device
+    if requested == "native":
+        on_cpu = None if device.type == "cpu" else f"{device.type} tensors; it computes on CPUs"
+        missing = on_cpu or refusal or _native_refusal()
+        if missing:
+            raise RuntimeError(f"hypkernels.{op} cannot run with backend 'native': {missing}")
+        return Choice("native", "as requested")
     if requested == "auto" and device.type != "cuda":
         return Choice("torch", f"{device.type} tensors")
     refusal = _platform_refusal(device) or refusal
@@ -119,6 +127,12 @@ def _platform_refusal(device: torch.device) -> str | None:
     elif os.environ.get("TRITON_INTERPRET") != "1":
         return f"{device.type} tensors; Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
     return None
+
+
+def _native_refusal() -> str | None:
+    from hypkernels.cpu import library  # when first asked for: importing hypkernels looks for no library
+
+    return library.why_not()
 
 
 @cache

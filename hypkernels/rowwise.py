@@ -121,15 +121,16 @@ class RowwiseOp:
     Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the tensors ``scalars``, each 0-d or
     ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python floats:
     compiled graphs go on with old values of those.) There are four implementations, of which
-    :mod:`hypkernels.backend` picks one of the first three:
+    :mod:`hypkernels.backend` picks one:
 
     - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
       ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
       contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d or
       ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
       tried first: it takes them of all rows at once, not of a chunk at a time.
-    - the functions ``name`` and ``name_backward`` of the module called ``kernels``, imported when first
-      needed. They take whole batches, and return what the operator and its backward return.
+    - the functions ``name`` and ``name_backward`` of the module called ``kernels``, for Triton, or of
+      :mod:`hypkernels.cpu.rows`, imported when first needed. They take whole batches, and return what the
+      operator and its backward return.
     - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
     - ``smooth``, the same, stable and differentiable any number of times: see :mod:`hypkernels.operators`.
     """
@@ -267,13 +268,13 @@ class RowwiseOp:
         return (x.shape[-1], x.dtype) if self.returns_points else (1, result_dtype(x.dtype))
 
     def _unpack(self, suffix: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Points, scalars, options as floats; and the kernels' function, if they are to run."""
+        """Points, scalars, options as floats; and the compiled function, if one is to run."""
         *operands, requested = arguments
         points, scalars = operands[: self.points], operands[self.points : self.tensors]
         check_curv_value(scalars[-1])
-        launcher = None
-        if backend.choose(self.name, points[0], requested=requested).implementation == "triton":
-            launcher = getattr(importlib.import_module(self.kernels), self.name + suffix)
+        choice = backend.choose(self.name, points[0], requested=requested).implementation
+        module = {"triton": self.kernels, "native": "hypkernels.cpu.rows"}.get(choice)
+        launcher = getattr(importlib.import_module(module), self.name + suffix) if module else None
         return points, scalars, [one.item() for one in operands[self.tensors :]], launcher
 
     def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:

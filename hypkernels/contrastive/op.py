@@ -55,8 +55,29 @@ class _Call(NamedTuple):
     precision: str | None
     backend: str
 
+    @property
+    def native(self) -> bool:
+        """Whether the compiled lane was asked for. What is beyond its range goes to PyTorch."""
+        return self.backend == "native"
+
+    def run_native(self) -> list[Tensor] | None:
+        """All that the operator returns, if the points are in range."""
+        backend.choose("contrastive_loss", self.points[0], requested=self.backend)
+        done = native_module().forward(*self[:-2])
+        return None if done is None else [*done[0], *done[1], torch.ones(1, dtype=torch.bool)]
+
+    def for_native(self, *, by_native: bool) -> list[Tensor]:
+        """The last results: what the compiled lane keeps, and whether it computed the others."""
+        if not self.native:
+            return []
+        kept = native_module().kept_bytes(self.points, self.rows, self.columns)
+        x = self.points[0]
+        return [x.new_zeros(kept, dtype=torch.uint8), x.new_full((1,), by_native, dtype=torch.bool)]
+
     def implementation(self) -> Any:
         x = self.points[0]
+        if self.native:
+            return importlib.import_module(_IMPLEMENTATIONS["torch"])
         refusal = "the points are float64, its logits are float32" if x.dtype == torch.float64 else None
         choice = backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal)
         return importlib.import_module(_IMPLEMENTATIONS[choice.implementation])
@@ -79,6 +100,10 @@ class _Call(NamedTuple):
             )
             for row, column, targets in zip(self.rows, self.columns, self.targets, strict=True)
         ]
+
+
+def native_module() -> Any:
+    return importlib.import_module("hypkernels.cpu.contrastive")
 
 
 def contrastive_losses(*args: Any) -> list[Tensor]:
@@ -113,14 +138,19 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
     check_scale_values(call.logit_scale)
     for column, targets in zip(call.columns, call.targets, strict=True):
         check_target_values(targets, call.points[column].shape[0])
+    if call.native:
+        results = call.run_native()
+        if results is not None:
+            return results
     implementation = call.implementation()
     with torch.autocast(call.points[0].device.type, enabled=False):
         summed = implementation.summaries(call.points)
-        results = [
+        parts = [
             implementation.forward(one, call.similarity, call.symmetric) for one in call.problems(summed)
         ]
-    losses = [of_rows.to(result_dtype(call.points[0].dtype)) for of_rows, _ in results]
-    return [*losses, *chain.from_iterable(statistics for _, statistics in results), *summed]
+    losses = [of_rows.to(result_dtype(call.points[0].dtype)) for of_rows, _ in parts]
+    statistics = chain.from_iterable(one for _, one in parts)
+    return [*losses, *statistics, *summed, *call.for_native(by_native=False)]
 
 
 @_contrastive_losses.register_fake
@@ -137,7 +167,8 @@ def _fake_losses(*args: Any) -> list[Tensor]:
             x.new_empty(columns if call.symmetric else 0, dtype=torch.float64),
         ]
     shapes = [(n_sets, x.shape[1]), *((one.shape[0], 1 + n_sets) for one in call.points)]
-    return [*losses, *statistics, *(x.new_empty(shape, dtype=torch.float64) for shape in shapes)]
+    summed = (x.new_empty(shape, dtype=torch.float64) for shape in shapes)
+    return [*losses, *statistics, *summed, *call.for_native(by_native=True)]
 
 
 @torch.library.custom_op(
@@ -150,6 +181,11 @@ def _contrastive_losses_backward(
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
     call = _Call(*args)
+    if call.native:
+        *saved, by_native = saved
+        if by_native.item():
+            return native_module().backward(grads, saved, learns[:-2], *call[:-2])
+        saved = saved[:-1]
     implementation = call.implementation()
     total: list[Tensor | None] = [None] * len(call.points)
     scalars: list[Tensor] = []

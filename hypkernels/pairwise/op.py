@@ -6,6 +6,7 @@ what limits a pairwise distance, and the tiles keep the float64 temporaries smal
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from hypkernels.saturation import copy_gradient
 
 Cut = tuple[slice, slice, slice]
 
+# Those that the compiled lane has.
+NATIVE = ("pairwise_inner", "pairwise_dist")
 # Of a point's squared norm, in whatever unit: the formulas multiply four norms.
 _SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-140, 1e140
 
@@ -52,7 +55,7 @@ class PairwiseOp:
     ) -> None:
         self.name, self.function, self.rowwise, self.sign = name, function, rowwise, sign
         self.definition, self.smooth_formula = definition, smooth_formula
-        arguments = "Tensor x, Tensor y, Tensor curv"
+        arguments = "Tensor x, Tensor y, Tensor curv, str backend"
         self._operators = register(
             name,
             Operator(f"({arguments}) -> Tensor", self._forward, self._fake_forward, self._vmap_forward),
@@ -70,19 +73,31 @@ class PairwiseOp:
         setting = backend.setting()
         if setting == "triton":
             raise RuntimeError(f"hypkernels.{self.name} cannot run with backend 'triton': it has no kernels")
-        return self._by_definition(x, y, curv) if setting == "reference" else self._call(x, y, curv)
+        return self._by_definition(x, y, curv) if setting == "reference" else self._call(x, y, curv, setting)
+
+    def _native(self, suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
+        """The compiled function, if it is to run. It returns ``None`` for what is beyond its range."""
+        if requested != "native":
+            return None
+        refusal = None if self.name in NATIVE else "it has no native implementation"
+        backend.choose(self.name, x, requested=requested, refusal=refusal)
+        return getattr(importlib.import_module("hypkernels.cpu.pairwise"), self.name + suffix)
 
     def _by_definition(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             check_curv_value(curv)
         return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
-    def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor, backend: str) -> Tensor:
         return self.smooth_formula(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
-    def _forward(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
         check_curv_value(curv)
-        out = self._fake_forward(x, y, curv)
+        if native := self._native("", x, requested):
+            out = native(x, y, curv)
+            if out is not None:
+                return out
+        out = self._fake_forward(x, y, curv, requested)
         if _beyond_range(x, y, curv):
             for row in range(x.shape[-2]):
                 out[..., row, :] = self.rowwise.of_batch(*_pairs_of_row(row, x, y, curv))
@@ -91,10 +106,16 @@ class PairwiseOp:
             _by_batch(out)[batch, rows, columns] = unit * self.function.value(tile)
         return out
 
-    def _fake_forward(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def _fake_forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
         return x.new_empty((*x.shape[:-1], y.shape[-2]), dtype=result_dtype(x.dtype))
 
-    def _backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _backward(
+        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if native := self._native("_backward", x, requested):
+            gradients = native(grad, x, y, curv)
+            if gradients is not None:
+                return gradients
         if _beyond_range(x, y, curv):
             return self._backward_row_by_row(grad, x, y, curv)
         upstream = _by_batch(grad)
@@ -122,24 +143,24 @@ class PairwiseOp:
             grad_curv += by_curv.sum(-1) if curv.dim() else by_curv
         return _rounded_gradient(grad_x, x), _rounded_gradient(grad_y, y), grad_curv
 
-    def _fake_backward(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    def _fake_backward(
+        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+    ) -> tuple[Tensor, ...]:
         by_curv = grad.new_empty(curv.shape, dtype=torch.float64)
         return x.new_empty(x.shape), y.new_empty(y.shape), by_curv
 
-    def _vmap_forward(
-        self, info: Any, in_dims: Sequence[int | None], *arguments: Tensor
-    ) -> tuple[Tensor, int]:
-        return self._operators[0](*_samples(info.batch_size, in_dims, arguments)), 0
+    def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
+        return self._operators[0](*_samples(info.batch_size, in_dims, arguments), arguments[3]), 0
 
     def _vmap_backward(
-        self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Tensor
+        self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Any
     ) -> tuple[list[Tensor], list[int]]:
         """By a curvature there is a gradient for each sample, the sum of those by its matrices."""
         x, y, curv = _samples(info.batch_size, in_dims[1:], arguments)
         batch = x.shape[:-2]
         of_matrices = curv.reshape(*curv.shape, *[1] * (len(batch) - curv.dim())).expand(batch)
         upstream = batched(grad, in_dims[0], info.batch_size)
-        grads = list(self._operators[1](upstream, x, y, of_matrices))
+        grads = list(self._operators[1](upstream, x, y, of_matrices, arguments[3]))
         shared = arguments[2].dim() == (in_dims[3] is not None)
         if shared and len(batch) > 1:
             grads[2] = grads[2].flatten(1).sum(1)
@@ -191,7 +212,7 @@ def _rounded_gradient(by: Tensor, points: Tensor) -> Tensor:
     return out
 
 
-def _samples(size: int, in_dims: Sequence[int | None], arguments: Sequence[Tensor]) -> list[Tensor]:
+def _samples(size: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Tensor]:
     """The arguments with the samples' dimension first; a 0-d curvature that all samples share stays."""
     x, y = (batched(one, dim, size) for one, dim in zip(arguments[:2], in_dims, strict=False))
     curv, dim = arguments[2], in_dims[2]

@@ -298,15 +298,15 @@ def test_the_default_tiles():
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name, dtype):
     x, y = (p.requires_grad_() for p in sets((3, 4), (5, 4), dtype=dtype))
-    opcheck(operators.registered(name), (x, y, torch.tensor(0.7, requires_grad=True)))
+    opcheck(operators.registered(name), (x, y, torch.tensor(0.7, requires_grad=True), "torch"))
     x, y = (p.detach().mT.contiguous().mT.requires_grad_() for p in sets((2, 3, 4), (2, 5, 4), dtype=dtype))
-    opcheck(operators.registered(name), (x, y, torch.tensor(0.7)))
+    opcheck(operators.registered(name), (x, y, torch.tensor(0.7), "torch"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck_of_the_backward(name):
     x, y, grad = sets((3, 4), (5, 4), (3, 5))
-    opcheck(operators.registered(f"{name}_backward"), (grad, x, y, torch.tensor(0.7)))
+    opcheck(operators.registered(f"{name}_backward"), (grad, x, y, torch.tensor(0.7), "torch"))
 
 
 @pytest.mark.parametrize("name", NAMES)
