@@ -158,6 +158,9 @@ class Wide:
     def masked_fill_(self, mask: Tensor, value: float) -> Wide:
         return Wide._where(mask, value, self)
 
+    def abs(self) -> Wide:
+        return Wide(self.mantissa.abs(), self.exponent)
+
     def clamp(self, min: float | None = None, max: float | None = None) -> Wide:
         low = self if min is None else Wide._where(self < min, min, self)
         return low if max is None else Wide._where(low > max, max, low)

@@ -24,7 +24,7 @@ def exp_map0(v: Tensor, c: Tensor) -> Tensor:
 @repaired(points=1)
 def exp_map0_gradient(grad: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     v_norm, t, S = _exponent(v, c)
-    return _radial_gradient(grad, v, v_norm, c, S, sinhc_slope(t))
+    return _radial_gradient(grad, v, dot(v, grad), v_norm, c, S, sinhc_slope(t))
 
 
 @repaired()
@@ -39,8 +39,10 @@ def scaled_exp_map0_gradient(
     """By the scale: the exponential stretches along ``x`` by ``cosh``."""
     v = scale * x
     v_norm, t, S = _exponent(v, c)
-    by_v, by_c = _radial_gradient(grad, v, v_norm, c, S, sinhc_slope(t))
-    return scale * by_v, torch.cosh(t) * dot(x, grad), by_c
+    x_grad = dot(x, grad)
+    within(x_grad.abs(), smallest=0.0)
+    by_v, by_c = _radial_gradient(grad, v, scale * x_grad, v_norm, c, S, sinhc_slope(t))
+    return scale * by_v, torch.cosh(t) * x_grad, by_c
 
 
 def _exp_map0(v: Tensor, c: Tensor) -> Tensor:
@@ -64,14 +66,14 @@ def log_map0(x: Tensor, c: Tensor) -> Tensor:
 def log_map0_gradient(grad: Tensor, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     x_norm = norm(x)
     s = scaled_norm(x_norm, c)
-    return _radial_gradient(grad, x, x_norm, c, asinhc(s), asinhc_slope(s))
+    return _radial_gradient(grad, x, dot(x, grad), x_norm, c, asinhc(s), asinhc_slope(s))
 
 
 def _radial_gradient(
-    grad: Tensor, v: Tensor, v_norm: Tensor, c: Tensor, value: Tensor, slope: Tensor
+    grad: Tensor, v: Tensor, v_grad: Tensor, v_norm: Tensor, c: Tensor, value: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of ``v -> f(sqrt(c)|v|) v`` from ``value = f`` and ``slope = f'(t)/t``."""
-    alignment = slope * dot(v, grad)
+    """Gradient of ``v -> f(sqrt(c)|v|) v`` from ``value = f``, ``slope = f'(t)/t`` and ``v.grad``."""
+    alignment = slope * v_grad
     return (value * grad).addcmul_(c * alignment, v), 0.5 * alignment * v_norm * v_norm
 
 
@@ -135,7 +137,7 @@ def exp_map_gradient(grad: Tensor, x: Tensor, v: Tensor, c: Tensor) -> tuple[Ten
     S = sinhc(tau)
     slope = (S * dot(x, grad) + sinhc_slope(tau) * dot(v, grad)) / 2
     beta = tangent.alpha * tangent.P2 / A2
-    p = (tangent.alpha / A2 * x).add_(tangent.n)
+    p = (tangent.alpha / A2 * x).addcmul_(torch.sign(tangent.across_sq), tangent.n)
     grad_v = (S * grad).addcmul_(2 * c * slope, p)
     grad_x = (tangent.cosh * grad).addcmul_(-2 * c * slope * beta, p)
     return grad_x, grad_v, slope * (tangent.across_sq + tangent.along_sq / A2) / c

@@ -7,7 +7,7 @@ each row's share of the gradient by a scalar; the second stage of that sum is Py
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -16,23 +16,40 @@ from torch import Tensor
 
 from hypkernels.tritonlib import launch
 from hypkernels.tritonlib.manifest import Variant
-from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, split_along
+from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, ratio, split_along
 from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants, total_or_each
 from hypkernels.tritonlib.rows import (
     columns_from,
     combine,
     dot,
+    dot_in_units,
+    finite,
+    fitting,
     input_rows,
     load,
+    load_in_units,
     output_rows,
+    overflows,
     row_kernel,
+    row_norm,
     row_tile,
     scalar_of_rows,
     store,
     store_scalars,
     zeros,
 )
-from hypkernels.tritonlib.scalar_math import asinh, asinhc, asinhc_slope, cosh, sinh, sinhc, sinhc_slope
+from hypkernels.tritonlib.scalar_math import (
+    asinh,
+    asinhc,
+    asinhc_slope,
+    asinhc_stretch,
+    capped,
+    capped_sinhc,
+    capped_sinhc_slope,
+    capped_stretch,
+    cosh,
+    sinh,
+)
 
 
 def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
@@ -89,7 +106,12 @@ def _map_backward(kernel: Any, grad: Tensor, points: Sequence[Tensor], curv: Ten
 
 
 def _radial_gradients(
-    grad: Tensor, x: Tensor, scale: Tensor | None, curv: Tensor, *, EXPONENTIAL: bool  # noqa: N803
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    curv: Tensor,
+    *,
+    EXPONENTIAL: bool,
 ) -> tuple[Tensor, ...]:
     """By ``x``, by the scale if there is one, and by the curvature."""
     by_x = launch.allocate(x, x.shape, x.dtype)
@@ -129,12 +151,16 @@ def _radial_forward(
     scale = _scale(SCALE, scale_outer, scale_inner, tile)
     norm, unit = row_norm(x, tile, D, BLOCK_D)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
-    f, _, half = _radial_factors(tl.sqrt(c) * norm * tl.abs(scale) * unit, EXPONENTIAL)
+    f, _, half = _radial_factors(tl.sqrt(c) * norm * tl.abs(scale), unit, OUT.dtype.element_ty, EXPONENTIAL)
     out = output_rows(OUT, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        if X.dtype.element_ty == tl.float64:
-            value = load(x, columns) * scale * f[:, None] * half[:, None] * half[:, None]
+        if OUT.dtype.element_ty == tl.float64:
+            value = load_in_units(x, unit, columns) * (f * 0.0 + scale)[:, None]
+            if EXPONENTIAL:
+                value = value * f[:, None] * half[:, None] * half[:, None] * unit[:, None]
+            else:
+                value = value * (f * unit)[:, None]
         else:
             value = finite(scale * f)[:, None] * load(x, columns)
         store(out, value, columns)
@@ -150,13 +176,20 @@ def _scale(SCALE, scale_outer, scale_inner, tile):
 
 
 @triton.jit
-def _radial_factors(t, EXPONENTIAL: tl.constexpr):
-    """``f(t)``, ``t f'(t)``, both over ``half**2``, and ``half``."""
+def _radial_factors(s, unit, dtype: tl.constexpr, EXPONENTIAL: tl.constexpr):
+    """``f`` and ``t f'`` at ``t = s unit``, both over ``half**2``, and ``half``."""
+    t = s * unit
     if EXPONENTIAL:
+        t = tl.where(t > 1e30, 1e30, t)
         cap, half = capped(t)
         return capped_sinhc(t, cap), capped_stretch(t, cap), half
     else:
-        return asinhc(t), asinhc_stretch(t), t * 0.0 + 1.0
+        f, stretch, half = asinhc(t), asinhc_stretch(t), s * 0.0 + 1.0
+        if dtype == tl.float64:
+            far = t > 1e100
+            f = tl.where(far, (tl.log(2.0 * s) + tl.log(unit)) / s / unit, f)
+            stretch = tl.where(far, 1.0 / s / unit - f, stretch)
+        return f, stretch, half
 
 
 @row_kernel
@@ -191,32 +224,43 @@ def _radial_backward(
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     norm, unit = row_norm(x, tile, D, BLOCK_D)
     x_grad, grad_sq = dot_in_units(x, unit, grad, tile, D, BLOCK_D), dot(grad, grad, tile, D, BLOCK_D)
-    v_norm = norm * tl.abs(scale) * unit
-    t = tl.sqrt(c) * norm * tl.abs(scale) * unit
-    f, stretch, half = _radial_factors(t, EXPONENTIAL)
-    along_grad, along_x = finite(scale * f), finite(scale * stretch * ratio(ratio(x_grad, norm), norm))
+    v_norm, t = norm * tl.abs(scale) * unit, tl.sqrt(c) * norm * tl.abs(scale)
+    f, stretch, half = _radial_factors(t, unit, BY_X.dtype.element_ty, EXPONENTIAL)
+    along_grad, along_x = f, stretch * ratio(x_grad, norm * norm)
     out = BY_X.dtype.element_ty
+    by_x, factor = output_rows(BY_X, tile, D), f * 0.0 + scale
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
+        store(by_x, _combine(along_grad, grad_part, along_x, x_part, factor, half, out), columns)
+    at_0 = (1.0 if EXPONENTIAL else -1.0) / 3.0 * v_norm * v_norm
+    by_curv = 0.5 * tl.where(t * unit < 1e-8, at_0, stretch / c) * scale * x_grad
+    store_scalars(BY_CURV, by_curv * unit * half * half, tile)
+    if SCALE is not None:
+        store_scalars(BY_SCALE, (f + stretch) * x_grad * unit * half * half, tile)
     bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
-    if any_row(bound * half * half > largest_number(out)):
+    if overflows(bound * tl.abs(scale) * half * half, out):
         peak = zeros(tile, BLOCK_D)
         for start in range(0, D, BLOCK_D):
             columns = columns_from(start, tile, D, BLOCK_D)
             x_part = load_in_units(x, unit, columns)
             peak = tl.maximum(peak, tl.abs(combine(along_grad, load(grad, columns), along_x, x_part)))
-        shrink, half = saturation(tl.max(peak, axis=1), half, out)
-        along_grad, along_x = along_grad * shrink, along_x * shrink
-    by_x = output_rows(BY_X, tile, D)
-    for start in range(0, D, BLOCK_D):
-        columns = columns_from(start, tile, D, BLOCK_D)
-        value = combine(along_grad, load(grad, columns), along_x, load_in_units(x, unit, columns))
-        if out == tl.float64:
-            value = value * half[:, None] * half[:, None]
-        store(by_x, value, columns)
-    v_grad = scale * (x_grad * unit)
-    by_curv = tl.where(t < 1.0, stretch * ratio(v_norm, t) * ratio(v_norm, t), stretch / c)
-    store_scalars(BY_CURV, 0.5 * by_curv * v_grad * half * half, tile)
-    if SCALE is not None:
-        store_scalars(BY_SCALE, (f + stretch) * (x_grad * unit) * half * half, tile)
+        factor, half = fitting(tl.max(peak, axis=1) * tl.abs(scale), half, out)
+        factor *= scale
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
+            value = combine(factor * along_grad, grad_part, factor * along_x, x_part)
+            store(by_x, value * half[:, None] * half[:, None], columns)
+
+
+@triton.jit
+def _combine(a, x, b, y, factor, half, dtype: tl.constexpr):
+    """``factor half**2 (a x + b y)``; of narrow types what is beyond their range anyway without ``half``."""
+    if dtype == tl.float64:
+        return combine(a, x, b, y) * factor[:, None] * half[:, None] * half[:, None]
+    else:
+        return combine(finite(factor * a), x, finite(factor * b), y)
 
 
 @row_kernel
@@ -245,17 +289,18 @@ def _exp_map_forward(
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     along_sq = alpha * alpha * P2 / (1.0 + P2)
     P, tau = tl.sqrt(P2), tl.sqrt(along_sq + across_sq)
-    S = sinhc(tau)
+    cap, half = capped(tau)
+    S = capped_sinhc(tau, cap)
     detour = tl.sqrt(1.0 + P2) * S * across_sq / (tau + tl.sqrt(along_sq))
-    inward = (sinh(asinh(P) - tau) + detour) / P
-    by_x = tl.where(alpha < 0.0, inward, cosh(tau) + alpha * S)
+    inward = (sinh(asinh(P) - cap) + detour) / P
+    by_x = tl.where(alpha < 0.0, inward, cosh(cap) + alpha * S)
     by_n = tl.where(across_sq > 0.0, S, 0.0)
-    out = output_rows(OUT, tile, D)
+    out, one = output_rows(OUT, tile, D), tau * 0.0 + 1.0
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(coarse, fine, x_part, load(v, columns))
-        store(out, combine(by_x, x_part, by_n, n), columns)
+        store(out, _combine(by_x, x_part, by_n, n, one, half, OUT.dtype.element_ty), columns)
 
 
 @row_kernel
@@ -292,19 +337,64 @@ def _exp_map_backward(
     A2 = 1.0 + P2
     along_sq = alpha * alpha * P2 / A2
     tau = tl.sqrt(along_sq + across_sq)
-    S = sinhc(tau)
-    slope = 0.5 * (S * x_grad + sinhc_slope(tau) * v_grad)
+    cap, half = capped(tau)
+    S, x_by_grad = capped_sinhc(tau, cap), cosh(cap)
+    slope = 0.5 * (S * x_grad + capped_sinhc_slope(tau, cap) * v_grad)
     v_by_p = 2.0 * c * slope
-    x_by_grad, x_by_p = cosh(tau), -v_by_p * alpha * P2 / A2
+    x_by_p = -v_by_p * alpha * P2 / A2
     by_x, by_v = output_rows(BY_X, tile, D), output_rows(BY_V, tile, D)
+    along, lateral, one = alpha / A2, tl.where(across_sq > 0.0, 1.0, 0.0), tau * 0.0 + 1.0
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         n = across(coarse, fine, x_part, load(v, columns))
-        p = tl.fma((alpha / A2)[:, None], x_part, n)
-        store(by_v, combine(S, grad_part, v_by_p, p), columns)
-        store(by_x, combine(x_by_grad, grad_part, x_by_p, p), columns)
-    store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c, tile)
+        p = combine(along, x_part, lateral, n)
+        store(by_v, _combine(S, grad_part, v_by_p, p, one, half, BY_V.dtype.element_ty), columns)
+        store(by_x, _combine(x_by_grad, grad_part, x_by_p, p, one, half, BY_X.dtype.element_ty), columns)
+    store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c * half * half, tile)
+    grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
+    x_norm, n_norm = tl.sqrt(x_sq), tl.sqrt(n_sq)
+    rows = Rows(grad, x, v, grad_norm, x_norm, n_norm, coarse, fine, half)
+    _saturate(by_v, S, v_by_p * along, v_by_p * lateral, rows, tile, D, BLOCK_D)
+    _saturate(by_x, x_by_grad, x_by_p * along, x_by_p * lateral, rows, tile, D, BLOCK_D)
+
+
+class Rows(NamedTuple):
+    """What the gradients of a map of two points are made of: ``grad``, ``x`` and ``n``, times ``half**2``."""
+
+    grad: tl.tensor
+    x: tl.tensor
+    y: tl.tensor
+    grad_norm: tl.tensor
+    x_norm: tl.tensor
+    n_norm: tl.tensor
+    coarse: tl.tensor
+    fine: tl.tensor
+    half: tl.tensor
+
+
+@triton.jit
+def _saturate(out, by_grad, by_x, by_n, rows, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Scale rows of a gradient that do not fit, see ``rows.fitting``."""
+    bound = tl.abs(by_grad) * rows.grad_norm + tl.abs(by_x) * rows.x_norm + tl.abs(by_n) * rows.n_norm
+    dtype = out.dtype.element_ty
+    if overflows(bound * rows.half * rows.half, dtype):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            peak = tl.maximum(peak, tl.abs(_of_rows(by_grad, by_x, by_n, rows, columns)))
+        factor, half = fitting(tl.max(peak, axis=1), rows.half, dtype)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            value = _of_rows(factor * by_grad, factor * by_x, factor * by_n, rows, columns)
+            store(out, value * half[:, None] * half[:, None], columns)
+
+
+@triton.jit
+def _of_rows(by_grad, by_x, by_n, rows, columns):
+    x_part = load(rows.x, columns)
+    n = across(rows.coarse, rows.fine, x_part, load(rows.y, columns))
+    return tl.fma(by_grad[:, None], load(rows.grad, columns), combine(by_x, x_part, by_n, n))
 
 
 @row_kernel
@@ -367,11 +457,12 @@ def _log_map_backward(
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
-    x_grad, n_grad = zeros(tile, BLOCK_D), zeros(tile, BLOCK_D)
+    x_grad, n_grad, grad_sq = zeros(tile, BLOCK_D), zeros(tile, BLOCK_D), zeros(tile, BLOCK_D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         x_grad += x_part * grad_part
+        grad_sq += grad_part * grad_part
         n_grad += across(pair.coarse, pair.fine, x_part, load(y, columns)) * grad_part
     x_grad, n_grad = tl.sum(x_grad, axis=1), tl.sum(n_grad, axis=1)
     z, A, B, W = pair.z, pair.A, pair.B, pair.W
@@ -391,6 +482,10 @@ def _log_map_backward(
         store(by_x, tl.fma(x_by_grad[:, None], grad_part, x_through_z), columns)
         store(by_y, tl.fma(f[:, None], grad_part, y_through_z), columns)
     store_scalars(BY_CURV, through_z.curv, tile)
+    x_norm, n_norm, one = tl.sqrt(pair.x_sq), tl.sqrt(pair.n_sq), f * 0.0 + 1.0
+    rows = Rows(grad, x, y, tl.sqrt(tl.sum(grad_sq, axis=1)), x_norm, n_norm, pair.coarse, pair.fine, one)
+    _saturate(by_x, x_by_grad, through_z.x_by_x, through_z.x_by_n, rows, tile, D, BLOCK_D)
+    _saturate(by_y, f, through_z.y_by_x, through_z.y_by_n, rows, tile, D, BLOCK_D)
 
 
 def aot_variants() -> Iterator[Variant]:

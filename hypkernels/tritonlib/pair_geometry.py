@@ -37,8 +37,10 @@ class Pair(NamedTuple):
     """The scalars of each pair of rows, as in :mod:`hypkernels.pair_geometry`; see :class:`Split`."""
 
     c: tl.tensor
+    x_sq: tl.tensor
     coarse: tl.tensor
     fine: tl.tensor
+    n_sq: tl.tensor
     alpha: tl.tensor
     alpha_minus_1: tl.tensor
     P2: tl.tensor
@@ -106,7 +108,7 @@ def pair_geometry(x, y, c, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     W = W / tl.where(same_side, alpha * A + B, 1.0)
     z = tl.where(same_side, alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2, P2 + A * A * Q2)
     z = z / (1.0 + AB + tl.where(same_side, G, 0.0)) - tl.where(same_side, 0.0, G)
-    return Pair(c, coarse, fine, alpha, alpha_minus_1, P2, N2, A, B, W, z)
+    return Pair(c, x_sq, coarse, fine, n_sq, alpha, alpha_minus_1, P2, N2, A, B, W, z)
 
 
 @triton.jit

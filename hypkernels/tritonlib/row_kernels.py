@@ -30,14 +30,17 @@ from hypkernels.tritonlib.rows import (
     columns_from,
     combine,
     dot,
+    fitting,
     input_rows,
     load,
     load_scalars,
     output_rows,
+    overflows,
     row_tile,
     scalar_of_rows,
     store,
     store_scalars,
+    zeros,
 )
 
 OPTIONS = ("O0", "O1", "O2", "O3")
@@ -121,6 +124,29 @@ def pair_backward(
         if GRAD_Y is not None:
             _put(GRAD_Y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), tile, columns, D, ADD)
     store_scalars(GRAD_CURV, gradient.curv, tile)
+    if not ADD:
+        _saturate(GRAD_X, gradient.x_by_x, gradient.x_by_n, pair, x, y, tile, D, BLOCK_D)
+        _saturate(GRAD_Y, gradient.y_by_x, gradient.y_by_n, pair, x, y, tile, D, BLOCK_D)
+
+
+@triton.jit
+def _saturate(OUT, by_x, by_n, pair, x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Scale rows ``by_x x + by_n n`` of a gradient that do not fit."""
+    norm = tl.abs(by_x) * tl.sqrt(pair.x_sq) + tl.abs(by_n) * tl.sqrt(pair.n_sq)
+    if overflows(norm, OUT.dtype.element_ty):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load(x, columns)
+            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+            peak = tl.maximum(peak, tl.abs(combine(by_x, x_part, by_n, n)))
+        factor, half = fitting(tl.max(peak, axis=1), norm * 0.0 + 1.0, OUT.dtype.element_ty)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load(x, columns)
+            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+            value = combine(factor * by_x, x_part, factor * by_n, n)
+            store(output_rows(OUT, tile, D), value * half[:, None] * half[:, None], columns)
 
 
 @triton.jit
@@ -194,6 +220,16 @@ def norm_backward(
         columns = columns_from(start, tile, D, BLOCK_D)
         store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
+    if overflows(tl.abs(scale) * x_norm, GRAD_X.dtype.element_ty):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            peak = tl.maximum(peak, tl.abs(scale[:, None] * load(x, columns)))
+        factor, half = fitting(tl.max(peak, axis=1), scale * 0.0 + 1.0, GRAD_X.dtype.element_ty)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            value = (factor * scale)[:, None] * load(x, columns)
+            store(by_x, value * half[:, None] * half[:, None], columns)
 
 
 @triton.jit

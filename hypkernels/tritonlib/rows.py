@@ -32,6 +32,9 @@ import triton.language as tl
 # The interpreter cuts float32 to bfloat16 instead of rounding, and flushes subnormals.
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
+# What a factor is at most, for a finite product with any number of a narrow type to tell its sign.
+_HUGE = tl.constexpr(1e250)
+
 # Arguments of every row kernel after its tensors. They are not specialised: one binary serves all batches.
 row_kernel = triton.jit(do_not_specialize=["outer_size", "inner_size"])
 
@@ -144,10 +147,9 @@ def load_in_units(x, unit, columns):
 
 @triton.jit
 def unit_of(largest):
-    """``2**600``, ``2**-600`` or 1: what numbers up to ``largest`` are to be divided by before they are squared."""
-    one = largest * 0.0 + 1.0
-    unit = tl.where(largest > 2.0**450, one * 2.0**600, one)
-    return tl.where((largest < 2.0**-450) & (largest > 0.0), one * 2.0**-600, unit)
+    """The power of two that is just below a number, or a normal number below zero and subnormal ones."""
+    bits = largest.to(tl.int64, bitcast=True) & 0x7FF0000000000000
+    return tl.maximum(bits.to(tl.float64, bitcast=True), 2.0**-1022)
 
 
 @triton.jit
@@ -163,8 +165,30 @@ def largest_number(dtype: tl.constexpr):
 
 
 @triton.jit
-def any_row(condition):
-    return tl.max(condition.to(tl.int32), axis=0) > 0
+def overflows(norm, dtype: tl.constexpr):
+    """Whether a component of rows with these norms may be beyond the range of ``dtype``."""
+    return tl.max((norm > largest_number(dtype)).to(tl.int32), axis=0) > 0
+
+
+@triton.jit
+def fitting(peak, half, dtype: tl.constexpr):
+    """``(factor, half)``: what rows are to be multiplied with, ``factor * half**2``, to fit ``dtype``.
+
+    ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are. Kernels
+    store gradients as they are first and again in a branch that is hardly ever taken, since what is read in a
+    branch stays in no register. See :mod:`hypkernels.saturation`.
+    """
+    over = peak * half * half > largest_number(dtype)
+    # Twice the square root: the largest number over the peak may be infinite. Its square may round up.
+    root = tl.sqrt(peak * 0.0 + largest_number(dtype)) * (1.0 - 2.0**-50)
+    return tl.where(over, 1.0 / peak, 1.0), tl.where(over, root, half)
+
+
+@triton.jit
+def finite(factor):
+    """A factor of rows in which there may be zeros; NaN stays that."""
+    clamped = tl.minimum(tl.maximum(factor, -1.0 * _HUGE), 1.0 * _HUGE)
+    return tl.where(factor == factor, clamped, factor)
 
 
 @triton.jit

@@ -16,10 +16,10 @@ import triton.language as tl
 _LOG_2 = tl.constexpr(0.6931471805599453)
 _HALF_PI = tl.constexpr(1.5707963267948966)
 _TAN_EIGHTH_PI = tl.constexpr(0.41421356237309503)
-# exp(600) times the smallest number of any narrow type is beyond all of them, and finite in float64.
-_CAP = tl.constexpr(600.0)
-# exp(2000) times the smallest number of float64 is infinite.
-_OVERFLOW = tl.constexpr(2000.0)
+# The product of exp(400) and the smallest number of any narrow type is beyond all of them.
+_CAP = tl.constexpr(400.0)
+# exp(1800) times the smallest number of float64 is infinite, and exp((1800 - 400) / 2) is not.
+_OVERFLOW = tl.constexpr(1800.0)
 
 
 @triton.jit
@@ -56,13 +56,12 @@ def sinhc(t):
 
 @triton.jit
 def capped(t):
-    """``(cap, half)`` of ``t >= 0``: functions that grow as ``exp(t)`` are those of ``cap`` times ``half**2``.
+    """``(cap, half)`` of ``t >= 0``: what grows as ``exp(t)`` does so as ``exp(cap) * half**2``.
 
-    No number of a narrow type stays in its range when it is multiplied with them beyond the cap; of float64
-    only numbers close to its largest and smallest do, with the other factor.
+    Beyond the cap it takes all numbers of narrow types out of their range. Of float64 some stay in it.
     """
-    cap = tl.minimum(t, _CAP)
-    return cap, tl.exp(0.5 * (tl.minimum(t, _OVERFLOW) - cap))
+    cap = tl.where(t > _CAP, _CAP, t)
+    return cap, tl.exp(0.5 * (tl.where(t > _OVERFLOW, _OVERFLOW, t) - cap))
 
 
 @triton.jit
@@ -75,6 +74,12 @@ def sinhc_slope(t):
 def capped_sinhc(t, cap):
     """``sinhc(t)`` for ``t >= 0`` over the square of ``half``, see :func:`capped`."""
     return tl.where(t < 1.0, _sinhc_near(t), _sinh_far(cap) / t)
+
+
+@triton.jit
+def capped_sinhc_slope(t, cap):
+    """``sinhc_slope(t)``, likewise."""
+    return tl.where(t < 2.0, _sinhc_slope_near(t), (cosh(cap) - _sinh_far(cap) / t) / t / t)
 
 
 @triton.jit
@@ -104,7 +109,7 @@ def asinhc_slope(s):
     """``asinhc'(s) / s = (1/sqrt(1 + s**2) - asinhc(s)) / s**2``, -1/3 at zero."""
     s2 = s * s
     w = s2 / (1.0 + s2)
-    return tl.where(w < 0.15, _asinhc_slope_near(w), (1.0 / tl.sqrt(1.0 + s2) - asinhc(s)) / s2)
+    return tl.where(w < 0.15, _asinhc_slope_near(w), (1.0 / _hypotenuse(s) - asinhc(s)) / s / s)
 
 
 @triton.jit
@@ -112,7 +117,13 @@ def asinhc_stretch(s):
     """``s asinhc'(s) = 1/sqrt(1 + s**2) - asinhc(s)``"""
     s2 = s * s
     w = s2 / (1.0 + s2)
-    return tl.where(w < 0.15, s2 * _asinhc_slope_near(w), 1.0 / tl.sqrt(1.0 + s2) - asinhc(s))
+    return tl.where(w < 0.15, s2 * _asinhc_slope_near(w), 1.0 / _hypotenuse(s) - asinhc(s))
+
+
+@triton.jit
+def _hypotenuse(s):
+    """``sqrt(1 + s**2)`` for ``s >= 0``, finite where it is."""
+    return tl.where(s > 1e10, s, tl.sqrt(1.0 + s * s))
 
 
 @triton.jit

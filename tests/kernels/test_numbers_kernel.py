@@ -1,5 +1,7 @@
 """The row kernels out of the ordinary: a curvature for each row, results beyond the range of their type."""
 
+import importlib
+
 import pytest
 import torch
 from row_kernel_cases import run
@@ -8,6 +10,7 @@ from hypkernels.cone import kernel as cone
 from hypkernels.distance import kernel as distance
 from hypkernels.entailment import kernel as entailment
 from hypkernels.maps import kernel as maps
+from hypkernels.saturation import saturated
 
 LOSS_OPTIONS = (0.8, 0.1, 0.1, 0.2)
 # name -> module, how many points, options
@@ -71,3 +74,97 @@ def test_one_scale_beside_many_curvatures():
     *_, by_scales, by_curvs = launched("scaled_exp_map0", [x], scale.expand(6), curv)
     torch.testing.assert_close(by_scale, by_scales.sum(), rtol=1e-15, atol=0)
     assert by_curv.equal(by_curvs)
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Relative to the largest component: half a unit in the last place; for float64, of two ways to add.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+def sizes(dtype):
+    """From the smallest numbers of a type to its largest; Triton's interpreter has no subnormal bfloat16."""
+    info = torch.finfo(dtype)
+    smallest = info.tiny if dtype == torch.bfloat16 else info.tiny * info.eps
+    return [smallest, 4 * info.tiny, info.tiny**0.5, 1e-3, 1.0, 300.0, info.max**0.5, info.max / 4]
+
+
+def points_of_all_sizes(dtype, width, seed, count):
+    """``(count, width)``: directions and zeros, at sizes in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    rows = rows.sign() * (1 + rows.abs()).clamp(max=3)
+    rows[:, 1::3] = 0
+    scale = torch.tensor(sizes(dtype), dtype=torch.float64)[torch.arange(count) // (seed + 1) % 8]
+    return (rows * scale.unsqueeze(-1)).to(dtype)
+
+
+def assert_rows(actual, expected, tolerance):
+    """Each row relative to its largest component, or to a subnormal; the same infinities."""
+    info = torch.finfo(actual.dtype)
+    subnormal = info.tiny if actual.dtype in (torch.float64, torch.bfloat16) else info.tiny * info.eps
+    assert not actual.isnan().any()
+    expected = expected.to(actual.dtype)
+    infinite = expected.isinf()
+    assert actual.isinf().equal(infinite)
+    assert actual[infinite].sign().equal(expected[infinite].sign())
+    actual, expected = (one.masked_fill(infinite, 0).double() for one in (actual, expected))
+    largest = expected.abs().amax(-1, keepdim=True)
+    error = (actual - expected).abs()
+    assert (error <= 2.1 * tolerance * largest + subnormal).all(), (error / largest).nan_to_num(0).max()
+
+
+def expected_results(name, points, scalars, upstream):
+    """By the closed forms, with exponents of their own where float64's do not do."""
+    module, count, options = OPS[name]
+    formulas = importlib.import_module(f"{module.__package__}.closed_form")
+    rows = [p.double() for p in points]
+    columns = [one.unsqueeze(-1) if one.dim() else one for one in scalars]
+    value = getattr(formulas, name)(*rows, *columns, *options)
+    gradient = getattr(formulas, f"{name}_gradient")
+    grads = gradient(upstream.double().reshape(value.shape), *rows, *columns, *options)
+    by_points = [saturated(g, p.dtype) for g, p in zip(grads[:count], points, strict=True)]
+    return [value, *by_points, *grads[count:]]
+
+
+def check_results(name, points, scalars, upstream):
+    module, count, options = OPS[name]
+    value, *expected = expected_results(name, points, scalars, upstream)
+    actual = run(getattr(module, name), *points, *scalars, *options)
+    dtype, out = points[0].dtype, actual.dtype
+    assert_rows(actual.reshape(value.shape), value, TOLERANCE[out])
+    grads = run(getattr(module, f"{name}_backward"), upstream.to(out), *points, *scalars, *options)
+    for actual, true in zip(grads[:count], expected[:count], strict=True):
+        assert_rows(actual, true, TOLERANCE[dtype])
+    for actual, true in zip(grads[count:], expected[count:], strict=True):
+        assert_rows(actual.unsqueeze(-1), true, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 5, 300])
+@pytest.mark.parametrize("name", ["exp_map0", "log_map0", "scaled_exp_map0"])
+def test_points_of_every_size(name, width, dtype):
+    x = points_of_all_sizes(dtype, width, 0, 24)
+    upstream = points_of_all_sizes(torch.float16, width, 3, 24).to(dtype)
+    curv = torch.tensor([0.7, 1e-6, 1e4], dtype=torch.float64).repeat(8)
+    scalars = [curv]
+    if name == "scaled_exp_map0":
+        scalars = [torch.tensor([1.0, -1e-3, 50.0, 0.0], dtype=torch.float64).repeat(6), curv]
+    check_results(name, [x], scalars, upstream)
+
+
+NARROW = [torch.float32, torch.bfloat16, torch.float16]
+OF_PAIRS = ["exp_map", "log_map", "elementwise_inner", "elementwise_dist", "oxy_angle", "entailment_loss"]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("width", [1, 5, 300])
+@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+def test_narrow_points_of_every_size(name, width, dtype):
+    points = [points_of_all_sizes(dtype, width, seed, 64) for seed in (0, 7)][: OPS[name][1]]
+    curv = torch.tensor([0.7, 1e-2, 1e4, 3.0], dtype=torch.float64).repeat(16)
+    upstream = torch.rand(64, generator=torch.Generator().manual_seed(4)) + 0.1
+    if name == "exp_map" and width == 1:  # inward two terms cancel, which are beyond all numbers here
+        points[1] = points[1].abs() * points[0].sign()
+    if name in ("exp_map", "log_map"):
+        upstream = points_of_all_sizes(torch.float16, width, 3, 64).to(dtype)
+    check_results(name, points, [curv], upstream)
