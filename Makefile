@@ -3,17 +3,20 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Of benchmarks: small, medium or large; where results go; the commit they are of, where there is no git.
+# Of tests: how many processes.
 SIZE    ?= small
 RESULTS ?= benchmarks/results
 COMMIT  ?=
+WORKERS ?= 2
 
 .PHONY: demo test lint test-gpu bench bench-gpu bench-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
 
+# Several processes, one thread each.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

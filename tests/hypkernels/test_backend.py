@@ -90,8 +90,8 @@ def test_the_environment_sets_the_default():
 
 def test_a_bad_environment_is_named():
     result = python("import hypkernels", HYPKERNELS_BACKEND="cuda")
-    expected = "ValueError: HYPKERNELS_BACKEND must be one of 'auto', 'triton', 'native', 'torch', 'reference', got 'cuda'"
-    assert expected in result.stderr
+    known = ", ".join(map(repr, backend.SETTINGS))
+    assert f"ValueError: HYPKERNELS_BACKEND must be one of {known}, got 'cuda'" in result.stderr
 
 
 def test_a_bad_name_is_refused():
