@@ -202,7 +202,9 @@ def _call(
     of_scalars.append(_wide(curv, batch))
     tensors = [*of_points, *of_grad, *of_scalars]
     sizes, strides = merged_dims(batch, tensors)
-    if len(sizes) > MAX_DIMS:
+    if not batch.numel():  # dimensions of no rows have no strides to merge by
+        sizes, strides = [0], [[0]] * len(tensors)
+    elif len(sizes) > MAX_DIMS:
         tensors = [tensor.contiguous() for tensor in tensors]
         sizes, strides = merged_dims(batch, tensors)
     padding = (0,) * (MAX_DIMS - len(sizes))
