@@ -7,7 +7,7 @@ each row's share of the gradient by a scalar; the second stage of that sum is Py
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -26,16 +26,15 @@ from hypkernels.tritonlib.rows import (
     finite,
     fitting,
     input_rows,
-    largest_number,
     load,
     load_in_units,
     output_rows,
+    overflows,
     row_kernel,
     row_norm,
     row_tile,
     scalar_of_rows,
     store,
-    store_gradient,
     store_scalars,
     zeros,
 )
@@ -229,40 +228,39 @@ def _radial_backward(
     f, stretch, half = _radial_factors(t, unit, BY_X.dtype.element_ty, EXPONENTIAL)
     along_grad, along_x = f, stretch * ratio(x_grad, norm * norm)
     out = BY_X.dtype.element_ty
-    bound = (tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm) * tl.abs(scale)
-    factor, growth = _fitting(bound, half, out, D)
-    along_grad, along_x = factor * scale * along_grad, factor * scale * along_x
-    by_x = output_rows(BY_X, tile, D)
+    by_x, factor = output_rows(BY_X, tile, D), f * 0.0 + scale
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
-        store_gradient(by_x, _combine(along_grad, grad_part, along_x, x_part, growth, out), columns)
+        store(by_x, _combine(along_grad, grad_part, along_x, x_part, factor, half, out), columns)
     at_0 = (1.0 if EXPONENTIAL else -1.0) / 3.0 * v_norm * v_norm
     by_curv = 0.5 * tl.where(t * unit < 1e-8, at_0, stretch / c) * scale * x_grad
     store_scalars(BY_CURV, by_curv * unit * half * half, tile)
     if SCALE is not None:
         store_scalars(BY_SCALE, (f + stretch) * x_grad * unit * half * half, tile)
+    bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
+    if overflows(bound * tl.abs(scale) * half * half, out):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load_in_units(x, unit, columns)
+            peak = tl.maximum(peak, tl.abs(combine(along_grad, load(grad, columns), along_x, x_part)))
+        factor, half = fitting(tl.max(peak, axis=1) * tl.abs(scale), half, out)
+        factor *= scale
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
+            value = combine(factor * along_grad, grad_part, factor * along_x, x_part)
+            store(by_x, value * half[:, None] * half[:, None], columns)
 
 
 @triton.jit
-def _fitting(norm, half, dtype: tl.constexpr, D: tl.constexpr):
-    """``rows.fitting`` of rows times ``half**2``, and what ``half`` is then."""
+def _combine(a, x, b, y, factor, half, dtype: tl.constexpr):
+    """``factor half**2 (a x + b y)``; of narrow types what is beyond their range anyway without ``half``."""
     if dtype == tl.float64:
-        # Twice a square root: the largest number over the norm may be infinite. Its square may round up.
-        root = tl.sqrt(norm * 0.0 + largest_number(dtype)) * (1.0 - 2.0**-50)
-        over = norm * half * half > largest_number(dtype)
-        return tl.where(over, 1.0 / norm, 1.0), tl.where(over, root, half)
+        return combine(a, x, b, y) * factor[:, None] * half[:, None] * half[:, None]
     else:
-        return fitting(norm * half * half, dtype, D) * half * half, norm * 0.0 + 1.0
-
-
-@triton.jit
-def _combine(a, x, b, y, half, dtype: tl.constexpr):
-    """``half**2 (a x + b y)``; of narrow types what is beyond their range without ``half`` too."""
-    if dtype == tl.float64:
-        return combine(a, x, b, y) * half[:, None] * half[:, None]
-    else:
-        return combine(finite(a), x, finite(b), y)
+        return combine(finite(factor * a), x, finite(factor * b), y)
 
 
 @row_kernel
@@ -297,12 +295,12 @@ def _exp_map_forward(
     inward = (sinh(asinh(P) - cap) + detour) / P
     by_x = tl.where(alpha < 0.0, inward, cosh(cap) + alpha * S)
     by_n = tl.where(across_sq > 0.0, S, 0.0)
-    out = output_rows(OUT, tile, D)
+    out, one = output_rows(OUT, tile, D), tau * 0.0 + 1.0
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(coarse, fine, x_part, load(v, columns))
-        store(out, _combine(by_x, x_part, by_n, n, half, OUT.dtype.element_ty), columns)
+        store(out, _combine(by_x, x_part, by_n, n, one, half, OUT.dtype.element_ty), columns)
 
 
 @row_kernel
@@ -344,21 +342,59 @@ def _exp_map_backward(
     slope = 0.5 * (S * x_grad + capped_sinhc_slope(tau, cap) * v_grad)
     v_by_p = 2.0 * c * slope
     x_by_p = -v_by_p * alpha * P2 / A2
-    along, lateral = alpha / A2, tl.where(across_sq > 0.0, 1.0, 0.0)
-    grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
-    p_norm = tl.abs(along) * tl.sqrt(x_sq) + lateral * tl.sqrt(n_sq)
-    dtype = BY_X.dtype.element_ty
-    to_v, v_half = _fitting(S * grad_norm + tl.abs(v_by_p) * p_norm, half, dtype, D)
-    to_x, x_half = _fitting(x_by_grad * grad_norm + tl.abs(x_by_p) * p_norm, half, dtype, D)
     by_x, by_v = output_rows(BY_X, tile, D), output_rows(BY_V, tile, D)
+    along, lateral, one = alpha / A2, tl.where(across_sq > 0.0, 1.0, 0.0), tau * 0.0 + 1.0
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         n = across(coarse, fine, x_part, load(v, columns))
         p = combine(along, x_part, lateral, n)
-        store_gradient(by_v, _combine(to_v * S, grad_part, to_v * v_by_p, p, v_half, dtype), columns)
-        store_gradient(by_x, _combine(to_x * x_by_grad, grad_part, to_x * x_by_p, p, x_half, dtype), columns)
+        store(by_v, _combine(S, grad_part, v_by_p, p, one, half, BY_V.dtype.element_ty), columns)
+        store(by_x, _combine(x_by_grad, grad_part, x_by_p, p, one, half, BY_X.dtype.element_ty), columns)
     store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c * half * half, tile)
+    grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
+    x_norm, n_norm = tl.sqrt(x_sq), tl.sqrt(n_sq)
+    rows = Rows(grad, x, v, grad_norm, x_norm, n_norm, coarse, fine, half)
+    _saturate(by_v, S, v_by_p * along, v_by_p * lateral, rows, tile, D, BLOCK_D)
+    _saturate(by_x, x_by_grad, x_by_p * along, x_by_p * lateral, rows, tile, D, BLOCK_D)
+
+
+class Rows(NamedTuple):
+    """What the gradients of a map of two points are made of: ``grad``, ``x`` and ``n``, times ``half**2``."""
+
+    grad: tl.tensor
+    x: tl.tensor
+    y: tl.tensor
+    grad_norm: tl.tensor
+    x_norm: tl.tensor
+    n_norm: tl.tensor
+    coarse: tl.tensor
+    fine: tl.tensor
+    half: tl.tensor
+
+
+@triton.jit
+def _saturate(out, by_grad, by_x, by_n, rows, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Scale rows of a gradient that do not fit, see ``rows.fitting``."""
+    bound = tl.abs(by_grad) * rows.grad_norm + tl.abs(by_x) * rows.x_norm + tl.abs(by_n) * rows.n_norm
+    dtype = out.dtype.element_ty
+    if overflows(bound * rows.half * rows.half, dtype):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            peak = tl.maximum(peak, tl.abs(_of_rows(by_grad, by_x, by_n, rows, columns)))
+        factor, half = fitting(tl.max(peak, axis=1), rows.half, dtype)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            value = _of_rows(factor * by_grad, factor * by_x, factor * by_n, rows, columns)
+            store(out, value * half[:, None] * half[:, None], columns)
+
+
+@triton.jit
+def _of_rows(by_grad, by_x, by_n, rows, columns):
+    x_part = load(rows.x, columns)
+    n = across(rows.coarse, rows.fine, x_part, load(rows.y, columns))
+    return tl.fma(by_grad[:, None], load(rows.grad, columns), combine(by_x, x_part, by_n, n))
 
 
 @row_kernel
@@ -436,21 +472,20 @@ def _log_map_backward(
     z_by_c = (W * W * pair.P2 + A * A * pair.N2) / (2.0 * c * A * B)
     through_z = along_z(pair, by_z, by_z * z_by_c)
     x_by_grad = -f * (1.0 + z)
-    x_norm, n_norm, grad_norm = tl.sqrt(pair.x_sq), tl.sqrt(pair.n_sq), tl.sqrt(tl.sum(grad_sq, axis=1))
-    x_bound = tl.abs(through_z.x_by_x) * x_norm + tl.abs(through_z.x_by_n) * n_norm
-    y_bound = tl.abs(through_z.y_by_x) * x_norm + tl.abs(through_z.y_by_n) * n_norm
-    to_x = fitting(tl.abs(x_by_grad) * grad_norm + x_bound, BY_X.dtype.element_ty, D)
-    to_y = fitting(f * grad_norm + y_bound, BY_Y.dtype.element_ty, D)
     by_x, by_y = output_rows(BY_X, tile, D), output_rows(BY_Y, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part, grad_part = load(x, columns), load(grad, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
-        x_through_z = combine(to_x * through_z.x_by_x, x_part, to_x * through_z.x_by_n, n)
-        y_through_z = combine(to_y * through_z.y_by_x, x_part, to_y * through_z.y_by_n, n)
-        store_gradient(by_x, tl.fma((to_x * x_by_grad)[:, None], grad_part, x_through_z), columns)
-        store_gradient(by_y, tl.fma((to_y * f)[:, None], grad_part, y_through_z), columns)
+        x_through_z = combine(through_z.x_by_x, x_part, through_z.x_by_n, n)
+        y_through_z = combine(through_z.y_by_x, x_part, through_z.y_by_n, n)
+        store(by_x, tl.fma(x_by_grad[:, None], grad_part, x_through_z), columns)
+        store(by_y, tl.fma(f[:, None], grad_part, y_through_z), columns)
     store_scalars(BY_CURV, through_z.curv, tile)
+    x_norm, n_norm, one = tl.sqrt(pair.x_sq), tl.sqrt(pair.n_sq), f * 0.0 + 1.0
+    rows = Rows(grad, x, y, tl.sqrt(tl.sum(grad_sq, axis=1)), x_norm, n_norm, pair.coarse, pair.fine, one)
+    _saturate(by_x, x_by_grad, through_z.x_by_x, through_z.x_by_n, rows, tile, D, BLOCK_D)
+    _saturate(by_y, f, through_z.y_by_x, through_z.y_by_n, rows, tile, D, BLOCK_D)
 
 
 def aot_variants() -> Iterator[Variant]:

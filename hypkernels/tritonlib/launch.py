@@ -18,7 +18,8 @@ MAX_TILE_ROWS = 64
 # Rows up to this width are held in registers. Wider ones are read tile by tile and again in each pass, from a
 # cache, since few are under way at a time.
 MAX_HELD_WIDTH = 4096
-# Of a wide row a thread takes half as many elements at a time: their sums need registers too.
+# Of a wide row a thread takes half as many elements at a time: their sums need registers too. Of three rows at
+# once, half as many again.
 WIDE_TILE = 2048
 WIDE_ROW_WARPS = 8
 # Blocks along the second dimension of a grid.
@@ -34,7 +35,7 @@ class TileShape(NamedTuple):
 def tile_shape(width: int, inputs: int) -> TileShape:
     """As few warps as hold a row of each input: every warp repeats the scalar functions, in float64."""
     if width > MAX_HELD_WIDTH:
-        return TileShape(1, WIDE_TILE, WIDE_ROW_WARPS)
+        return TileShape(1, WIDE_TILE if inputs < 3 else WIDE_TILE // 2, WIDE_ROW_WARPS)
     block_d = triton.next_power_of_2(width)
     rows = min(max(NARROW_TILE // block_d, 1), MAX_TILE_ROWS)
     threads = triton.cdiv(inputs, 2) * block_d // ELEMENTS_A_THREAD

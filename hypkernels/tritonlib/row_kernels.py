@@ -35,10 +35,12 @@ from hypkernels.tritonlib.rows import (
     load,
     load_scalars,
     output_rows,
+    overflows,
     row_tile,
     scalar_of_rows,
-    store_gradient,
+    store,
     store_scalars,
+    zeros,
 )
 
 OPTIONS = ("O0", "O1", "O2", "O3")
@@ -113,20 +115,38 @@ def pair_backward(
     pair = pair_geometry(x, y, c, tile, D, BLOCK_D)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     gradient = GRADIENT(grad, pair, float64_options(O0, O1, O2, O3))
-    x_norm, n_norm, dtype = tl.sqrt(pair.x_sq), tl.sqrt(pair.n_sq), X.dtype.element_ty
-    to_x = fitting(tl.abs(gradient.x_by_x) * x_norm + tl.abs(gradient.x_by_n) * n_norm, dtype, D)
-    to_y = fitting(tl.abs(gradient.y_by_x) * x_norm + tl.abs(gradient.y_by_n) * n_norm, dtype, D)
-    x_by_x, x_by_n = to_x * gradient.x_by_x, to_x * gradient.x_by_n
-    y_by_x, y_by_n = to_y * gradient.y_by_x, to_y * gradient.y_by_n
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         x_part = load(x, columns)
         n = across(pair.coarse, pair.fine, x_part, load(y, columns))
         if GRAD_X is not None:
-            _put(GRAD_X, combine(x_by_x, x_part, x_by_n, n), tile, columns, D, ADD)
+            _put(GRAD_X, combine(gradient.x_by_x, x_part, gradient.x_by_n, n), tile, columns, D, ADD)
         if GRAD_Y is not None:
-            _put(GRAD_Y, combine(y_by_x, x_part, y_by_n, n), tile, columns, D, ADD)
+            _put(GRAD_Y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), tile, columns, D, ADD)
     store_scalars(GRAD_CURV, gradient.curv, tile)
+    if not ADD:
+        _saturate(GRAD_X, gradient.x_by_x, gradient.x_by_n, pair, x, y, tile, D, BLOCK_D)
+        _saturate(GRAD_Y, gradient.y_by_x, gradient.y_by_n, pair, x, y, tile, D, BLOCK_D)
+
+
+@triton.jit
+def _saturate(OUT, by_x, by_n, pair, x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Scale rows ``by_x x + by_n n`` of a gradient that do not fit."""
+    norm = tl.abs(by_x) * tl.sqrt(pair.x_sq) + tl.abs(by_n) * tl.sqrt(pair.n_sq)
+    if overflows(norm, OUT.dtype.element_ty):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load(x, columns)
+            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+            peak = tl.maximum(peak, tl.abs(combine(by_x, x_part, by_n, n)))
+        factor, half = fitting(tl.max(peak, axis=1), norm * 0.0 + 1.0, OUT.dtype.element_ty)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            x_part = load(x, columns)
+            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+            value = combine(factor * by_x, x_part, factor * by_n, n)
+            store(output_rows(OUT, tile, D), value * half[:, None] * half[:, None], columns)
 
 
 @triton.jit
@@ -134,7 +154,7 @@ def _put(OUT, value, tile, columns, D: tl.constexpr, ADD: tl.constexpr):
     rows = output_rows(OUT, tile, D)
     if ADD:
         value += load(rows, columns)
-    store_gradient(rows, value, columns)
+    store(rows, value, columns)
 
 
 @_formula_kernel
@@ -195,12 +215,21 @@ def norm_backward(
     x_norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     scale, by_curv = GRADIENT(grad, x_norm, c, options)
-    scale *= fitting(tl.abs(scale) * x_norm, X.dtype.element_ty, D)
     by_x = output_rows(GRAD_X, tile, D)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        store_gradient(by_x, scale[:, None] * load(x, columns), columns)
+        store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
+    if overflows(tl.abs(scale) * x_norm, GRAD_X.dtype.element_ty):
+        peak = zeros(tile, BLOCK_D)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            peak = tl.maximum(peak, tl.abs(scale[:, None] * load(x, columns)))
+        factor, half = fitting(tl.max(peak, axis=1), scale * 0.0 + 1.0, GRAD_X.dtype.element_ty)
+        for start in range(0, D, BLOCK_D):
+            columns = columns_from(start, tile, D, BLOCK_D)
+            value = (factor * scale)[:, None] * load(x, columns)
+            store(by_x, value * half[:, None] * half[:, None], columns)
 
 
 @triton.jit

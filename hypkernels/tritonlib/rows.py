@@ -165,26 +165,23 @@ def largest_number(dtype: tl.constexpr):
 
 
 @triton.jit
-def fitting(norm, dtype: tl.constexpr, D: tl.constexpr):
-    """What rows of a gradient with these norms are to be multiplied with to fit ``dtype``, for the most part 1.
-
-    Rows that cannot fit as they are get the largest number for their norm, and keep their direction: see
-    :mod:`hypkernels.saturation`. Of rows that may fit ``store_gradient`` stores what does.
-    """
-    limit = largest_number(dtype)
-    return tl.where(norm > limit * D**0.5, limit / norm, 1.0)
+def overflows(norm, dtype: tl.constexpr):
+    """Whether a component of rows with these norms may be beyond the range of ``dtype``."""
+    return tl.max((norm > largest_number(dtype)).to(tl.int32), axis=0) > 0
 
 
 @triton.jit
-def store_gradient(rows, value, columns):
-    """Components that ``fitting`` has left too large become the largest numbers."""
-    dtype = rows.dtype.element_ty
-    if dtype != tl.float64:
-        value = value.to(tl.float32)
-    limit = tl.full([], largest_number(dtype), value.dtype)
-    value = tl.minimum(value, limit, propagate_nan=tl.PropagateNan.ALL)
-    value = tl.maximum(value, -limit, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(rows + columns.index, rounded(value, dtype), mask=columns.mask)
+def fitting(peak, half, dtype: tl.constexpr):
+    """``(factor, half)``: what rows are to be multiplied with, ``factor * half**2``, to fit ``dtype``.
+
+    ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are. Kernels
+    store gradients as they are first and again in a branch that is hardly ever taken, since what is read in a
+    branch stays in no register. See :mod:`hypkernels.saturation`.
+    """
+    over = peak * half * half > largest_number(dtype)
+    # Twice the square root: the largest number over the peak may be infinite. Its square may round up.
+    root = tl.sqrt(peak * 0.0 + largest_number(dtype)) * (1.0 - 2.0**-50)
+    return tl.where(over, 1.0 / peak, 1.0), tl.where(over, root, half)
 
 
 @triton.jit

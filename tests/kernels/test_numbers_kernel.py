@@ -113,22 +113,6 @@ def assert_rows(actual, expected, tolerance):
     assert (error <= 2.1 * tolerance * largest + subnormal).all(), (error / largest).nan_to_num(0).max()
 
 
-def assert_gradient(actual, expected, tolerance):
-    """Directions are kept where the largest number is the norm, or nearly where it is some components."""
-    assert actual.isfinite().all()
-    largest, width = torch.finfo(actual.dtype).max, actual.shape[-1]
-    peak = expected.abs().amax(-1)
-    beyond = peak > (1 - 2.0**-20) * largest
-    assert_rows(actual[~beyond], expected[~beyond], tolerance)
-    if beyond.any():
-        unit, true = (one[beyond].double() / largest for one in (actual, expected))
-        assert (unit.norm(dim=-1) > 1 / 4 / width**0.5).all()
-        cosine = torch.nn.functional.cosine_similarity(unit, true)
-        assert (cosine > 0.5).all()
-        exact = unit.norm(dim=-1) <= 1 + 1e-6
-        assert (cosine[exact] > 1 - 4 * tolerance).all()
-
-
 def expected_results(name, points, scalars, upstream):
     """By the closed forms, with exponents of their own where float64's do not do."""
     module, count, options = OPS[name]
@@ -150,7 +134,7 @@ def check_results(name, points, scalars, upstream):
     assert_rows(actual.reshape(value.shape), value, TOLERANCE[out])
     grads = run(getattr(module, f"{name}_backward"), upstream.to(out), *points, *scalars, *options)
     for actual, true in zip(grads[:count], expected[:count], strict=True):
-        assert_gradient(actual, true, TOLERANCE[dtype])
+        assert_rows(actual, true, TOLERANCE[dtype])
     for actual, true in zip(grads[count:], expected[count:], strict=True):
         assert_rows(actual.unsqueeze(-1), true, 1e-10)
 
