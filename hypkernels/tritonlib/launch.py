@@ -18,8 +18,8 @@ MAX_TILE_ROWS = 64
 # Rows up to this width are held in registers. Wider ones are read tile by tile and again in each pass, from a
 # cache, since few are under way at a time.
 MAX_HELD_WIDTH = 4096
-# Of a wide row a thread takes half as many elements at a time: their sums need registers too. Of three rows at
-# once, half as many again.
+# Of a wide row a thread takes half as many elements at a time: their sums need registers too. Of three rows
+# at once, half as many again.
 WIDE_TILE = 2048
 WIDE_ROW_WARPS = 8
 # Blocks along the second dimension of a grid.
