@@ -19,6 +19,7 @@ from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, ratio, split_along
 from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants, total_or_each
 from hypkernels.tritonlib.rows import (
+    RARE_BLOCK,
     columns_from,
     combine,
     dot,
@@ -240,15 +241,16 @@ def _radial_backward(
         store_scalars(BY_SCALE, (f + stretch) * x_grad * unit * half * half, tile)
     bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
     if overflows(bound * tl.abs(scale) * half * half, out):
-        peak = zeros(tile, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        tl.debug_barrier()
+        peak = zeros(tile, RARE_BLOCK)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             x_part = load_in_units(x, unit, columns)
             peak = tl.maximum(peak, tl.abs(combine(along_grad, load(grad, columns), along_x, x_part)))
         factor, half = fitting(tl.max(peak, axis=1) * tl.abs(scale), half, out)
         factor *= scale
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
             value = combine(factor * along_grad, grad_part, factor * along_x, x_part)
             store(by_x, value * half[:, None] * half[:, None], columns)
@@ -332,6 +334,7 @@ def _exp_map_backward(
     v = input_rows(V, v_outer, v_inner, tile)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     x_grad, v_grad = dot(x, grad, tile, D, BLOCK_D), dot(v, grad, tile, D, BLOCK_D)
+    grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
     x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
     alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
     A2 = 1.0 + P2
@@ -352,11 +355,10 @@ def _exp_map_backward(
         store(by_v, _combine(S, grad_part, v_by_p, p, one, half, BY_V.dtype.element_ty), columns)
         store(by_x, _combine(x_by_grad, grad_part, x_by_p, p, one, half, BY_X.dtype.element_ty), columns)
     store_scalars(BY_CURV, slope * (across_sq + along_sq / A2) / c * half * half, tile)
-    grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
     x_norm, n_norm = tl.sqrt(x_sq), tl.sqrt(n_sq)
     rows = Rows(grad, x, v, grad_norm, x_norm, n_norm, coarse, fine, half)
-    _saturate(by_v, S, v_by_p * along, v_by_p * lateral, rows, tile, D, BLOCK_D)
-    _saturate(by_x, x_by_grad, x_by_p * along, x_by_p * lateral, rows, tile, D, BLOCK_D)
+    _saturate(by_v, S, v_by_p * along, v_by_p * lateral, rows, tile, D)
+    _saturate(by_x, x_by_grad, x_by_p * along, x_by_p * lateral, rows, tile, D)
 
 
 class Rows(NamedTuple):
@@ -374,18 +376,19 @@ class Rows(NamedTuple):
 
 
 @triton.jit
-def _saturate(out, by_grad, by_x, by_n, rows, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _saturate(out, by_grad, by_x, by_n, rows, tile, D: tl.constexpr):
     """Scale rows of a gradient that do not fit, see ``rows.fitting``."""
     bound = tl.abs(by_grad) * rows.grad_norm + tl.abs(by_x) * rows.x_norm + tl.abs(by_n) * rows.n_norm
     dtype = out.dtype.element_ty
     if overflows(bound * rows.half * rows.half, dtype):
-        peak = zeros(tile, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        tl.debug_barrier()
+        peak = zeros(tile, RARE_BLOCK)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             peak = tl.maximum(peak, tl.abs(_of_rows(by_grad, by_x, by_n, rows, columns)))
         factor, half = fitting(tl.max(peak, axis=1), rows.half, dtype)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             value = _of_rows(factor * by_grad, factor * by_x, factor * by_n, rows, columns)
             store(out, value * half[:, None] * half[:, None], columns)
 
@@ -465,6 +468,7 @@ def _log_map_backward(
         grad_sq += grad_part * grad_part
         n_grad += across(pair.coarse, pair.fine, x_part, load(y, columns)) * grad_part
     x_grad, n_grad = tl.sum(x_grad, axis=1), tl.sum(n_grad, axis=1)
+    grad_norm = tl.sqrt(tl.sum(grad_sq, axis=1))
     z, A, B, W = pair.z, pair.A, pair.B, pair.W
     sinh_d = tl.sqrt(z * (z + 2.0))
     f, slope = asinhc(sinh_d), (1.0 + z) * asinhc_slope(sinh_d)
@@ -483,9 +487,9 @@ def _log_map_backward(
         store(by_y, tl.fma(f[:, None], grad_part, y_through_z), columns)
     store_scalars(BY_CURV, through_z.curv, tile)
     x_norm, n_norm, one = tl.sqrt(pair.x_sq), tl.sqrt(pair.n_sq), f * 0.0 + 1.0
-    rows = Rows(grad, x, y, tl.sqrt(tl.sum(grad_sq, axis=1)), x_norm, n_norm, pair.coarse, pair.fine, one)
-    _saturate(by_x, x_by_grad, through_z.x_by_x, through_z.x_by_n, rows, tile, D, BLOCK_D)
-    _saturate(by_y, f, through_z.y_by_x, through_z.y_by_n, rows, tile, D, BLOCK_D)
+    rows = Rows(grad, x, y, grad_norm, x_norm, n_norm, pair.coarse, pair.fine, one)
+    _saturate(by_x, x_by_grad, through_z.x_by_x, through_z.x_by_n, rows, tile, D)
+    _saturate(by_y, f, through_z.y_by_x, through_z.y_by_n, rows, tile, D)
 
 
 def aot_variants() -> Iterator[Variant]:

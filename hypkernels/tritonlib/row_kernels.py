@@ -27,6 +27,7 @@ from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.pair_geometry import across, pair_geometry
 from hypkernels.tritonlib.recording import DTYPE_NAMES, row_variants
 from hypkernels.tritonlib.rows import (
+    RARE_BLOCK,
     columns_from,
     combine,
     dot,
@@ -125,24 +126,25 @@ def pair_backward(
             _put(GRAD_Y, combine(gradient.y_by_x, x_part, gradient.y_by_n, n), tile, columns, D, ADD)
     store_scalars(GRAD_CURV, gradient.curv, tile)
     if not ADD:
-        _saturate(GRAD_X, gradient.x_by_x, gradient.x_by_n, pair, x, y, tile, D, BLOCK_D)
-        _saturate(GRAD_Y, gradient.y_by_x, gradient.y_by_n, pair, x, y, tile, D, BLOCK_D)
+        _saturate(GRAD_X, gradient.x_by_x, gradient.x_by_n, pair, x, y, tile, D)
+        _saturate(GRAD_Y, gradient.y_by_x, gradient.y_by_n, pair, x, y, tile, D)
 
 
 @triton.jit
-def _saturate(OUT, by_x, by_n, pair, x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _saturate(OUT, by_x, by_n, pair, x, y, tile, D: tl.constexpr):
     """Scale rows ``by_x x + by_n n`` of a gradient that do not fit."""
     norm = tl.abs(by_x) * tl.sqrt(pair.x_sq) + tl.abs(by_n) * tl.sqrt(pair.n_sq)
     if overflows(norm, OUT.dtype.element_ty):
-        peak = zeros(tile, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        tl.debug_barrier()
+        peak = zeros(tile, RARE_BLOCK)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             x_part = load(x, columns)
             n = across(pair.coarse, pair.fine, x_part, load(y, columns))
             peak = tl.maximum(peak, tl.abs(combine(by_x, x_part, by_n, n)))
         factor, half = fitting(tl.max(peak, axis=1), norm * 0.0 + 1.0, OUT.dtype.element_ty)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             x_part = load(x, columns)
             n = across(pair.coarse, pair.fine, x_part, load(y, columns))
             value = combine(factor * by_x, x_part, factor * by_n, n)
@@ -221,13 +223,14 @@ def norm_backward(
         store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
     if overflows(tl.abs(scale) * x_norm, GRAD_X.dtype.element_ty):
-        peak = zeros(tile, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        tl.debug_barrier()
+        peak = zeros(tile, RARE_BLOCK)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             peak = tl.maximum(peak, tl.abs(scale[:, None] * load(x, columns)))
         factor, half = fitting(tl.max(peak, axis=1), scale * 0.0 + 1.0, GRAD_X.dtype.element_ty)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
             value = (factor * scale)[:, None] * load(x, columns)
             store(by_x, value * half[:, None] * half[:, None], columns)
 

@@ -164,6 +164,11 @@ def largest_number(dtype: tl.constexpr):
         return 65504.0
 
 
+# Columns at a time where a branch that is hardly ever taken passes over rows: few registers, and no 128-bit
+# loads that a reader of the machine code would take for a second pass.
+RARE_BLOCK = tl.constexpr(1)
+
+
 @triton.jit
 def overflows(norm, dtype: tl.constexpr):
     """Whether a component of rows with these norms may be beyond the range of ``dtype``."""
@@ -175,8 +180,8 @@ def fitting(peak, half, dtype: tl.constexpr):
     """``(factor, half)``: what rows are to be multiplied with, ``factor * half**2``, to fit ``dtype``.
 
     ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are. Kernels
-    store gradients as they are first and again in a branch that is hardly ever taken, since what is read in a
-    branch stays in no register. See :mod:`hypkernels.saturation`.
+    store gradients as they are first and again, after a barrier, in a branch that is hardly ever taken and
+    reads ``RARE_BLOCK`` columns at a time. See :mod:`hypkernels.saturation`.
     """
     over = peak * half * half > largest_number(dtype)
     # Twice the square root: the largest number over the peak may be infinite. Its square may round up.
