@@ -229,6 +229,8 @@ def _radial_backward(
     f, stretch, half = _radial_factors(t, unit, BY_X.dtype.element_ty, EXPONENTIAL)
     along_grad, along_x = f, stretch * ratio(x_grad, norm * norm)
     out = BY_X.dtype.element_ty
+    bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
+    bound *= tl.abs(scale) * half * half
     by_x, factor = output_rows(BY_X, tile, D), f * 0.0 + scale
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
@@ -239,8 +241,7 @@ def _radial_backward(
     store_scalars(BY_CURV, by_curv * unit * half * half, tile)
     if SCALE is not None:
         store_scalars(BY_SCALE, (f + stretch) * x_grad * unit * half * half, tile)
-    bound = tl.abs(along_grad) * tl.sqrt(grad_sq) + tl.abs(along_x) * norm
-    if overflows(bound * tl.abs(scale) * half * half, out):
+    if overflows(bound, out):
         tl.debug_barrier()
         peak = zeros(tile, RARE_BLOCK)
         for start in range(0, D, RARE_BLOCK):
