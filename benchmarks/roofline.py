@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from benchmarks.sampling import Stopwatch
 
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
-MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+SMALLEST_MATRIX, MATRIX_SIZE = 512, {"cpu": 2048, "cuda": 8192}
+PRODUCT_SECONDS = 0.5
 SAMPLES = 5
 
 
@@ -45,11 +47,16 @@ def limit_seconds(operations: float, moved: float, measured: Mapping[str, object
 
 
 def _matrix_rate(dtype: torch.dtype, device: torch.device, *, tf32: bool) -> float:
-    size = MATRIX_SIZE[device.type]
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    with _float32_products("high" if tf32 else "highest"):
-        return 2.0 * size**3 / _best(lambda: torch.mm(a, b, out=out), device)
+    """Of the largest products that do not take long: a CPU without instructions for a type is very slow."""
+    size, rate = SMALLEST_MATRIX, 0.0
+    while True:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        with _float32_products("high" if tf32 else "highest"):
+            rate = max(rate, 2.0 * size**3 / _best(partial(torch.mm, a, b, out=out), device))
+        size *= 2
+        if size > MATRIX_SIZE[device.type] or 2.0 * size**3 / rate > PRODUCT_SECONDS:
+            return rate
 
 
 @contextmanager

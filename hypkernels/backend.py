@@ -1,11 +1,12 @@
 """Which implementation runs an op: one decision, from the tensors and the setting in force.
 
 - ``"triton"``: fused kernels, on a GPU. The pairwise functions have none.
-- ``"native"``: the compiled lane, :mod:`hypkernels.cpu`, for points on a CPU. It has to be asked for.
+- ``"native"``: compiled C++, :mod:`hypkernels.cpu`, on a CPU. ``pairwise_oxy_angle`` has none.
 - ``"torch"``: closed forms in PyTorch, on any device.
 - ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
   points, but free of every derivation. To compare with, not to train with.
-- ``"auto"``: Triton for points on a GPU, PyTorch elsewhere.
+- ``"auto"``: Triton for points on a GPU, the compiled C++ for those on a CPU; where these are missing or have
+  not the function, PyTorch.
 
 The environment variable ``HYPKERNELS_BACKEND`` sets the default, :func:`use_backend` overrides it.
 """
@@ -95,25 +96,23 @@ def choose(op: str, *tensors: Tensor, requested: str | None = None, refusal: str
     if requested in ("torch", "reference"):
         return Choice(requested, "as requested")
     device = tensors[0].device
-    if requested == "native":
-        on_cpu = None if device.type == "cpu" else f"{device.type} tensors; it computes on CPUs"
-        missing = on_cpu or refusal or _native_refusal()
-        if missing:
-            raise RuntimeError(f"hypkernels.{op} cannot run with backend 'native': {missing}")
-        return Choice("native", "as requested")
-    if requested == "auto" and device.type != "cuda":
+    if requested == "auto" and device.type not in _COMPILED:
         return Choice("torch", f"{device.type} tensors")
-    refusal = _platform_refusal(device) or refusal
-    if refusal is None:
-        return Choice("triton", "as requested" if requested == "triton" else f"{device.type} tensors")
-    if requested == "triton":
-        raise RuntimeError(f"hypkernels.{op} cannot run with backend 'triton': {refusal}")
-    _log_once(f"hypkernels.{op} runs with backend 'torch' and not 'triton': {refusal}")
-    return Choice("torch", refusal)
+    compiled = _COMPILED[device.type] if requested == "auto" else requested
+    missing = _MISSING[compiled](device)
+    if missing is None and refusal is None:
+        return Choice(compiled, "as requested" if requested == compiled else f"{device.type} tensors")
+    if requested == compiled:
+        raise RuntimeError(f"hypkernels.{op} cannot run with backend {compiled!r}: {missing or refusal}")
+    _log_once(
+        f"hypkernels{'' if missing else '.' + op} runs with backend 'torch' and not {compiled!r} for points "
+        f"on {device.type}: {missing or refusal}"
+    )
+    return Choice("torch", missing or str(refusal))
 
 
 @cache
-def _platform_refusal(device: torch.device) -> str | None:
+def _triton_missing(device: torch.device) -> str | None:
     """Why no kernel can run on ``device``, or None."""
     if find_spec("triton") is None:
         return "Triton is not installed"
@@ -129,10 +128,18 @@ def _platform_refusal(device: torch.device) -> str | None:
     return None
 
 
-def _native_refusal() -> str | None:
+def _native_missing(device: torch.device) -> str | None:
+    """Why the compiled library cannot run on ``device``, or None."""
+    if device.type != "cpu":
+        return f"{device.type} tensors; it computes on CPUs"
     from hypkernels.cpu import library  # when first asked for: importing hypkernels looks for no library
 
     return library.why_not()
+
+
+# What "auto" means, and why it may not be here.
+_COMPILED = {"cuda": "triton", "cpu": "native"}
+_MISSING = {"triton": _triton_missing, "native": _native_missing}
 
 
 @cache

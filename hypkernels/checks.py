@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Norms and curvatures whose products stay within float64.
+_SMALLEST, _LARGEST = 2.0**-160, 2.0**160
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -261,3 +263,30 @@ def check_target_values(targets: Tensor, columns: int) -> None:
             raise ValueError(
                 f"targets must be in [0, {columns}), indices of y, got values in [{low}, {high}]"
             )
+
+
+def check_differentiable_range(name: str, points: Sequence[Tensor], curv: Tensor) -> None:
+    """Refuse what the formulas of higher derivatives would make something wrong of: they multiply four norms.
+
+    Points narrower than float64 are always in range. A graph that is being compiled knows no values.
+    """
+    if torch.compiler.is_compiling():
+        return
+    is_wide = points[0].dtype == torch.float64
+    sizes = [torch.linalg.vector_norm(_plain(one), math.inf, -1) for one in points if is_wide]
+    if is_wide or curv.device.type == "cpu":
+        sizes.append(_plain(curv))
+    for one in sizes:
+        beyond = ((one > 0) & (one < _SMALLEST)) | ((one > _LARGEST) & one.isfinite())
+        if beyond.any():
+            raise ValueError(
+                f"hypkernels.{name} has forward mode and second derivatives for points and curvatures that "
+                f"are 0 or from 2**-160 to 2**160, got {one[beyond].flatten()[0].item():.3g}"
+            )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The values of a tensor within transforms of ``torch.func``."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.detach()

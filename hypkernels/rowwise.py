@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hypkernels import backend
-from hypkernels.checks import check_curv_value
+from hypkernels.checks import check_curv_value, check_differentiable_range
 from hypkernels.operators import Operator, batched, differentiable, register
 from hypkernels.saturation import copy_gradient
 
@@ -177,10 +177,15 @@ class RowwiseOp:
         return self._call(*arguments, setting)
 
     def _forward(self, *arguments: Any) -> Tensor:
-        points, scalars, options, launcher = self._unpack("", arguments)
+        points, scalars, options, choice, launcher = self._unpack("", arguments)
         if launcher:
-            return launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
-        return self._by_closed_form(points, scalars, options)
+            out = launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
+        else:
+            out = self._by_closed_form(points, scalars, options)
+        if _unfinished([out], choice):
+            on_cpu = ([one.cpu() for one in operands] for operands in (points, scalars))
+            out = self._by_closed_form(*on_cpu, options).to(out.device)
+        return out
 
     def of_batch(self, *operands: Tensor) -> Tensor:
         """The closed form of points and scalars, for other operators; without options."""
@@ -213,10 +218,16 @@ class RowwiseOp:
         return x.new_empty(x.shape if self.returns_points else x.shape[:-1], dtype=self._result(x)[1])
 
     def _backward(self, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        points, scalars, options, launcher = self._unpack("_backward", arguments)
+        points, scalars, options, choice, launcher = self._unpack("_backward", arguments)
         if launcher:
-            return launcher(grad, *points, *(beside(one, points[0]) for one in scalars), *options)
-        return self._gradients_by_closed_form(grad, points, scalars, options)
+            grads = launcher(grad, *points, *(beside(one, points[0]) for one in scalars), *options)
+        else:
+            grads = self._gradients_by_closed_form(grad, points, scalars, options)
+        if _unfinished(grads, choice):
+            on_cpu = ([one.cpu() for one in operands] for operands in (points, scalars))
+            found = self._gradients_by_closed_form(grad.cpu(), *on_cpu, options)
+            grads = tuple(one.to(grad.device) for one in found)
+        return grads
 
     def gradients_of_batch(self, grad: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
         """The gradients that belong to :meth:`of_batch`."""
@@ -259,6 +270,7 @@ class RowwiseOp:
 
     def _by_smooth_formula(self, *arguments: Any) -> Tensor:
         points, scalars = arguments[: self.points], arguments[self.points : self.tensors]
+        check_differentiable_range(self.name, points, scalars[-1])
         wide = (*(one.double() for one in points), *map(_column, scalars))
         out = self.smooth(*wide, *arguments[self.tensors : -1])
         return (out if self.returns_points else out.squeeze(-1)).to(self._result(points[0])[1])
@@ -268,14 +280,14 @@ class RowwiseOp:
         return (x.shape[-1], x.dtype) if self.returns_points else (1, result_dtype(x.dtype))
 
     def _unpack(self, suffix: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Points, scalars, options as floats; and the compiled function, if one is to run."""
+        """Points, scalars, options as floats; the implementation, and its function if it is compiled."""
         *operands, requested = arguments
         points, scalars = operands[: self.points], operands[self.points : self.tensors]
         check_curv_value(scalars[-1])
         choice = backend.choose(self.name, points[0], requested=requested).implementation
         module = {"triton": self.kernels, "native": "hypkernels.cpu.rows"}.get(choice)
         launcher = getattr(importlib.import_module(module), self.name + suffix) if module else None
-        return points, scalars, [one.item() for one in operands[self.tensors :]], launcher
+        return points, scalars, [one.item() for one in operands[self.tensors :]], choice, launcher
 
     def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
         samples = self._samples(info.batch_size, in_dims, arguments)
@@ -306,6 +318,19 @@ class RowwiseOp:
             for one, dim in tensors[self.points :]
         ]
         return [*points, *scalars]
+
+
+def _unfinished(results: Sequence[Tensor], choice: str) -> bool:
+    """Whether kernels or the formulas on a GPU left rows NaN that are beyond their range.
+
+    Only float64 rows can be. For those it is worth waiting for the GPU, as nobody trains with them.
+    """
+    x = results[0]
+    if x.dtype != torch.float64 or (x.device.type == "cpu" and choice != "triton"):
+        return False
+    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return False
+    return any(bool(one.isnan().any()) for one in results)
 
 
 def _finite_sum(terms: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Points are ``(rows, D)``, scalars of rows ``(rows, 1)``; the curvature is 0-d or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import factorial
+from math import factorial, log
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,9 @@ from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
 _COSH_TERMS = [1 / factorial(2 * j) for j in range(16)]
 _SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(16)]
 _ATANHC_TERMS = [1 / (2 * j + 1) for j in range(44)]
+# Beyond the first argument sinh and cosh come near float64's largest number, beyond the others cosh and sinhc
+# are larger than it.
+_TOP, _COSH_LIMIT, _SINHC_LIMIT = 700.0, 710.475860073943, 717.051007055155
 # Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
 _NEAR_ORIGIN = 2.0**-7
 
@@ -40,12 +43,14 @@ def sqrt_or_0(square: Tensor) -> Tensor:
 
 def cosh_of_square(q: Tensor) -> Tensor:
     """``cosh(sqrt(q))``, smooth at zero."""
-    return _near_and_far(q, q < 4, _COSH_TERMS, lambda q: torch.cosh(torch.sqrt(q)))
+    return _exponential(q, _COSH_TERMS, torch.cosh, lambda t: t - log(2), _COSH_LIMIT)
 
 
 def sinhc_of_square(q: Tensor) -> Tensor:
     """``sinh(sqrt(q)) / sqrt(q)``, smooth at zero."""
-    return _near_and_far(q, q < 4, _SINHC_TERMS, lambda q: torch.sinh(torch.sqrt(q)) / torch.sqrt(q))
+    return _exponential(
+        q, _SINHC_TERMS, lambda t: torch.sinh(t) / t, lambda t: t - torch.log(2 * t), _SINHC_LIMIT
+    )
 
 
 def asinhc_of_square(q: Tensor) -> Tensor:
@@ -57,8 +62,22 @@ def asinhc_of_square(q: Tensor) -> Tensor:
     return torch.where(near, series, far)
 
 
-def _near_and_far(q: Tensor, near: Tensor, terms: list[float], far: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.where(near, _polynomial(torch.where(near, q, 0.0), terms), where_safe(~near, far, q))
+def _exponential(
+    q: Tensor,
+    terms: list[float],
+    far: Callable[[Tensor], Tensor],
+    log_of_top: Callable[[Tensor], Tensor],
+    limit: float,
+) -> Tensor:
+    """A function of ``t = sqrt(q)``: by a series in ``q``, as ``far(t)``, by its logarithm where it is large.
+
+    Beyond the limit it is the largest number there is, a constant.
+    """
+    near, top, beyond = q < 4, q > _TOP**2, q > limit**2
+    series = _polynomial(torch.where(near, q, 0.0), terms)
+    value = torch.where(near, series, where_safe(~(near | top), lambda q: far(torch.sqrt(q)), q))
+    by_log = where_safe(top & ~beyond, lambda q: torch.exp(log_of_top(torch.sqrt(q))), q)
+    return torch.where(beyond, torch.finfo(q.dtype).max, torch.where(top, by_log, value))
 
 
 def _polynomial(argument: Tensor, terms: Sequence[float]) -> Tensor:

@@ -295,9 +295,39 @@ def repaired(points: int = 0) -> Callable[[Callable[..., Any]], Callable[..., An
             for index, result in enumerate(_as_tuple(results)):
                 yield result.saturated() if index < points else result.float64()
 
-        return _in_parts(formula, beyond)
+        whole = _in_parts(formula, beyond)
+
+        @wraps(formula)
+        def gradients(*arguments: Any) -> Any:
+            results = whole(*arguments)
+            rows = _overflown(results[:points], arguments)
+            if rows is not None:
+                for near, far in zip(
+                    results, beyond(*(_of_rows(rows, one) for one in arguments)), strict=True
+                ):
+                    near[rows] = far
+            return results
+
+        return gradients if points else whole
 
     return decorate
+
+
+def _overflown(results: Sequence[Tensor], arguments: Sequence[Any]) -> Tensor | None:
+    """On a CPU the rows, if any, whose results are not finite though all arguments are."""
+    if all(isinstance(one, Wide) or not _on_cpu(one) or math.isfinite(one.sum().item()) for one in results):
+        return None
+    rows = ~_finite_rows(results[0])
+    for one in results[1:]:
+        rows |= ~_finite_rows(one)
+    for one in arguments:
+        if isinstance(one, Tensor):
+            rows &= _finite_rows(one) if one.dim() else one.isfinite()
+    return rows if rows.any() else None
+
+
+def _finite_rows(rows: Tensor) -> Tensor:
+    return rows.isfinite().all(-1)
 
 
 def marked(formula: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,7 +35,6 @@ _ARGUMENTS = (
     "Tensor[] points, Tensor curv, Tensor logit_scale, Tensor[] targets, int[] rows, int[] columns, "
     "str similarity, bool symmetric, str? precision, str backend"
 )
-_IMPLEMENTATIONS = {"torch": "hypkernels.contrastive.strips", "triton": "hypkernels.contrastive.kernel"}
 
 
 class _Call(NamedTuple):
@@ -56,31 +55,31 @@ class _Call(NamedTuple):
     backend: str
 
     @property
-    def native(self) -> bool:
-        """Whether the compiled lane was asked for. What is beyond its range goes to PyTorch."""
-        return self.backend == "native"
+    def on_cpu(self) -> bool:
+        """Whether there is a place among the results for what the compiled lane keeps."""
+        return self.points[0].device.type == "cpu" and self.backend in ("auto", "native")
+
+    def implementation(self) -> str:
+        x = self.points[0]
+        float64 = x.dtype == torch.float64 and not self.on_cpu
+        refusal = "the points are float64, its logits are float32" if float64 else None
+        return backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal).implementation
 
     def run_native(self) -> list[Tensor] | None:
         """All that the operator returns, if the points are in range."""
-        backend.choose("contrastive_loss", self.points[0], requested=self.backend)
         done = native_module().forward(*self[:-2])
         return None if done is None else [*done[0], *done[1], torch.ones(1, dtype=torch.bool)]
 
     def for_native(self, *, by_native: bool) -> list[Tensor]:
-        """The last results: what the compiled lane keeps, and whether it computed the others."""
-        if not self.native:
+        """The last results on a CPU: what the compiled lane keeps, and whether it computed the others.
+
+        Of sizes that do not depend on whether it is there: a compiled graph may be run elsewhere.
+        """
+        if not self.on_cpu:
             return []
         kept = native_module().kept_bytes(self.points, self.rows, self.columns)
         x = self.points[0]
-        return [x.new_zeros(kept, dtype=torch.uint8), x.new_full((1,), by_native, dtype=torch.bool)]
-
-    def implementation(self) -> Any:
-        x = self.points[0]
-        if self.native:
-            return importlib.import_module(_IMPLEMENTATIONS["torch"])
-        refusal = "the points are float64, its logits are float32" if x.dtype == torch.float64 else None
-        choice = backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal)
-        return importlib.import_module(_IMPLEMENTATIONS[choice.implementation])
+        return [x.new_empty(kept, dtype=torch.uint8), x.new_full((1,), by_native, dtype=torch.bool)]
 
     def problems(self, summed: Sequence[Tensor], learns: Sequence[bool] | None = None) -> list[Problem]:
         x = self.points[0]
@@ -104,6 +103,11 @@ class _Call(NamedTuple):
 
 def native_module() -> Any:
     return importlib.import_module("hypkernels.cpu.contrastive")
+
+
+def pytorch_or_triton(choice: str) -> Any:
+    """The module of an implementation. What the compiled lane cannot take goes to PyTorch."""
+    return importlib.import_module(f"hypkernels.contrastive.{'kernel' if choice == 'triton' else 'strips'}")
 
 
 def contrastive_losses(*args: Any) -> list[Tensor]:
@@ -138,11 +142,12 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
     check_scale_values(call.logit_scale)
     for column, targets in zip(call.columns, call.targets, strict=True):
         check_target_values(targets, call.points[column].shape[0])
-    if call.native:
+    choice = call.implementation()
+    if choice == "native":
         results = call.run_native()
         if results is not None:
             return results
-    implementation = call.implementation()
+    implementation = pytorch_or_triton(choice)
     with torch.autocast(call.points[0].device.type, enabled=False):
         summed = implementation.summaries(call.points)
         parts = [
@@ -181,12 +186,12 @@ def _contrastive_losses_backward(
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
     call = _Call(*args)
-    if call.native:
+    if call.on_cpu:
         *saved, by_native = saved
         if by_native.item():
             return native_module().backward(grads, saved, learns[:-2], *call[:-2])
         saved = saved[:-1]
-    implementation = call.implementation()
+    implementation = pytorch_or_triton(call.implementation())
     total: list[Tensor | None] = [None] * len(call.points)
     scalars: list[Tensor] = []
     each = len(Statistics._fields)

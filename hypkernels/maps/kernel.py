@@ -20,6 +20,7 @@ from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, r
 from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants, total_or_each
 from hypkernels.tritonlib.rows import (
     RARE_BLOCK,
+    bounded,
     columns_from,
     combine,
     dot,
@@ -289,7 +290,7 @@ def _exp_map_forward(
     v = input_rows(V, v_outer, v_inner, tile)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
-    alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
+    alpha, P2, across_sq = coarse + fine, bounded(c * x_sq), c * n_sq
     along_sq = alpha * alpha * P2 / (1.0 + P2)
     P, tau = tl.sqrt(P2), tl.sqrt(along_sq + across_sq)
     cap, half = capped(tau)
@@ -337,7 +338,7 @@ def _exp_map_backward(
     x_grad, v_grad = dot(x, grad, tile, D, BLOCK_D), dot(v, grad, tile, D, BLOCK_D)
     grad_norm = tl.sqrt(dot(grad, grad, tile, D, BLOCK_D))
     x_sq, coarse, fine, n_sq = split_along(x, v, tile, D, BLOCK_D)
-    alpha, P2, across_sq = coarse + fine, c * x_sq, c * n_sq
+    alpha, P2, across_sq = coarse + fine, bounded(c * x_sq), c * n_sq
     A2 = 1.0 + P2
     along_sq = alpha * alpha * P2 / A2
     tau = tl.sqrt(along_sq + across_sq)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hypkernels import backend
-from hypkernels.checks import check_curv_value
+from hypkernels.checks import check_curv_value, check_differentiable_range
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
 from hypkernels.operators import Operator, batched, differentiable, register
@@ -77,10 +77,12 @@ class PairwiseOp:
 
     def _native(self, suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
         """The compiled function, if it is to run. It returns ``None`` for what is beyond its range."""
-        if requested != "native":
-            return None
         refusal = None if self.name in NATIVE else "it has no native implementation"
-        backend.choose(self.name, x, requested=requested, refusal=refusal)
+        if requested != "native" and (refusal or x.device.type != "cpu"):
+            return None
+        choice = backend.choose(self.name, x, requested=requested, refusal=refusal)
+        if choice.implementation != "native":
+            return None
         return getattr(importlib.import_module("hypkernels.cpu.pairwise"), self.name + suffix)
 
     def _by_definition(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
@@ -89,6 +91,7 @@ class PairwiseOp:
         return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor, backend: str) -> Tensor:
+        check_differentiable_range(self.name, (x, y), curv)
         return self.smooth_formula(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def _forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
@@ -99,8 +102,9 @@ class PairwiseOp:
                 return out
         out = self._fake_forward(x, y, curv, requested)
         if _beyond_range(x, y, curv):
+            on_cpu = x.cpu(), y.cpu(), curv.cpu()
             for row in range(x.shape[-2]):
-                out[..., row, :] = self.rowwise.of_batch(*_pairs_of_row(row, x, y, curv))
+                out[..., row, :] = self.rowwise.of_batch(*_pairs_of_row(row, *on_cpu))
             return out
         for (batch, rows, columns), _, _, tile, unit in self._tiles(x, y, curv):
             _by_batch(out)[batch, rows, columns] = unit * self.function.value(tile)
@@ -111,13 +115,14 @@ class PairwiseOp:
 
     def _backward(
         self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         if native := self._native("_backward", x, requested):
             gradients = native(grad, x, y, curv)
             if gradients is not None:
                 return gradients
         if _beyond_range(x, y, curv):
-            return self._backward_row_by_row(grad, x, y, curv)
+            grads = self._backward_row_by_row(*(one.cpu() for one in (grad, x, y, curv)))
+            return tuple(one.to(x.device) for one in grads)
         upstream = _by_batch(grad)
         grad_x, grad_y = (_by_batch(x.new_zeros(p.shape, dtype=torch.float64)) for p in (x, y))
         grad_curv = x.new_zeros(len(grad_x), dtype=torch.float64)
@@ -185,8 +190,8 @@ class PairwiseOp:
 
 
 def _beyond_range(x: Tensor, y: Tensor, curv: Tensor) -> bool:
-    """Whether products of these points may leave float64. On a GPU nobody waits to know: results are NaN."""
-    if x.device.type != "cpu":
+    """Whether products of these points may leave float64. For training on a GPU nobody waits to know."""
+    if x.device.type != "cpu" and x.dtype != torch.float64:
         return False
     c = curv.double().reshape(*curv.shape, 1, 1) if curv.dim() else curv.double()
     for points in (x, y):

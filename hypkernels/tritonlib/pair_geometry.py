@@ -12,7 +12,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from hypkernels.tritonlib.rows import columns_from, dot, load, zeros
+from hypkernels.tritonlib.rows import bounded, bounded_square, columns_from, dot, load, out_of_bounds, zeros
 
 # Lateral parts this small against what they were computed from (squared) are rounding, not direction.
 _ROUNDING_NOISE = tl.constexpr(2.0**-98)
@@ -75,8 +75,11 @@ def across(coarse, fine, x, y):
 
 @triton.jit
 def split_along(x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`."""
-    x_sq = dot(x, x, tile, D, BLOCK_D)
+    """Two Gram-Schmidt steps, the first with 8 significant bits: see :mod:`hypkernels.pair_geometry`.
+
+    NaN for float64 rows with a point out of bounds.
+    """
+    x_sq = bounded_square(x, tile, D, BLOCK_D)
     coarse = _leading_bits(ratio(dot(x, y, tile, D, BLOCK_D), x_sq))
     rest_x = zeros(tile, BLOCK_D)
     for start in range(0, D, BLOCK_D):
@@ -90,6 +93,7 @@ def split_along(x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
         n = across(coarse, fine, load(x, columns), load(y, columns))
         squares += n * n
     n_sq = tl.sum(squares, axis=1)
+    n_sq += out_of_bounds(y, tile, D, BLOCK_D)
     n_sq = tl.where(n_sq <= (n_sq + fine * fine * x_sq) * _ROUNDING_NOISE, 0.0, n_sq)
     return Split(x_sq, coarse, fine, n_sq)
 
@@ -98,8 +102,8 @@ def split_along(x, y, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
 def pair_geometry(x, y, c, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     x_sq, coarse, fine, n_sq = split_along(x, y, tile, D, BLOCK_D)
     alpha, alpha_minus_1 = coarse + fine, (coarse - 1.0) + fine
-    P2, N2 = c * x_sq, c * n_sq
-    Q2 = alpha * alpha * P2 + N2
+    P2, N2 = bounded(c * x_sq), c * n_sq
+    Q2 = bounded(alpha * alpha * P2 + N2)
     A, B = tl.sqrt(1.0 + P2), tl.sqrt(1.0 + Q2)
     AB, G = A * B, alpha * P2
     same_side = alpha > 0.0

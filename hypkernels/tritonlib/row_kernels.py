@@ -28,9 +28,9 @@ from hypkernels.tritonlib.pair_geometry import across, pair_geometry
 from hypkernels.tritonlib.recording import DTYPE_NAMES, row_variants
 from hypkernels.tritonlib.rows import (
     RARE_BLOCK,
+    bounded_square,
     columns_from,
     combine,
-    dot,
     fitting,
     input_rows,
     load,
@@ -181,9 +181,10 @@ def norm_forward(
 ):
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
-    x_norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+    x_norm = tl.sqrt(bounded_square(x, tile, D, BLOCK_D))
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
-    store_scalars(OUT, VALUE(x_norm, c, float64_options(O0, O1, O2, O3)), tile)
+    value = VALUE(x_norm, c, float64_options(O0, O1, O2, O3))
+    store_scalars(OUT, tl.where(x_norm == x_norm, value, x_norm), tile)
 
 
 @_formula_kernel
@@ -214,7 +215,7 @@ def norm_backward(
     x = input_rows(X, x_outer, x_inner, tile)
     grad = load_scalars(GRAD, grad_outer, grad_inner, tile)
     options = float64_options(O0, O1, O2, O3)
-    x_norm = tl.sqrt(dot(x, x, tile, D, BLOCK_D))
+    x_norm = tl.sqrt(bounded_square(x, tile, D, BLOCK_D))
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
     scale, by_curv = GRADIENT(grad, x_norm, c, options)
     by_x = output_rows(GRAD_X, tile, D)

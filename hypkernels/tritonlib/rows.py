@@ -104,6 +104,45 @@ def dot(a, b, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     return tl.sum(total, axis=1)
 
 
+# What formulas of several squares may meet: norms, and squares of norms times the curvature.
+_SMALLEST_NORM, _LARGEST_NORM = tl.constexpr(2.0**-250), tl.constexpr(2.0**160)
+_SMALLEST_SQUARE, _LARGEST_SQUARE = tl.constexpr(2.0**-500), tl.constexpr(2.0**320)
+
+
+@triton.jit
+def bounded(square):
+    """NaN in place of a square out of bounds, of which formulas would make something wrong."""
+    tiny = (square > 0.0) & (square < _SMALLEST_SQUARE)
+    return tl.where(tiny | (square > _LARGEST_SQUARE), float("nan"), square)
+
+
+@triton.jit
+def bounded_square(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """``|x|^2``, NaN out of bounds, which only float64 rows can be: their largest component tells."""
+    square = dot(x, x, tile, D, BLOCK_D)
+    return square + out_of_bounds(x, tile, D, BLOCK_D)
+
+
+@triton.jit
+def out_of_bounds(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """NaN for rows with a norm out of bounds, 0 for others."""
+    if x.dtype.element_ty == tl.float64:
+        largest = largest_component(x, tile, D, BLOCK_D)
+        tiny = (largest > 0.0) & (largest < _SMALLEST_NORM)
+        return tl.where(tiny | (largest > _LARGEST_NORM), float("nan"), 0.0)
+    else:
+        return 0.0
+
+
+@triton.jit
+def largest_component(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    largest = zeros(tile, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        columns = columns_from(start, tile, D, BLOCK_D)
+        largest = tl.maximum(largest, tl.abs(load(x, columns)))
+    return tl.max(largest, axis=1)
+
+
 @triton.jit
 def row_norm(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """``(norm, unit)``, whose product is the norm of each row.
@@ -111,11 +150,7 @@ def row_norm(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     The unit is a power of two that float64 rows need for squares of any size; of narrower ones it is 1.
     """
     if x.dtype.element_ty == tl.float64:
-        largest = zeros(tile, BLOCK_D)
-        for start in range(0, D, BLOCK_D):
-            columns = columns_from(start, tile, D, BLOCK_D)
-            largest = tl.maximum(largest, tl.abs(load(x, columns)))
-        unit = unit_of(tl.max(largest, axis=1))
+        unit = unit_of(largest_component(x, tile, D, BLOCK_D))
         total = zeros(tile, BLOCK_D)
         for start in range(0, D, BLOCK_D):
             columns = columns_from(start, tile, D, BLOCK_D)
@@ -165,8 +200,8 @@ def largest_number(dtype: tl.constexpr):
 
 
 # Columns at a time where a branch that is hardly ever taken passes over rows: few registers, and no 128-bit
-# loads that a reader of the machine code would take for a second pass.
-RARE_BLOCK = tl.constexpr(1)
+# loads that a reader of the machine code would take for a second pass. The interpreter takes as long for one.
+RARE_BLOCK = tl.constexpr(128 if _INTERPRETED else 1)
 
 
 @triton.jit

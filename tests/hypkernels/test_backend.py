@@ -26,7 +26,7 @@ NOT_HERE = "hypkernels.exp_map0 cannot run with backend 'triton': "
 @pytest.fixture(autouse=True)
 def _no_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    caches = (backend._platform_refusal, backend._log_once)
+    caches = (backend._triton_missing, backend._log_once)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -50,7 +50,7 @@ def kernels(monkeypatch):
 
     module = SimpleNamespace(exp_map0=exp_map0, exp_map0_backward=exp_map0_backward)
     monkeypatch.setitem(sys.modules, "hypkernels.maps.kernel", module)
-    monkeypatch.setattr(backend, "_platform_refusal", lambda device: None)
+    monkeypatch.setitem(backend._MISSING, "triton", lambda device: None)
     return calls
 
 
@@ -145,14 +145,36 @@ def test_choice_for_a_gpu(requested, refusal, implementation, reason, monkeypatc
 @pytest.mark.parametrize(
     ("requested", "implementation", "reason"),
     [
-        ("auto", "torch", "cpu tensors"),
+        ("auto", "native", "cpu tensors"),
+        ("native", "native", "as requested"),
         ("torch", "torch", "as requested"),
         ("reference", "reference", "as requested"),
     ],
 )
-def test_choice_for_a_cpu(requested, implementation, reason, caplog):
+def test_choice_for_a_cpu(requested, implementation, reason, monkeypatch, caplog):
+    monkeypatch.setitem(backend._MISSING, "native", lambda device: None)
     with hk.use_backend(requested):
         assert backend.choose("exp_map0", X) == (implementation, reason)
+    assert not caplog.records
+
+
+def test_a_cpu_without_the_compiled_lane(monkeypatch, caplog):
+    """Everything works, and it is said once, at the first call, why it is not as fast as it may be."""
+    monkeypatch.setitem(backend._MISSING, "native", lambda device: "there was no compiler")
+    with caplog.at_level(logging.WARNING, logger="hypkernels"):
+        for function in (hk.exp_map0, hk.dist0, lambda x: hk.pairwise_dist(x, x), hk.dist0):
+            function(X)
+        hk.contrastive_loss(X, X)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "hypkernels runs with backend 'torch' and not 'native' for points on cpu: there was no compiler"
+    )
+    with hk.use_backend("native"), pytest.raises(RuntimeError, match="'native': there was no compiler"):
+        hk.dist0(X)
+
+
+def test_what_the_compiled_lane_has_not_runs_in_silence(caplog):
+    hk.pairwise_oxy_angle(X, X)
     assert not caplog.records
 
 
@@ -161,9 +183,8 @@ def test_triton_runs_on_a_cpu_in_its_interpreter_only(monkeypatch):
     with hk.use_backend("triton"), pytest.raises(RuntimeError, match=NOT_HERE + reason):
         hk.exp_map0(X)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    backend._platform_refusal.cache_clear()
+    backend._triton_missing.cache_clear()
     assert backend.choose("exp_map0", X, requested="triton").implementation == "triton"
-    assert backend.choose("exp_map0", X, requested="auto").implementation == "torch"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +206,9 @@ def test_what_a_gpu_lacks(name, value, reason, monkeypatch, caplog):
         for _ in range(3):
             assert backend.choose("exp_map0", on_gpu(2, 3)).implementation == "torch"
     (record,) = caplog.records
-    assert record.getMessage().startswith("hypkernels.exp_map0 runs with backend 'torch' and not 'triton': ")
+    assert record.getMessage().startswith(
+        "hypkernels runs with backend 'torch' and not 'triton' for points on cuda: "
+    )
 
 
 @pytest.mark.parametrize("name", ["pairwise_inner", "pairwise_dist", "pairwise_oxy_angle"])
@@ -261,7 +284,8 @@ def assert_reference_agrees(name, dtype, monkeypatch, wrap=lambda op: op):
         out = op(*arguments)
         return [out, *torch.autograd.grad(out, arguments, torch.ones_like(out))]
 
-    expected = with_gradients(getattr(hk, name))
+    with hk.use_backend("torch"):
+        expected = with_gradients(getattr(hk, name))
     monkeypatch.setattr(rowwise, "map_rows", None)
     monkeypatch.setattr(pairwise_op.PairwiseOp, "_tiles", None)
     with hk.use_backend("reference"):

@@ -11,6 +11,7 @@ from mpmath import mpf
 
 import hypkernels as hk
 from hypkernels.cone import closed_form as cone
+from hypkernels.cpu import library
 from hypkernels.distance import closed_form as distance
 from hypkernels.entailment import closed_form as entailment
 from hypkernels.maps import closed_form as maps
@@ -231,6 +232,27 @@ def test_gradients_at_subnormal_points_keep_their_direction():
     _, (by_x, by_y, _), _ = results("oxy_angle", [x, y], 1.0, row(1.0))
     torch.testing.assert_close(by_x, row(0.0, -LARGEST), rtol=0, atol=1)
     torch.testing.assert_close(by_y, row(-1.0, 0.0), rtol=1e-15, atol=1e-300)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "entailment_loss"])
+def test_a_huge_upstream_gradient_keeps_its_direction(name, backend):
+    """Gradients are linear in it, up to the largest number."""
+    if backend == "native" and library.why_not():
+        pytest.skip(library.why_not())
+    shape = (2, 3)
+    points = [1e-3 * randn(*shape, seed=seed) for seed in range(1 if name in ONE_POINT else 2)]
+    points[0][0] *= 3e4  # the exponential of a long vector
+    points = [one.requires_grad_() for one in points]
+    with hk.use_backend(backend):
+        out = getattr(hk, name)(*points)
+        ones, huge = (
+            torch.autograd.grad(out, points, torch.full_like(out, upstream), retain_graph=True)
+            for upstream in (1.0, 1e300)
+        )
+    for by, scaled in zip(ones, huge, strict=True):
+        expected = torch.stack([(Wide(row) * 1e300).saturated() for row in by])
+        torch.testing.assert_close(scaled, expected, rtol=1e-9, atol=0)
 
 
 def test_arithmetic_of_wide_numbers():

@@ -1,6 +1,7 @@
 """The twice differentiable formulas: values and first and second derivatives against 240 digits."""
 
 import math
+import re
 
 import mpmath as mp
 import pytest
@@ -10,6 +11,8 @@ from mpmath import mpf
 from rowwise_cases import MIN_RADIUS, REGIMES, points, tangents
 from torch.autograd import gradcheck, gradgradcheck
 
+import hypkernels as hk
+from hypkernels import smooth_geometry
 from hypkernels.cone import smooth as cone
 from hypkernels.distance import smooth as distance
 from hypkernels.entailment import smooth as entailment
@@ -226,3 +229,59 @@ def test_functional_transforms(name):
             lambda x, row=row: of_row(x, *(v[row] for v in vectors[1:])), vectors[0][row]
         )
         torch.testing.assert_close(actual[row], expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("formula", ["cosh", "sinhc"])
+def test_exponentials_up_to_the_largest_number(formula):
+    """In float64 to a few units, although ``exp`` itself overflows before; beyond it stays a number."""
+    function = {"cosh": smooth_geometry.cosh_of_square, "sinhc": smooth_geometry.sinhc_of_square}[formula]
+    last = {"cosh": 710.47, "sinhc": 717.05}[formula]
+    for t in (2.0, 2.5, 30.0, 350.0, 709.0, last):
+        q = torch.tensor(t, dtype=torch.float64).square().requires_grad_()
+        value = function(q)
+        (slope,) = torch.autograd.grad(value, q)
+        root = mp.sqrt(mpf(q.item()))
+        of_square = {"cosh": mp.cosh, "sinhc": lambda r: mp.sinh(r) / r}[formula]
+        assert value.item() == pytest.approx(float(of_square(root)), rel=3e-13)
+        true = mp.diff(lambda q, f=of_square: f(mp.sqrt(q)), mpf(q.item()))
+        assert slope.item() == pytest.approx(float(true), rel=1e-11)
+    for t in (last + 0.1, 1e3, 1e10):
+        assert function(torch.tensor(t * t, dtype=torch.float64)).item() == torch.finfo(torch.float64).max
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [100.0, 715.0, 1000.0, 3e4])
+def test_forward_mode_beyond_the_range_of_exponentials(length, dtype):
+    """Large, or infinite, with the right sign, and 0 where it is 0."""
+    v, along = torch.tensor([[-length, 0.0]], dtype=dtype), torch.tensor([[1.0, 0.0]], dtype=dtype)
+    for function in (
+        hk.exp_map0,
+        lambda v: hk.scaled_exp_map0(v, 1.5),
+        lambda v: hk.exp_map(torch.tensor([[-1.0, 0.0]], dtype=dtype), v),
+    ):
+        value, tangent = torch.func.jvp(function, (v,), (along,))
+        torch.testing.assert_close(value, function(v))
+        assert (tangent[0, 0] > 1e30) & (tangent[0, 1] == 0), tangent
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e60, 1e200])
+@pytest.mark.parametrize("name", ["dist0", "elementwise_dist", "pairwise_dist", "exp_map0"])
+def test_higher_derivatives_refuse_what_leaves_their_range(name, size):
+    x = torch.full((2, 3), size, dtype=torch.float64, requires_grad=True)
+    others = [torch.ones(2, 3, dtype=torch.float64)] * ("dist0" not in name and name != "exp_map0")
+
+    def function(x, curv=1.0):
+        return getattr(hk, name)(x, *others, curv).sum()
+
+    refused = pytest.raises(
+        ValueError, match=rf"hypkernels.{name} has forward .* got {re.escape(f'{size:.3g}')}"
+    )
+    with refused:
+        torch.func.jvp(function, (x,), (x,))
+    with refused:
+        torch.func.vmap(lambda x: torch.func.jvp(function, (x,), (x,)))(x)
+    (slope,) = torch.autograd.grad(function(x), x, create_graph=True)
+    with refused:
+        slope.sum().backward()
+    with refused:
+        torch.func.jvp(lambda x: function(x, size), (torch.ones_like(x),), (torch.ones_like(x),))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from row_kernel_cases import run
 
+import hypkernels as hk
 from hypkernels.cone import kernel as cone
 from hypkernels.distance import kernel as distance
 from hypkernels.entailment import kernel as entailment
@@ -48,8 +49,11 @@ def curvatures(batch, layout):
     }[layout]
 
 
-@pytest.mark.parametrize("layout", ["dense", "of the outer rows", "of the inner rows", "expanded"])
-@pytest.mark.parametrize("width", [5, 300])
+LAYOUTS = ("dense", "of the outer rows", "of the inner rows", "expanded")
+
+
+# The interpreter takes long for wide rows.
+@pytest.mark.parametrize(("width", "layout"), [*((5, layout) for layout in LAYOUTS), (300, "dense")])
 @pytest.mark.parametrize("name", OPS)
 def test_a_curvature_for_each_row(name, width, layout):
     """As row by row with its own one; the gradient by it is that of each row."""
@@ -160,11 +164,42 @@ OF_PAIRS = ["exp_map", "log_map", "elementwise_inner", "elementwise_dist", "oxy_
 @pytest.mark.parametrize("width", [1, 5, 300])
 @pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
 def test_narrow_points_of_every_size(name, width, dtype):
-    points = [points_of_all_sizes(dtype, width, seed, 64) for seed in (0, 7)][: OPS[name][1]]
-    curv = torch.tensor([0.7, 1e-2, 1e4, 3.0], dtype=torch.float64).repeat(16)
-    upstream = torch.rand(64, generator=torch.Generator().manual_seed(4)) + 0.1
+    chosen = slice(None, None, 1 if width < 100 else 5)  # of all pairs of sizes; wide rows take long
+    points = [points_of_all_sizes(dtype, width, seed, 64)[chosen] for seed in (0, 7)][: OPS[name][1]]
+    curv = torch.tensor([0.7, 1e-2, 1e4, 3.0], dtype=torch.float64).repeat(16)[chosen]
+    upstream = torch.rand(64, generator=torch.Generator().manual_seed(4))[chosen] + 0.1
     if name == "exp_map" and width == 1:  # inward two terms cancel, which are beyond all numbers here
         points[1] = points[1].abs() * points[0].sign()
     if name in ("exp_map", "log_map"):
-        upstream = points_of_all_sizes(torch.float16, width, 3, 64).to(dtype)
+        upstream = points_of_all_sizes(torch.float16, width, 3, 64)[chosen].to(dtype)
     check_results(name, points, [curv], upstream)
+
+
+@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+def test_float64_points_beyond_the_range_of_a_kernel(name):
+    """It leaves them NaN and nothing wrong beside; the public function then is right."""
+    sizes = torch.tensor([1e-300, 1e-160, 1e-60, 1e-3, 0.0, 1.0, 1e40, 1e160, 1e300], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    points = [torch.randn(9, 9, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    points = [points[0] * sizes[:, None, None], points[1] * sizes[:, None]][: OPS[name][1]]
+    if name == "exp_map":
+        points[1] = points[1].clamp(-50, 50)
+    curv = torch.tensor(0.7, dtype=torch.float64)
+    by_kernel = launched(name, points, curv)
+    names = ("aperture_scale", "min_radius", "margin", "leak")
+    options = dict(zip(names, LOSS_OPTIONS, strict=True), reduction="none") if "loss" in name else {}
+
+    def public(backend):
+        leaves = [p.clone().requires_grad_() for p in (*points, curv)]
+        with hk.use_backend(backend):
+            out = getattr(hk, name)(*leaves, **options)
+            return [out.detach(), *torch.autograd.grad(out.sum(), leaves)]
+
+    expected = public("torch")
+    for kernel, actual, true in zip(by_kernel, public("triton"), expected, strict=True):
+        torch.testing.assert_close(actual, true, rtol=1e-11, atol=0)
+        if kernel.shape == actual.shape[:2] or kernel.dim() > 2:
+            torch.testing.assert_close(
+                kernel, true.where(~kernel.isnan(), torch.nan), rtol=1e-11, atol=0, equal_nan=True
+            )
+    assert by_kernel[0].isnan().any()

@@ -15,9 +15,13 @@ constexpr int64_t OUT_ROWS = 256;                      // of a product with the 
 constexpr int64_t FEW = 32;                            // terms of a column that are summed in the tile's precision
 constexpr int64_t FEW_VECTORS = 16;                    // of a row
 constexpr double LEAST_LOG_SUM = -60, LARGEST_SPREAD = 32, LARGEST_EXPONENT = 64;
-// Where points of float32 can be told apart by their norms and z^2 is a float; beyond it PyTorch computes.
+// Norms, times k, of which z^2 and z^-2 are numbers and which tell points apart; beyond them PyTorch computes.
 inline double largest_norm(const float*) { return 1.1e9; }
-inline double largest_norm(const double*) { return 1e70; }
+inline double largest_norm(const double*) { return 1e40; }
+inline double least_norm(const float*) { return 1e-12; }
+inline double least_norm(const double*) { return 1e-60; }
+// Logits of a unit of the gap, in which the rounding of a pair's z shows; of the inner product it is absolute.
+constexpr double LARGEST_SCALE = 1024, LARGEST_SCALE_OF_INNER = 128;
 constexpr double FARTHEST_NEAR = 0.6;  // z; beyond it nothing cancels in a gap's derivatives
 
 inline double log_add(double a, double b) {
@@ -220,13 +224,18 @@ class ContrastiveRun {
 
   bool in_range() const {
     if (!(c >= LEAST_CURV && c <= LARGEST_CURV)) return false;
-    const double largest = largest_norm((const F*)nullptr);
+    const double largest = largest_norm((const F*)nullptr), least = least_norm((const F*)nullptr);
     bool all = true;
     for (int64_t s = 0; s < q.n_sets; ++s)
       for (int64_t i = 0; i < sides[s].count; ++i) {
         const double P = k * root(sides[s].table[i * table_width]);
-        all &= P <= largest && (!wide || P >= 1e-70);
+        // A square that underflows is one of a double alone, and 0 may be one.
+        all &= P <= largest && (P >= least || (P == 0 && !wide));
       }
+    const double largest_scale = q.similarity == SIM_INNER ? LARGEST_SCALE_OF_INNER : LARGEST_SCALE;
+    for (int64_t n = 0; n < q.n_pairings; ++n)
+      for (int64_t i = 0; i < (q.scale_stride ? pairs[n].M : 1); ++i)
+        all &= q.scale[i * q.scale_stride] * unit <= largest_scale;
     return all;
   }
 

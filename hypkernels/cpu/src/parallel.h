@@ -47,10 +47,10 @@ void for_tasks(int64_t tasks, int threads, const Body& body) {
 }
 
 // A sum in an order that depends on the count alone, in which errors do not pile up.
-inline double total_of(const double* terms, int64_t count) {
+inline double pairwise_sum(const double* terms, int64_t count) {
   if (count > 256) {
     const int64_t half = count / 2;
-    return total_of(terms, half) + total_of(terms + half, count - half);
+    return pairwise_sum(terms, half) + pairwise_sum(terms + half, count - half);
   }
   double sums[8] = {};
   int64_t i = 0;
@@ -58,6 +58,15 @@ inline double total_of(const double* terms, int64_t count) {
     for (int lane = 0; lane < 8; ++lane) sums[lane] += terms[i + lane];
   for (; i < count; ++i) sums[i % 8] += terms[i];
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+// Also of terms that are infinite with different signs: each is at most its share of the largest number. They are
+// changed only if the sum is not finite.
+inline double total_of(double* terms, int64_t count) {
+  const double total = pairwise_sum(terms, count), limit = 1.7976931348623157e308 / (count > 0 ? count : 1);
+  if (__builtin_fabs(total) <= 1.7976931348623157e308) return total;
+  for (int64_t i = 0; i < count; ++i) terms[i] = terms[i] > limit ? limit : terms[i] < -limit ? -limit : terms[i];
+  return pairwise_sum(terms, count);
 }
 
 }  // namespace

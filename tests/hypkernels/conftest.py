@@ -1,0 +1,30 @@
+"""Files of tests that are of the PyTorch implementation; the others take what a machine has, ``"auto"``.
+
+The compiled lane has files of its own, ``test_cpu_*.py`` and ``test_native_backend.py``, in which it is
+compared with this implementation and with the definitions.
+"""
+
+import pytest
+
+from hypkernels import use_backend
+
+OF_PYTORCH = {
+    "test_cone",
+    "test_contrastive",
+    "test_curvatures",
+    "test_distance",
+    "test_entailment",
+    "test_maps",
+    "test_pairwise",
+    "test_registration",
+    "test_scaled_map",
+}
+
+
+@pytest.fixture(autouse=True)
+def _implementation(request):
+    if request.module.__name__ not in OF_PYTORCH:
+        yield
+        return
+    with use_backend("torch"):
+        yield
