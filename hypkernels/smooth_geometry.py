@@ -21,9 +21,9 @@ from torch import Tensor
 from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
 
 # Each to the term that falls below 1e-18 of the second derivative's sum at the switch-over argument.
-_COSH_TERMS = [1 / factorial(2 * j) for j in range(16)]
-_SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(16)]
-_ATANHC_TERMS = [1 / (2 * j + 1) for j in range(44)]
+_COSH_TERMS = [1 / factorial(2 * j) for j in range(13)]
+_SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(12)]
+_ATANHC_TERMS = [1 / (2 * j + 1) for j in range(19)]
 # Beyond the first argument sinh and cosh come near float64's largest number, beyond the others cosh and sinhc
 # are larger than it.
 _TOP, _COSH_LIMIT, _SINHC_LIMIT = 700.0, 710.475860073943, 717.051007055155
@@ -55,7 +55,7 @@ def sinhc_of_square(q: Tensor) -> Tensor:
 
 def asinhc_of_square(q: Tensor) -> Tensor:
     """``asinh(sqrt(q)) / sqrt(q)``, smooth at zero: there ``atanh(sqrt(w)) / sqrt(w) * sqrt(1 - w)``."""
-    near = q < 0.5
+    near = q < 1 / 16
     w = torch.where(near, q, 0.0) / (1 + torch.where(near, q, 0.0))
     series = _polynomial(w, _ATANHC_TERMS) * torch.sqrt(1 - w)
     far = where_safe(~near, lambda q: torch.asinh(torch.sqrt(q)) / torch.sqrt(q), q)
@@ -73,7 +73,7 @@ def _exponential(
 
     Beyond the limit it is the largest number there is, a constant.
     """
-    near, top, beyond = q < 4, q > _TOP**2, q > limit**2
+    near, top, beyond = q < 1, q > _TOP**2, q > limit**2
     series = _polynomial(torch.where(near, q, 0.0), terms)
     value = torch.where(near, series, where_safe(~(near | top), lambda q: far(torch.sqrt(q)), q))
     by_log = where_safe(top & ~beyond, lambda q: torch.exp(log_of_top(torch.sqrt(q))), q)

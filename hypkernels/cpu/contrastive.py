@@ -20,6 +20,7 @@ from torch import Tensor
 from hypkernels.cpu.library import load
 from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
+from hypkernels.saturation import saturated
 
 SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
 # Kept from the forward to the backward pass, at most.
@@ -105,6 +106,11 @@ def backward(
 
     ``learns`` tells of each set whether it learns. Gradients by the scalars are float64.
     """
+    if points[0].dtype == torch.float16:  # whose range a gradient may leave
+        arguments = ([one.float() for one in points], curv, scale, targets, rows, columns, similarity, symmetric)
+        results = backward(grads, saved, learns, *arguments)
+        by_points, by_scalars = results[: len(points)], results[len(points) :]
+        return [*(saturated(one.double(), torch.float16).half() for one in by_points), *by_scalars]
     points = [_dense(one) for one in points]
     by_points = [
         torch.empty(one.shape if learning else 0, dtype=one.dtype)

@@ -316,9 +316,11 @@ def test_compile_with_changing_numbers(name):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", [name for name, one in SUBJECTS.items() if name == one.public])
+@pytest.mark.parametrize(
+    "name", ["scaled_exp_map0", "half_aperture", "pairwise_dist", "entailment_loss", "contrastive_loss"]
+)
 def test_inductor_with_changing_numbers(name):
-    """It has kept old values: see ``checks.constant``. The other subjects call the same operators."""
+    """It has kept old values: see ``checks.constant``. One function for each way in which they come."""
     compare_changing_numbers(name, "inductor")
 
 
@@ -334,7 +336,9 @@ def test_transforms_in_a_compiled_function(name):
         _, tangent = torch.func.jvp(function, arguments, along)
         return *by, tangent
 
-    compiled = torch.compile(together, fullgraph=True, backend="aot_eager")
+    # Of a graph within a graph AOTAutograd takes four times as long as Dynamo: one of each kind.
+    whole = name in ("exp_map0", "dist0", "pairwise_inner")
+    compiled = torch.compile(together, fullgraph=True, backend="aot_eager" if whole else "eager")
     assert_close(compiled(*arguments), together(*arguments))
 
 

@@ -22,6 +22,7 @@ inline double least_norm(const float*) { return 1e-12; }
 inline double least_norm(const double*) { return 1e-60; }
 // Logits of a unit of the gap, in which the rounding of a pair's z shows; of the inner product it is absolute.
 constexpr double LARGEST_SCALE = 1024, LARGEST_SCALE_OF_INNER = 128;
+constexpr double LARGEST_INNER = 1e15;  // of its logits
 constexpr double FARTHEST_NEAR = 0.6;  // z; beyond it nothing cancels in a gap's derivatives
 
 inline double log_add(double a, double b) {
@@ -225,14 +226,20 @@ class ContrastiveRun {
   bool in_range() const {
     if (!(c >= LEAST_CURV && c <= LARGEST_CURV)) return false;
     const double largest = largest_norm((const F*)nullptr), least = least_norm((const F*)nullptr);
+    double farthest = 0;
     bool all = true;
     for (int64_t s = 0; s < q.n_sets; ++s)
       for (int64_t i = 0; i < sides[s].count; ++i) {
         const double P = k * root(sides[s].table[i * table_width]);
         // A square that underflows is one of a double alone, and 0 may be one.
         all &= P <= largest && (P >= least || (P == 0 && !wide));
+        farthest = P > farthest ? P : farthest;
       }
-    const double largest_scale = q.similarity == SIM_INNER ? LARGEST_SCALE_OF_INNER : LARGEST_SCALE;
+    double largest_scale = LARGEST_SCALE;
+    if (q.similarity == SIM_INNER) {
+      largest_scale = LARGEST_INNER / (1 + farthest * farthest);
+      if (largest_scale > LARGEST_SCALE_OF_INNER) largest_scale = LARGEST_SCALE_OF_INNER;
+    }
     for (int64_t n = 0; n < q.n_pairings; ++n)
       for (int64_t i = 0; i < (q.scale_stride ? pairs[n].M : 1); ++i)
         all &= q.scale[i * q.scale_stride] * unit <= largest_scale;

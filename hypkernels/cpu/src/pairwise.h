@@ -14,9 +14,12 @@ constexpr int64_t HELD_BYTES = int64_t(16) << 20;       // of slopes that are he
 constexpr int64_t PRODUCT_ROWS = 256;                   // of a product with the slopes that is one task
 // Of the terms that z is the difference of: a float's rounding is then 4e-7 of a distance, at most.
 constexpr float NEAR_SHARE = 0.1f;
+constexpr float NEAR_CHORD = 0.3f;  // where a chord's rounding is too much of z
 constexpr int64_t NEAR_PAIRS = 16;  // one of so many pairs of a tile is near, and no more
 inline double largest_reach(const float*) { return 1.1e9; }
 inline double largest_reach(const double*) { return 1e70; }
+inline double least_reach(const float*) { return 1e-12; }
+inline double least_reach(const double*) { return 1e-70; }
 
 enum Outcome { DONE, TOO_MANY_NEAR, OUT_OF_RANGE };
 
@@ -114,7 +117,7 @@ class PairwiseRun {
     for (int64_t i = 0; i < s.count; ++i) {
       const double P = k * root(s.table[2 * i]);
       // A square that underflows is one of a double alone, and 0 may be one.
-      all &= P <= largest_reach((const F*)nullptr) && (P >= 1e-70 || (P == 0 && reader.item < 8));
+      all &= P <= largest_reach((const F*)nullptr) && (P >= least_reach((const F*)nullptr) || (P == 0 && reader.item < 8));
     }
     return all;
   }
@@ -166,17 +169,23 @@ class PairwiseRun {
 
   // z of a vector of pairs, and which of them are near.
   struct RowScalars {
-    V P, t, growth, half, u;
+    V P, A, t, growth, half, u;
   };
   RowScalars row_scalars(int64_t r) const {
-    return {all_of(x.P[r]), all_of(t_x[r]), all_of(x.growth[r]), all_of(F(x.shrink[r] * F(0.70710678118654752440))),
-            all_of(exact ? F(0) : u_norm[r])};
+    return {all_of(x.P[r]), all_of(x.A[r]), all_of(t_x[r]), all_of(x.growth[r]),
+            all_of(F(x.shrink[r] * F(0.70710678118654752440))), all_of(exact ? F(0) : u_norm[r])};
   }
+  // With rapidities a and b the chord is sqrt(2) sinh((b - a)/2): of what they are beyond a typical one, or of P and Q
+  // themselves, whichever rounds less.
   V z_of(const RowScalars& r, V product, int64_t j, Mask& near, V& chord) const {
-    const V of_x = r.t * load(y.P + j), of_y = r.P * load(t_y + j);
-    chord = (load(y.growth + j) - r.growth) * (r.half * load(y.shrink + j));  // sqrt(2) sinh((b - a)/2)
+    const V Q = load(y.P + j), growth = load(y.growth + j), shrink = r.half * load(y.shrink + j);
+    const V of_x = r.t * Q, of_y = r.P * load(t_y + j), between = 1 / root(1 + r.A * load(y.A + j) + r.P * Q);
+    const V rounding = (size(growth) + size(r.growth)) * shrink, other = (Q + r.P) * between;
+    chord = rounding < other ? (growth - r.growth) * shrink : (Q - r.P) * between;
     const V z = chord * chord + larger(of_x + (of_y - product), V{});
-    if constexpr (!exact) near = z < NEAR_SHARE * (size(of_x) + size(of_y) + r.u * load(v_norm + j));
+    if constexpr (!exact)
+      near = z <= NEAR_SHARE * (size(of_x) + size(of_y) + r.u * load(v_norm + j)) +
+                      NEAR_CHORD * size(chord) * smaller(rounding, other);
     return z;
   }
   static V size(V v) { return larger(v, -v); }
@@ -216,7 +225,7 @@ class PairwiseRun {
         Mask near = {};
         V chord;
         const V z = z_of(r, load(t.z + i * tile_columns + j), t.j0 + j, near, chord);
-        const V value = factor * (q.function == PAIR_DIST ? DistanceGap::gap(z) : 1 + z);
+        const V value = factor * (q.function == PAIR_INNER ? 1 + z : z == V{} ? V{} : DistanceGap::gap(z));
         store_part(out + j, value, t.columns - j);
         if (exact || !any(near, t.columns - j)) continue;
         for (int64_t lane = 0; lane < at_most(lanes, t.columns - j); ++lane) {
