@@ -119,8 +119,7 @@ def bounded(square):
 @triton.jit
 def bounded_square(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """``|x|^2``, NaN out of bounds, which only float64 rows can be: their largest component tells."""
-    square = dot(x, x, tile, D, BLOCK_D)
-    return square + out_of_bounds(x, tile, D, BLOCK_D)
+    return out_of_bounds(x, tile, D, BLOCK_D) + dot(x, x, tile, D, BLOCK_D)
 
 
 @triton.jit

@@ -22,7 +22,8 @@ inline double least_norm(const float*) { return 1e-12; }
 inline double least_norm(const double*) { return 1e-60; }
 // Logits of a unit of the gap, in which the rounding of a pair's z shows; of the inner product it is absolute.
 constexpr double LARGEST_SCALE = 1024, LARGEST_SCALE_OF_INNER = 128;
-constexpr double LARGEST_INNER = 1e15;  // of its logits
+inline double largest_inner(const float*) { return 1e6; }  // of its logits
+inline double largest_inner(const double*) { return 1e12; }
 constexpr double FARTHEST_NEAR = 0.6;  // z; beyond it nothing cancels in a gap's derivatives
 
 inline double log_add(double a, double b) {
@@ -237,7 +238,7 @@ class ContrastiveRun {
       }
     double largest_scale = LARGEST_SCALE;
     if (q.similarity == SIM_INNER) {
-      largest_scale = LARGEST_INNER / (1 + farthest * farthest);
+      largest_scale = largest_inner((const F*)nullptr) / (1 + farthest * farthest);
       if (largest_scale > LARGEST_SCALE_OF_INNER) largest_scale = LARGEST_SCALE_OF_INNER;
     }
     for (int64_t n = 0; n < q.n_pairings; ++n)
