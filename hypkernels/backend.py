@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -139,7 +139,10 @@ def _native_missing(device: torch.device) -> str | None:
 
 # What "auto" means, and why it may not be here.
 _COMPILED = {"cuda": "triton", "cpu": "native"}
-_MISSING = {"triton": _triton_missing, "native": _native_missing}
+_MISSING: dict[str, Callable[[torch.device], str | None]] = {
+    "triton": _triton_missing,
+    "native": _native_missing,
+}
 
 
 @cache

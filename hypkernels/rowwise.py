@@ -183,8 +183,8 @@ class RowwiseOp:
         else:
             out = self._by_closed_form(points, scalars, options)
         if _unfinished([out], choice):
-            on_cpu = ([one.cpu() for one in operands] for operands in (points, scalars))
-            out = self._by_closed_form(*on_cpu, options).to(out.device)
+            points, scalars = _on_cpu(points), _on_cpu(scalars)
+            out = self._by_closed_form(points, scalars, options).to(out.device)
         return out
 
     def of_batch(self, *operands: Tensor) -> Tensor:
@@ -224,8 +224,8 @@ class RowwiseOp:
         else:
             grads = self._gradients_by_closed_form(grad, points, scalars, options)
         if _unfinished(grads, choice):
-            on_cpu = ([one.cpu() for one in operands] for operands in (points, scalars))
-            found = self._gradients_by_closed_form(grad.cpu(), *on_cpu, options)
+            points, scalars = _on_cpu(points), _on_cpu(scalars)
+            found = self._gradients_by_closed_form(grad.cpu(), points, scalars, options)
             grads = tuple(one.to(grad.device) for one in found)
         return grads
 
@@ -318,6 +318,10 @@ class RowwiseOp:
             for one, dim in tensors[self.points :]
         ]
         return [*points, *scalars]
+
+
+def _on_cpu(operands: Sequence[Tensor]) -> list[Tensor]:
+    return [one.cpu() for one in operands]
 
 
 def _unfinished(results: Sequence[Tensor], choice: str) -> bool:

@@ -107,7 +107,8 @@ def backward(
     ``learns`` tells of each set whether it learns. Gradients by the scalars are float64.
     """
     if points[0].dtype == torch.float16:  # whose range a gradient may leave
-        arguments = ([one.float() for one in points], curv, scale, targets, rows, columns, similarity, symmetric)
+        wide = [one.float() for one in points]
+        arguments = (wide, curv, scale, targets, rows, columns, similarity, symmetric)
         results = backward(grads, saved, learns, *arguments)
         by_points, by_scalars = results[: len(points)], results[len(points) :]
         return [*(saturated(one.double(), torch.float16).half() for one in by_points), *by_scalars]
