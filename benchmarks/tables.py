@@ -14,7 +14,7 @@ from benchmarks.results import Record, Results
 from benchmarks.style import digits, mebibytes, milliseconds, percent
 
 TEXT = ("provider", "forward and backward", "size", "ceiling", "what", "verdict", "what it computes")
-BEST_OURS = ("hypkernels-triton-fp32", "hypkernels-torch-fp32")
+BEST_OURS = ("hypkernels-triton-fp32", "hypkernels-native-fp32", "hypkernels-torch-fp32")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

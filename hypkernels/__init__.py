@@ -12,8 +12,9 @@ What works under which transform of PyTorch:
 | `compile(fullgraph=True)`, changing floats | yes | yes | yes |
 | `torch.func` derivatives in a compiled function | slower | slower | refused |
 
-``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, ``refused`` is a
-``NotImplementedError`` that names the function.
+``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms and
+curvatures that are 0 or from 2**-160 to 2**160, and refuses others; ``refused`` is a ``NotImplementedError``
+that names the function.
 """
 
 from hypkernels.backend import use_backend

@@ -12,9 +12,11 @@ import hypkernels as hk
 from benchmarks import formulas
 from benchmarks.case import BINARY, CONTRASTIVE, HYCOCLIP, HYSAC, UNARY, Inputs, Outputs, Program, program
 from benchmarks.providers.provider import Provider
+from hypkernels.cpu import library
 
 NOTES = {
     "triton": "fused kernels on a GPU; {points} points, {products}",
+    "native": "compiled C++ on a CPU, in bounded memory; {points} points, float32 products",
     "torch": "closed forms in PyTorch, in bounded memory; {points} points, float32 products",
     "reference": "the dense float64 definition, to compare with; {points} points",
 }
@@ -71,6 +73,10 @@ def _with_backend(auto: Program, backend: str) -> Program:
     return run
 
 
+def _native_refusal(device: torch.device) -> str | None:
+    return library.why_not() if device.type == "cpu" else "needs a CPU"
+
+
 def _provider(
     backend: str,
     precision: str,
@@ -96,6 +102,7 @@ def _provider(
         products=PRODUCTS[precision] if backend == "triton" else "float32",
         tolerance=tolerance,
         needs_cuda=backend == "triton",
+        refusal=_native_refusal if backend == "native" else lambda device: None,
         most_rows=most_rows,
         headline=headline,
         ours=True,
@@ -107,6 +114,8 @@ PROVIDERS = (
     _provider("triton", "tf32", only=WITH_PRODUCTS, tolerance=1e-2),
     _provider("triton", "tf32x3", only=WITH_PRODUCTS),
     _provider("triton", "bf16", torch.bfloat16, tolerance=1e-2),
+    _provider("native", "fp32", headline=True),
+    _provider("native", "bf16", torch.bfloat16, tolerance=1e-2),
     _provider("torch", "fp32", headline=True),
     _provider("torch", "bf16", torch.bfloat16, tolerance=1e-2),
     _provider("reference", "fp32", most_rows=256),

@@ -20,6 +20,7 @@ from benchmarks.providers import PROVIDERS
 from benchmarks.providers.own import _programs
 from benchmarks.session import groups
 from benchmarks.training_step import GATE_PARAMETERS
+from hypkernels.cpu import library
 
 CPU = torch.device("cpu")
 OPERATIONS = [name for name in CASES if not name.startswith("step")]
@@ -172,6 +173,12 @@ def test_the_registry_is_consistent():
 @pytest.mark.parametrize("name", ["inf-cl", "cce-exact-bf16", "liger-bf16", "hypkernels-triton-fp32"])
 def test_providers_for_gpus_say_so(name):
     assert PROVIDERS[name].obstacle(CPU) == "needs CUDA"
+
+
+def test_the_compiled_lane_runs_where_it_is_built():
+    native = PROVIDERS["hypkernels-native-fp32"]
+    assert native.obstacle(CPU) == library.why_not()
+    assert native.obstacle(torch.device("cuda")) == "needs a CPU"
 
 
 def test_a_provider_whose_package_is_missing_names_the_extra():
