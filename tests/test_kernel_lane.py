@@ -4,17 +4,21 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+# One case in so many: ``TRITON_INTERPRET=1 pytest tests/kernels``, or a GPU, runs all.
+SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "3")
 KERNEL_TESTS = Path(__file__).parent / "kernels"
 
 
-def run_in_interpreter(tests, report, *options):
+def run_in_interpreter(tests, report, *options, share="1"):
     """The suite of a directory or file with ``TRITON_INTERPRET=1``: exit status and output."""
     command = [sys.executable, "-m", "pytest", str(tests), "-q", "--tb=short", f"--junitxml={report}"]
+    command += ["--share", share]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "HYPKERNELS_BACKEND": "auto"}
     return subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=900
@@ -27,11 +31,11 @@ def counts(report):
 
 
 def test_kernels_in_the_interpreter(tmp_path):
-    """Two files at a time: the interpreter takes one core."""
+    """Some cases of each test; two files at a time, since the interpreter takes one core."""
     files = sorted(KERNEL_TESTS.glob("test_*_kernel.py"))
     reports = [tmp_path / f"{file.stem}.xml" for file in files]
     with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(run_in_interpreter, files, reports))
+        runs = list(pool.map(partial(run_in_interpreter, share=SHARE), files, reports))
     failed = [done.stdout + done.stderr for done in runs if done.returncode]
     if failed:
         pytest.fail("\n".join(["the kernels' tests failed in Triton's interpreter", *failed]), pytrace=False)
