@@ -29,6 +29,7 @@ from rowwise_cases import (
     with_scaled_gradient,
 )
 
+from hypkernels import exp_map, use_backend
 from hypkernels.cpu import library
 from hypkernels.cpu import rows as native
 
@@ -336,3 +337,16 @@ def test_gradcheck(name):
 
 def test_options_of_the_half_aperture_are_those_of_the_cases():
     assert options("half_aperture") == OPS["half_aperture"][3]
+
+
+def test_far_collinear_tangents_have_no_lateral_gradient():
+    """What rounding leaves across, of components of 1e38, times a slope of 1e38, is nothing."""
+    x = torch.tensor([[9.9692e37], [-9.9692e37]], dtype=torch.bfloat16, requires_grad=True)
+    v = torch.tensor([[8.9058e37], [-1.1431e38]], dtype=torch.bfloat16, requires_grad=True)
+    found = {}
+    for name in ("torch", "native"):
+        with use_backend(name):
+            out = exp_map(x, v)
+            found[name] = [out, *torch.autograd.grad(out, [x, v], torch.ones_like(out))]
+    for actual, expected in zip(found["native"], found["torch"], strict=True):
+        torch.testing.assert_close(actual, expected)

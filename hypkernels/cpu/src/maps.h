@@ -87,9 +87,10 @@ struct ExpMap {
     const auto h = hyperbolic(t.tau());
     const Real slope = (h.sinhc * up.dots.xg + h.slope * up.dots.yg) / 2, beta = t.alpha * t.P2 / t.A2;
     const Real by_v = 2 * in.c * slope, by_x = -by_v * beta, p_of_x = t.alpha / t.A2;
+    const Real lateral = t.across_sq > 0;  // what is left of n where it is none is rounding
     Real by_curv = slope * (t.across_sq + t.along_sq / t.A2) / in.c;
     if (h.beyond && by_curv != 0) by_curv *= __builtin_infl();
-    return {{h.cosh, by_x * p_of_x, by_x}, {h.sinhc, by_v * p_of_x, by_v}, 0, by_curv, h.beyond};
+    return {{h.cosh, by_x * p_of_x, by_x * lateral}, {h.sinhc, by_v * p_of_x, by_v * lateral}, 0, by_curv, h.beyond};
   }
 };
 
