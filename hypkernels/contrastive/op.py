@@ -55,13 +55,13 @@ class _Call(NamedTuple):
     backend: str
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether there is a place among the results for what the compiled lane keeps."""
+    def may_be_native(self) -> bool:
+        """Whether the compiled lane is asked for: then the results have a place for what it keeps."""
         return self.points[0].device.type == "cpu" and self.backend in ("auto", "native")
 
     def implementation(self) -> str:
         x = self.points[0]
-        float64 = x.dtype == torch.float64 and not self.on_cpu
+        float64 = x.dtype == torch.float64 and not self.may_be_native
         refusal = "the points are float64, its logits are float32" if float64 else None
         return backend.choose("contrastive_loss", x, requested=self.backend, refusal=refusal).implementation
 
@@ -75,7 +75,7 @@ class _Call(NamedTuple):
 
         Of sizes that do not depend on whether it is there: a compiled graph may be run elsewhere.
         """
-        if not self.on_cpu:
+        if not self.may_be_native:
             return []
         kept = native_module().kept_bytes(self.points, self.rows, self.columns)
         x = self.points[0]
@@ -186,10 +186,12 @@ def _contrastive_losses_backward(
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
     call = _Call(*args)
-    if call.on_cpu:
+    if call.may_be_native:
         *saved, by_native = saved
         if by_native.item():
-            return native_module().backward(grads, saved, learns[:-2], *call[:-2])
+            *by_points, by_curv, by_scale = native_module().backward(grads, saved, learns[:-2], *call[:-2])
+            pairs = zip(by_points, call.points, strict=True)
+            return [*(_rounded(by, one.dtype) for by, one in pairs), by_curv, by_scale]
         saved = saved[:-1]
     implementation = pytorch_or_triton(call.implementation())
     total: list[Tensor | None] = [None] * len(call.points)

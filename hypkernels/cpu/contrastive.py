@@ -20,7 +20,6 @@ from torch import Tensor
 from hypkernels.cpu.library import load
 from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
-from hypkernels.saturation import saturated
 
 SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
 # Kept from the forward to the backward pass, at most.
@@ -104,14 +103,11 @@ def backward(
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale.
 
-    ``learns`` tells of each set whether it learns. Gradients by the scalars are float64.
+    ``learns`` tells of each set whether it learns. Gradients by the scalars are float64, those by float16
+    points float32: they may leave the range of the points.
     """
-    if points[0].dtype == torch.float16:  # whose range a gradient may leave
-        wide = [one.float() for one in points]
-        arguments = (wide, curv, scale, targets, rows, columns, similarity, symmetric)
-        results = backward(grads, saved, learns, *arguments)
-        by_points, by_scalars = results[: len(points)], results[len(points) :]
-        return [*(saturated(one.double(), torch.float16).half() for one in by_points), *by_scalars]
+    if points[0].dtype == torch.float16:
+        points = [one.float() for one in points]
     points = [_dense(one) for one in points]
     by_points = [
         torch.empty(one.shape if learning else 0, dtype=one.dtype)

@@ -38,6 +38,17 @@ def test_a_loss_beyond_its_range_is_pytorchs(similarity):
         assert_close(gradients(loss, [x, y]), expected, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_set_that_does_not_learn(dtype):
+    x, y = (torch.randn(5, 4).to(dtype) for _ in range(2))
+    found = {}
+    for name in ("torch", "native"):
+        leaf = x.clone().requires_grad_()
+        with hk.use_backend(name):
+            (found[name],) = torch.autograd.grad(hk.contrastive_loss(leaf, y), leaf)
+    torch.testing.assert_close(found["native"], found["torch"])
+
+
 def test_what_it_has_not_is_refused_by_name():
     x = torch.randn(3, 4)
     with hk.use_backend("native"):
