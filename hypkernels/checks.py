@@ -45,6 +45,8 @@ def check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
 def broadcast_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tensor]:
     """Check two point sets and broadcast their leading dimensions against each other, without a copy."""
     check_pair(x_name, x, y_name, y)
+    if x.shape == y.shape:
+        return x, y
     try:
         shape = torch.broadcast_shapes(x.shape, y.shape)
     except RuntimeError:
@@ -251,7 +253,9 @@ def check_curv_value(curv: Tensor) -> None:
 
 def check_scale_values(scale: Tensor) -> None:
     """Refuse a negative ``logit_scale``; as for a curvature, one on a GPU is not read back."""
-    if scale.device.type == "cpu" and (scale < 0).any():
+    if scale.device.type != "cpu":
+        return
+    if scale.item() < 0 if scale.dim() == 0 else (scale < 0).any():
         raise ValueError(f"logit_scale must not be negative, got {scale.min().item()}")
 
 

@@ -77,6 +77,58 @@ def _defined(name: str, operator: Operator) -> Any:
     return defined
 
 
+def dispatched(operator: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+    """``operator(*arguments)`` without autograd: by ``run`` itself, unless others look for operators.
+
+    PyTorch's dispatcher takes as long as a small batch.
+    """
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _seen_by_others(arguments):
+            return operator(*arguments)
+        return run(*arguments)
+
+    return call
+
+
+def _seen_by_others(arguments: Sequence[Any]) -> bool:
+    """Whether a mode, a profiler, a tracer, a transform or a special tensor is to see an operator."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._autograd._profiler_enabled()
+        or torch._C._get_tracing_state() is not None
+        or not _all_plain(arguments)
+    )
+
+
+def _all_plain(arguments: Sequence[Any]) -> bool:
+    """Whether each tensor is what lies in its memory and nothing more.
+
+    Not those of a subclass, in a transform, negated or zero by a mark alone.
+    """
+    for one in arguments:
+        if type(one) in _PLAIN_TENSORS:
+            if torch._C._dispatch_keys(one).raw_repr() not in _PLAIN_KEYS and not _has_plain_keys(one):
+                return False
+        elif isinstance(one, Tensor) or (isinstance(one, (list, tuple)) and not _all_plain(one)):
+            return False
+    return True
+
+
+_PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+# What the dispatcher heeds of tensors of which there is nothing more to heed, as far as any have come.
+_PLAIN_KEYS: set[int] = set()
+
+
+def _has_plain_keys(tensor: Tensor) -> bool:
+    if tensor.device.type not in ("cpu", "cuda"):
+        return False
+    _PLAIN_KEYS.add(torch._C._dispatch_keys(torch.empty(0, device=tensor.device)).raw_repr())
+    return torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_KEYS
+
+
 def learning(grads: Sequence[Tensor], saved: Sequence[Tensor], ctx: Any) -> tuple[Tensor | None, ...]:
     """What a backward pass returns: nothing for what does not learn, nor for the arguments after ``saved``.
 
@@ -116,6 +168,7 @@ def batched(one: Tensor, dim: int | None, size: int) -> Tensor:
 
 def differentiable(
     operator: Callable[..., Tensor],
+    value: Callable[..., Tensor],
     gradient: Callable[..., Sequence[Tensor]],
     smooth: Callable[..., Tensor],
     tensors: int,
@@ -124,7 +177,8 @@ def differentiable(
 
     Args:
         operator: the registered operator.
-        gradient: its registered backward operator, of the upstream gradient and the same arguments.
+        value: the same for arguments that need no gradient, see :func:`dispatched`.
+        gradient: its backward operator, of the upstream gradient and the same arguments; so is this.
         smooth: the same function of the same arguments in plain PyTorch, differentiable any number of times.
         tensors: how many arguments come first that are differentiable.
     """
@@ -158,7 +212,7 @@ def differentiable(
 
         @staticmethod
         def forward(*arguments: Any) -> Tensor:
-            return operator(*arguments)
+            return value(*arguments)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -168,8 +222,20 @@ def differentiable(
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             saved = ctx.saved_tensors
-            apply = smooth_gradient if forward_mode() else Gradient.apply
-            return learning(apply(grad, *saved, *ctx.settings), saved, ctx)
+            differentiable_again = torch.is_grad_enabled() or transformed()
+            once = Gradient.apply if differentiable_again else gradient
+            pull = smooth_gradient if forward_mode() else once
+            return learning(pull(grad, *saved, *ctx.settings), saved, ctx)
+
+    class Untransformed(torch.autograd.Function):
+        """The same without ``setup_context``, for which PyTorch binds a signature at each call."""
+
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            Value.setup_context(ctx, arguments, None)
+            return value(*arguments)
+
+        backward = staticmethod(Value.backward)
 
     def smooth_gradient(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         settings = arguments[tensors:]
@@ -182,7 +248,9 @@ def differentiable(
             return smooth(*arguments) if beyond else operator(*arguments)
         if forward_mode():
             return smooth(*arguments)
+        if transformed():
+            return Value.apply(*arguments)
         recorded = torch.is_grad_enabled() and any(one.requires_grad for one in arguments[:tensors])
-        return Value.apply(*arguments) if recorded or transformed() else operator(*arguments)
+        return Untransformed.apply(*arguments) if recorded else value(*arguments)
 
     return call

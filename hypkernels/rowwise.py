@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hypkernels import backend
 from hypkernels.checks import check_curv_value, check_differentiable_range
-from hypkernels.operators import Operator, batched, differentiable, register
+from hypkernels.operators import Operator, batched, differentiable, dispatched, register
 from hypkernels.saturation import copy_gradient
 
 Formula = Callable[..., Tensor]
@@ -168,7 +168,13 @@ class RowwiseOp:
             ),
             self.tensors,
         )
-        self._call = differentiable(*self._operators, self._by_smooth_formula, self.tensors)
+        self._call = differentiable(
+            self._operators[0],
+            dispatched(self._operators[0], self._forward),
+            dispatched(self._operators[1], self._backward),
+            self._by_smooth_formula,
+            self.tensors,
+        )
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         setting = backend.setting()

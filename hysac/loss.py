@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,6 +25,21 @@ ENTAILMENT_CONES = (
     ("safe_image", "unsafe_text"),
 )
 """(apex, point): the apex is the more general of the two. S > V, U > G, V > U in the paper's letters."""
+
+
+class _Points(NamedTuple):
+    """The four sets ``(B, D)`` of a batch of quadruplets."""
+
+    safe_text: Tensor
+    unsafe_text: Tensor
+    safe_image: Tensor
+    unsafe_image: Tensor
+
+    @staticmethod
+    def of(text: Tensor, image: Tensor) -> _Points:
+        """Views of features ``(B, 2, D)``, safe then unsafe, in their common dtype, at least float32."""
+        dtype = torch.promote_types(torch.promote_types(text.dtype, image.dtype), torch.float32)
+        return _Points(*text.to(dtype).unbind(1), *image.to(dtype).unbind(1))
 
 
 class HySACLoss(nn.Module):
@@ -146,7 +163,7 @@ class HySACLoss(nn.Module):
                 f"{tuple(text_features.shape)} on {text_features.device}"
             )
         with torch.autocast(image_features.device.type, enabled=False):
-            local = torch.stack([_at_least_float32(text_features), _at_least_float32(image_features)], dim=1)
+            local = _Points.of(text_features, image_features)
             terms = self._contrastive_terms(local, self._scale(logit_scale)) | self._entailment_terms(local)
         return terms if output_dict else torch.stack(list(terms.values())).sum()
 
@@ -158,32 +175,29 @@ class HySACLoss(nn.Module):
         scale = _at_least_float32(logit_scale).reshape(())
         return scale.detach() + (scale - scale.detach()) / self.accum_freq
 
-    def _contrastive_terms(self, local: Tensor, scale: float | Tensor) -> dict[str, Tensor]:
+    def _contrastive_terms(self, local: _Points, scale: float | Tensor) -> dict[str, Tensor]:
         names = [_contrastive_key(*pairing) for pairing in CONTRASTIVE_PAIRINGS]
-        columns = _by_class(self._gather(local))
+        columns = self._gather(local)
         if not (self.local_loss and self.world_size > 1):
-            pairings = [(_PLACE[text], _PLACE[image]) for text, image in CONTRASTIVE_PAIRINGS]
-            return dict(
-                zip(names, hk.contrastive_losses(list(columns.values()), pairings, 1.0, scale), strict=True)
-            )
-        points = [*_by_class(local).values(), *columns.values()]
-        targets = torch.arange(len(local), device=local.device) + self.rank * len(local)
+            pairings = [(_place(text), _place(image)) for text, image in CONTRASTIVE_PAIRINGS]
+            return dict(zip(names, hk.contrastive_losses(columns, pairings, 1.0, scale), strict=True))
+        rows = len(local.safe_text)
+        targets = torch.arange(rows, device=local.safe_text.device) + self.rank * rows
         ways = [
-            (_PLACE[query], len(_PLACE) + _PLACE[key])
+            (_place(query), len(local) + _place(key))
             for pairing in CONTRASTIVE_PAIRINGS
             for query, key in (pairing, pairing[::-1])
         ]
-        losses = hk.contrastive_losses(points, ways, 1.0, scale, targets=targets, symmetric=False)
+        losses = hk.contrastive_losses([*local, *columns], ways, 1.0, scale, targets=targets, symmetric=False)
         both = zip(losses[::2], losses[1::2], strict=True)
         return {name: 0.5 * (text + image) for name, (text, image) in zip(names, both, strict=True)}
 
-    def _entailment_terms(self, local: Tensor) -> dict[str, Tensor]:
-        points = _by_class(local)
+    def _entailment_terms(self, local: _Points) -> dict[str, Tensor]:
         return {
             f"entailment_{apex}_{point}_loss": self.entail_weight
             * hk.entailment_loss(
-                points[apex],
-                points[point],
+                getattr(local, apex),
+                getattr(local, point),
                 1.0,
                 aperture_scale=self.aperture_scale,
                 min_radius=self.min_radius,
@@ -191,7 +205,7 @@ class HySACLoss(nn.Module):
             for apex, point in ENTAILMENT_CONES
         }
 
-    def _gather(self, local: Tensor) -> Tensor:
+    def _gather(self, local: _Points) -> _Points:
         if self.world_size == 1:
             return local
         if not dist.is_initialized():
@@ -203,25 +217,16 @@ class HySACLoss(nn.Module):
                 f"the loss was built for rank {self.rank} of {self.world_size}, "
                 f"this process is rank {dist.get_rank()} of {dist.get_world_size()}"
             )
-        return gather_rows(local, exchange=self.gather_with_grad)
+        of_all = gather_rows(torch.stack(local, dim=1), exchange=self.gather_with_grad)
+        return _Points(*of_all.unbind(1))
 
 
-_PLACE = {"safe_text": 0, "unsafe_text": 1, "safe_image": 2, "unsafe_image": 3}
-"""The order of :func:`_by_class`."""
+def _place(name: str) -> int:
+    return _Points._fields.index(name)
 
 
 def _contrastive_key(text: str, image: str) -> str:
     return f"contrastive_{text}_{image}_loss"
-
-
-def _by_class(features: Tensor) -> dict[str, Tensor]:
-    """Views ``(B, D)`` into features ``(B, text or image, safe or unsafe, D)``."""
-    return {
-        "safe_text": features[:, 0, 0],
-        "unsafe_text": features[:, 0, 1],
-        "safe_image": features[:, 1, 0],
-        "unsafe_image": features[:, 1, 1],
-    }
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

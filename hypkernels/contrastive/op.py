@@ -28,7 +28,7 @@ from hypkernels.checks import check_curv_value, check_scale_values, check_target
 from hypkernels.contrastive import problem, reference
 from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
-from hypkernels.operators import qualified
+from hypkernels.operators import dispatched, qualified, transformed
 from hypkernels.rowwise import beside, result_dtype
 
 _ARGUMENTS = (
@@ -133,10 +133,7 @@ def _by_definition(call: _Call) -> list[Tensor]:
     ]
 
 
-@torch.library.custom_op(
-    qualified("contrastive_losses"), mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
-)
-def _contrastive_losses(*args: Any) -> list[Tensor]:
+def _run_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
     check_curv_value(call.curv)
     check_scale_values(call.logit_scale)
@@ -158,7 +155,6 @@ def _contrastive_losses(*args: Any) -> list[Tensor]:
     return [*losses, *statistics, *summed, *call.for_native(by_native=False)]
 
 
-@_contrastive_losses.register_fake
 def _fake_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
     x, n_sets = call.points[0], len(call.points)
@@ -176,12 +172,7 @@ def _fake_losses(*args: Any) -> list[Tensor]:
     return [*losses, *statistics, *summed, *call.for_native(by_native=True)]
 
 
-@torch.library.custom_op(
-    qualified("contrastive_losses_backward"),
-    mutates_args=(),
-    schema=f"(Tensor[] grads, Tensor[] saved, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
-)
-def _contrastive_losses_backward(
+def _run_gradients(
     grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
@@ -231,7 +222,6 @@ def _rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     return gradient.to(dtype)
 
 
-@_contrastive_losses_backward.register_fake
 def _fake_gradients(
     grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
 ) -> list[Tensor]:
@@ -246,6 +236,21 @@ def _fake_gradients(
         x.new_empty((), dtype=torch.float64),
         x.new_empty(call.logit_scale.shape, dtype=torch.float64),
     ]
+
+
+_contrastive_losses = torch.library.custom_op(
+    qualified("contrastive_losses"), _run_losses, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
+)
+_contrastive_losses_backward = torch.library.custom_op(
+    qualified("contrastive_losses_backward"),
+    _run_gradients,
+    mutates_args=(),
+    schema=f"(Tensor[] grads, Tensor[] saved, bool[] learns, {_ARGUMENTS}) -> Tensor[]",
+)
+_contrastive_losses.register_fake(_fake_losses)
+_contrastive_losses_backward.register_fake(_fake_gradients)
+_losses = dispatched(_contrastive_losses, _run_losses)
+_gradients_of_losses = dispatched(_contrastive_losses_backward, _run_gradients)
 
 
 def _each_of_a_batch(operator: Callable[..., list[Tensor]], fake: Callable[..., list[Tensor]]) -> Any:
@@ -285,6 +290,16 @@ class _Layout:
         (curv, scale), points = tensors[:2], tensors[2 : 2 + self.point_sets]
         return _Call(list(points), curv, scale, list(tensors[2 + self.point_sets :]), *self.options)
 
+    def upstream(self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients by the losses: zeros of a pairing whose losses took no part."""
+        points = self.call(tensors).points
+        return [
+            points[row].new_zeros(points[row].shape[0], dtype=result_dtype(points[row].dtype))
+            if grad is None
+            else grad
+            for grad, row in zip(grads, self.options[0], strict=False)
+        ]
+
     @property
     def pairings(self) -> int:
         return len(self.options[0])
@@ -297,7 +312,7 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(layout: _Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_contrastive_losses(*layout.call(tensors)))
+        return tuple(_losses(*layout.call(tensors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -315,6 +330,18 @@ class _Losses(torch.autograd.Function):
         _refuse_forward_mode()
 
 
+class _Untransformed(torch.autograd.Function):
+    """The same without ``setup_context``, for which PyTorch binds a signature at each call."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: _Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
+        results = tuple(_losses(*layout.call(tensors)))
+        _save(ctx, layout, *tensors, results=results)
+        return results
+
+    backward = staticmethod(_Losses.backward)
+
+
 class _Gradients(torch.autograd.Function):
     """The backward operator, which has no derivative."""
 
@@ -325,7 +352,7 @@ class _Gradients(torch.autograd.Function):
         n_given = 2 + layout.point_sets + layout.pairings
         grads, saved = tensors[n_given : n_given + layout.pairings], tensors[n_given + layout.pairings :]
         call = layout.call(tensors[:n_given])
-        return tuple(_contrastive_losses_backward(list(grads), list(saved), list(learns), *call))
+        return tuple(_gradients_of_losses(list(grads), list(saved), list(learns), *call))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -375,15 +402,16 @@ def _takes_operator(*tensors: Tensor) -> bool:
                 "torch.func.grad, vjp or jacrev without torch.compile"
             )
         return True
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transformed() or forward_ad._current_level >= 0:
         return False
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
 def _forward(call: _Call) -> list[Tensor]:
     if _takes_operator(call.curv, call.logit_scale, *call.points):
-        return _contrastive_losses(*call)
-    return list(_Losses.apply(*_Layout.flat(call)))
+        return _losses(*call)
+    function = _Losses if transformed() or forward_ad._current_level >= 0 else _Untransformed
+    return list(function.apply(*_Layout.flat(call)))
 
 
 def _save(ctx: Any, layout: _Layout, *tensors: Tensor, results: Sequence[Tensor]) -> None:
@@ -391,25 +419,27 @@ def _save(ctx: Any, layout: _Layout, *tensors: Tensor, results: Sequence[Tensor]
     ctx.layout = layout
     ctx.save_for_backward(*tensors, *saved)
     ctx.mark_non_differentiable(*saved)
+    ctx.set_materialize_grads(False)  # PyTorch would fill zeros as large as all that is saved
 
 
 def _gradients(
-    ctx: Any, grads: Sequence[Tensor], learns: Sequence[bool]
+    ctx: Any, grads: Sequence[Tensor | None], learns: Sequence[bool]
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
     """By the points, the curvature and the scale; ``None`` for what does not learn."""
     layout, tensors = ctx.layout, ctx.saved_tensors  # once: activation checkpointing unpacks them once
     n_given = 2 + layout.point_sets + layout.pairings
     curv, scale = tensors[:2]
-    given, saved, grads = tensors[:n_given], tensors[n_given:], grads[: layout.pairings]
-    if any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
+    given, saved = tensors[:n_given], tensors[n_given:]
+    upstream = layout.upstream(grads, given)
+    if any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in upstream):
         raise NotImplementedError(
             "hypkernels.contrastive_loss takes no batched gradients (is_grads_batched of "
             "torch.autograd.grad, vectorize of torch.autograd.functional): use torch.func.vmap or jacrev"
         )
-    if _takes_operator(*tensors, *grads):
-        results = _contrastive_losses_backward(list(grads), list(saved), learns, *layout.call(given))
+    if _takes_operator(*tensors, *upstream):
+        results = _gradients_of_losses(upstream, list(saved), learns, *layout.call(given))
     else:
-        results = _Gradients.apply(layout, tuple(learns), *given, *grads, *saved)
+        results = _Gradients.apply(layout, tuple(learns), *given, *upstream, *saved)
     *by_points, by_curv, by_scale = results
     return (
         [one if learning else None for one, learning in zip(by_points, learns[:-2], strict=True)],

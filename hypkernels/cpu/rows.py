@@ -198,8 +198,7 @@ def _call(
     batch, width = x.shape[:-1], x.shape[-1]
     of_points = [_adjacent(point) for point in points]
     of_grad = [] if grad is None else [_adjacent(grad) if grad.dim() > len(batch) else grad]
-    of_scalars = [] if scale is None else [_wide(scale, batch)]
-    of_scalars.append(_wide(curv, batch))
+    of_scalars = [one.double() for one in (scale, curv) if one is not None]
     tensors = [*of_points, *of_grad, *of_scalars]
     sizes, strides = merged_dims(batch, tensors)
     if not batch.numel():  # dimensions of no rows have no strides to merge by
@@ -231,17 +230,14 @@ def _adjacent(rows: Tensor) -> Tensor:
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
-def _wide(scalar: Tensor, batch: torch.Size) -> Tensor:
-    """A scalar in float64, one for each row."""
-    wide = scalar if scalar.dtype == torch.float64 else scalar.double()
-    return wide if wide.dim() == len(batch) else wide.expand(batch)
-
-
 def merged_dims(batch: torch.Size, tensors: Sequence[Tensor]) -> tuple[list[int], list[list[int]]]:
-    """The batch as the fewest dimensions that all tensors share, at least one, and each tensor's strides."""
+    """The batch as the fewest dimensions that all tensors share, at least one, and each tensor's strides.
+
+    A tensor that is 0-d is the same for all rows.
+    """
+    all_strides = [tensor.stride() or (0,) * len(batch) for tensor in tensors]
     if len(batch) == 1:
-        return [batch[0]], [[tensor.stride(0)] for tensor in tensors]
-    all_strides = [tensor.stride() for tensor in tensors]
+        return [batch[0]], [[strides[0]] for strides in all_strides]
     sizes: list[int] = []
     merged: list[list[int]] = [[] for _ in tensors]
     for dim, size in enumerate(batch):

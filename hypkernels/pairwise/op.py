@@ -18,7 +18,7 @@ from hypkernels import backend
 from hypkernels.checks import check_curv_value, check_differentiable_range
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
-from hypkernels.operators import Operator, batched, differentiable, register
+from hypkernels.operators import Operator, batched, differentiable, dispatched, register
 from hypkernels.pair_geometry import dot
 from hypkernels.pairwise import closed_form, reference, smooth
 from hypkernels.pairwise.closed_form import PairFunction
@@ -67,7 +67,13 @@ class PairwiseOp:
             ),
             3,
         )
-        self._call = differentiable(*self._operators, self._by_smooth_formula, 3)
+        self._call = differentiable(
+            self._operators[0],
+            dispatched(self._operators[0], self._forward),
+            dispatched(self._operators[1], self._backward),
+            self._by_smooth_formula,
+            3,
+        )
 
     def __call__(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         setting = backend.setting()

@@ -202,6 +202,7 @@ class ContrastiveRun {
       o.t_x = arena.take<F>(up(o.M, LANES) + LANES), o.t_y = arena.take<F>(up(o.N, LANES) + LANES);
       o.z = q.kept ? keep(o.M * o.ld) : nullptr;
     }
+    in_large_pages(q.kept, q.kept ? kept - (char*)q.kept : 0);
   }
 
   template <class Body>
@@ -624,6 +625,7 @@ class ContrastiveRun {
     F** G = arena.take<F*>(q.n_sets + 1);
     for (int64_t s = 0; s < q.n_sets; ++s) {
       const bool in_place = rows.item == sizeof(F);
+      in_large_pages(q.sets[s].grad, sides[s].count * D * rows.item);
       G[s] = !q.sets[s].grad ? nullptr : in_place ? (F*)q.sets[s].grad : arena.take<F>(sides[s].count * D + 1);
       outputs += blocks_of(sides[s].count, OUT_ROWS);
     }

@@ -87,6 +87,8 @@ class PairwiseRun {
         tiles_i(blocks_of(M, PAIR_ROWS)), tiles_j(blocks_of(N, tile_columns)) {}
 
   Outcome run() {
+    in_large_pages(q.out, M * N * (int64_t)sizeof(R));
+    in_large_pages(q.by_x, M * D * reader.item), in_large_pages(q.by_y, N * D * reader.item);
     prepare(x, q.x, q.x_stride, M);
     prepare(y, q.y, q.y_stride, N);
     if (!in_range(x) || !in_range(y)) return OUT_OF_RANGE;

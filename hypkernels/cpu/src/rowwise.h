@@ -1,5 +1,6 @@
 // Row-wise ops: what an op is, and how a batch of rows goes through it.
 #pragma once
+#include "memory.h"
 #include "pair_geometry.h"
 #include "parallel.h"
 
@@ -163,6 +164,8 @@ const T* row_of(const Rows& q, const Operand& o, int64_t index) {
 template <class Op, class T>
 void run_rows(const Rows& q) {
   typedef typename Result<T>::type Number;
+  void* const large[] = {Op::is_map ? q.out : nullptr, q.by_x, q.by_y};
+  for (void* memory : large) in_large_pages(memory, q.count * q.width * (int64_t)sizeof(T));
   const int64_t a_task = q.width < SMALL / 2 ? SMALL / 2 / (q.width + 1) + 1 : 1, tasks = (q.count + a_task - 1) / a_task;
   for_tasks(tasks, q.threads, [&](int64_t task) {
     const int64_t end = (task + 1) * a_task < q.count ? (task + 1) * a_task : q.count;

@@ -8,7 +8,7 @@
 //
 // Every term is as small as the points are near their centre, so nothing large cancels.
 #pragma once
-#include <stdlib.h>
+#include "memory.h"
 #include "parallel.h"
 #include "products.h"
 #include "rows.h"
@@ -25,37 +25,6 @@ inline double cosh_minus_1(double a) {
   const double half = __builtin_sinh(a / 2);
   return 2 * half * half;
 }
-
-// Memory for the time of a call, 64 bytes aligned.
-class Arena {
- public:
-  template <class E>
-  E* take(int64_t n) {
-    Block* block = (Block*)aligned_alloc(64, up(sizeof(Block) + n * sizeof(E), 64) + 64);
-    block->before = last_;
-    last_ = block;
-    return (E*)((char*)block + 64);
-  }
-  template <class E>
-  E* zeros(int64_t n) {
-    E* p = take<E>(n);
-    memset((void*)p, 0, n * sizeof(E));
-    return p;
-  }
-  ~Arena() {
-    while (last_) {
-      Block* before = last_->before;
-      free(last_);
-      last_ = before;
-    }
-  }
-
- private:
-  struct Block {
-    Block* before;
-  };
-  Block* last_ = nullptr;
-};
 
 // What is done with rows of points, in the dtype that they are stored in; tiles are made of F.
 template <class F>
