@@ -80,9 +80,12 @@ def contrastive_loss(
 
     The positives are computed exactly and kept apart from the negatives, so the loss and its gradients
     keep their digits however small they are, in float32 down to a loss of about 1e-17. Negatives come from
-    a product of matrices: of one that nearly coincides with its row, closer than about ``2e-3 |x|`` in
-    float32, the distance is uncertain by as much and the gradient is bounded. Norms up to
-    ``1e9 / sqrt(c)`` are supported in float32. A distance of 0 has gradient 0. No matrix ``(M, N)`` is ever
+    a product of matrices, whose rounding leaves ``cosh(sqrt(c) d)`` of a pair uncertain by up to
+    ``2e-6 c|x||y|`` in float32 and ``4e-15 c|x||y|`` in float64. That shows where a negative has nearly the
+    direction of its row, seen from the origin: within 2e-3 radians in float32, 1e-7 in float64. Of points
+    on one ray from the origin the distance and the angle are lost beyond ``c|x||y|`` of about 1e5 and 1e14;
+    gradients stay bounded. On a GPU norms up to ``1e9 / sqrt(c)`` are supported in float32, and NaN is
+    returned beyond. A distance of 0 has gradient 0. No matrix ``(M, N)`` is ever
     held: beyond inputs and gradients, memory is bounded.
 
     Raises:

@@ -47,6 +47,8 @@ PLACES = {
     "opposite on a line": (row(1e200), row(-1e200), 1.0),
     "on one ray": (row(1e200, 0.0), row(3e200, 0.0), 1.0),
     "on one ray, far apart": (row(1e300, 0.0), row(1e100, 0.0), 1.0),
+    "on one ray, near": (row(0.0, 1.23e200), row(0.0, 1.23e200 * (1 - 1e-6)), 1.0),
+    "on one line, near": (row(-6.861359044113931e129), row(-6.861352182754887e129), 2.23e-5),
     "almost on one ray": (row(1e250, 0.0), row(1e250, 1e50), 1.0),
     "almost on one ray, near": (row(1e250, 0.0), row(1.5e250, 1e-3), 1.0),
     "a unit apart": (row(1e250, 2e250), row(1e250 * (1 + 1e-15), 2e250), 1.0),
@@ -118,6 +120,8 @@ COLLINEAR = {
     "opposite on a line": math.pi,
     "on one ray": 0.0,
     "on one ray, far apart": math.pi,
+    "on one ray, near": math.pi,
+    "on one line, near": math.pi,
 }
 # Of one point, those that differ.
 OF_ONE_POINT = [
@@ -128,6 +132,8 @@ CASES = [
     for name in MODULES
     for place in (OF_ONE_POINT if name in ONE_POINT else PLACES)
     if not (name in ("oxy_angle", "entailment_loss") and place in COLLINEAR)
+    # A map's gradient cancels there, whatever the arithmetic.
+    and not (name == "exp_map" and place in ("on one ray, near", "on one line, near"))
 ]
 
 
