@@ -206,14 +206,16 @@ __attribute__((noinline)) void combine_both(T* by_x, T* by_y, const Combination<
                                             const Combination<double>& of_y, const RowSet<T>& r,
                                             const Split<double>& s) {
   const double xx = of_x.of_x, xn = of_x.of_n, yx = of_y.of_x, yn = of_y.of_n, coarse = s.coarse, fine = s.fine;
+  const T *x = r.x, *y = r.y;
+  const int64_t width = r.width;
   int64_t j = 0;
-  for (; j + HALF <= r.width; j += HALF) {
-    const vd a = widen(r.x + j), n = (widen(r.y + j) - coarse * a) - fine * a;
+  for (; j + HALF <= width; j += HALF) {
+    const vd a = widen(x + j), n = (widen(y + j) - coarse * a) - fine * a;
     narrow(by_x + j, xx * a + xn * n);
     narrow(by_y + j, yx * a + yn * n);
   }
-  for (; j < r.width; ++j) {
-    const double a = to_double(r.x[j]), n = (to_double(r.y[j]) - coarse * a) - fine * a;
+  for (; j < width; ++j) {
+    const double a = to_double(x[j]), n = (to_double(y[j]) - coarse * a) - fine * a;
     from_double(by_x + j, xx * a + xn * n);
     from_double(by_y + j, yx * a + yn * n);
   }

@@ -55,7 +55,7 @@ struct WideSum {
   void add(vf v) {
     vh halves[2];
     memcpy(halves, &v, sizeof v);
-    low += __builtin_convertvector(halves[0], vd), high += __builtin_convertvector(halves[1], vd);
+    low += wide(halves[0]), high += wide(halves[1]);
   }
   void add(vd v) { low += v; }
   double total() const { return sum(low + high); }

@@ -100,16 +100,22 @@ inline void from_double(Float16* p, double v) {
 
 // ---- as many as a vector holds doubles -------------------------------------------------------------------------
 
-inline vd widen(const double* p) { return load(p); }
-inline vd widen(const float* p) { return __builtin_convertvector(*(const vh_any*)p, vd); }
-inline vd widen(const Bfloat16* p) {
-  return __builtin_convertvector((vh)(__builtin_convertvector(*(const vq_any*)p, vu) << 16), vd);
+inline vd wide(vh v) {
+#if defined(__AVX512F__)
+  return (vd)_mm512_cvtps_pd((__m256)v);  // of which GCC makes four instructions
+#else
+  return __builtin_convertvector(v, vd);
+#endif
 }
+
+inline vd widen(const double* p) { return load(p); }
+inline vd widen(const float* p) { return wide(*(const vh_any*)p); }
+inline vd widen(const Bfloat16* p) { return wide((vh)(__builtin_convertvector(*(const vq_any*)p, vu) << 16)); }
 inline vd widen(const Float16* p) {
 #if defined(__AVX512F__)
-  return __builtin_convertvector((vh)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), vd);
+  return wide((vh)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
 #elif defined(__AVX2__)
-  return __builtin_convertvector((vh)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)p)), vd);
+  return wide((vh)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)p)));
 #else
   vd v;
   for (int i = 0; i < HALF; ++i) v[i] = to_double(p[i]);
