@@ -21,7 +21,7 @@ from hypkernels.cpu.library import load
 from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
-_INNER, _DIST = 0, 1
+_INNER, _DIST, _ANGLE = 0, 1, 2
 _LAYOUT = struct.Struct("10q d 7q")  # struct Pairs of src/api.h, its x, y before their strides
 
 
@@ -46,6 +46,16 @@ def pairwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
 
 def pairwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...] | None:
     return _backward(_DIST, grad, x, y, curv)
+
+
+def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
+    return _forward(_ANGLE, x, y, curv)
+
+
+def pairwise_oxy_angle_backward(
+    grad: Tensor, x: Tensor, y: Tensor, curv: Tensor
+) -> tuple[Tensor, ...] | None:
+    return _backward(_ANGLE, grad, x, y, curv)
 
 
 def _forward(function: int, x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:

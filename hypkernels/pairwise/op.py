@@ -28,8 +28,6 @@ from hypkernels.saturation import copy_gradient
 
 Cut = tuple[slice, slice, slice]
 
-# Those that the compiled lane has.
-NATIVE = ("pairwise_inner", "pairwise_dist")
 # Of a point's squared norm, in whatever unit: the formulas multiply four norms.
 _SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-140, 1e140
 
@@ -83,11 +81,9 @@ class PairwiseOp:
 
     def _native(self, suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
         """The compiled function, if it is to run. It returns ``None`` for what is beyond its range."""
-        refusal = None if self.name in NATIVE else "it has no native implementation"
-        if requested != "native" and (refusal or x.device.type != "cpu"):
+        if requested != "native" and x.device.type != "cpu":
             return None
-        choice = backend.choose(self.name, x, requested=requested, refusal=refusal)
-        if choice.implementation != "native":
+        if backend.choose(self.name, x, requested=requested).implementation != "native":
             return None
         return getattr(importlib.import_module("hypkernels.cpu.pairwise"), self.name + suffix)
 

@@ -13,7 +13,7 @@ from hypkernels.cpu import library
 from hypkernels.cpu import pairwise as native
 
 pytestmark = needs_library
-NAMES = ("pairwise_dist", "pairwise_inner")
+NAMES = ("pairwise_dist", "pairwise_inner", "pairwise_oxy_angle")
 
 
 @pytest.fixture(params=ISAS)
@@ -73,13 +73,15 @@ SHAPES = [(1, 1, 1), (5, 7, 3), (64, 130, 33), (300, 700, 16)]
 @pytest.mark.parametrize("name", NAMES)
 def test_unrelated_points(name, shape, dtype, isa):
     M, N, D = shape
+    if name == "pairwise_oxy_angle" and D == 1:
+        pytest.skip("on a line angles are 0 or pi")
     x, y = sets((M, D), (N, D), dtype=dtype)
     tolerances = {"value": 1e-9, "gradient": 1e-10} if dtype == torch.float64 and D > 1 else {}
     assert_like_float64(name, x, y, 0.7, **tolerances)
 
 
 @pytest.mark.parametrize("kind", ["pairs", "clusters", "one place", "all one"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["pairwise_dist", "pairwise_inner"])
 def test_near_points(name, kind, isa):
     """Some near pairs are computed one by one, tiles with many in double."""
     x, y = sets((300, 64), (310, 64), dtype=torch.float32)
@@ -93,6 +95,24 @@ def test_near_points(name, kind, isa):
     else:
         x, y = x[:1].expand(300, 64), (1 + 1e-3) * x[:1].expand(310, 64)
     assert_like_float64(name, x, y, 0.7)
+
+
+@pytest.mark.parametrize(("spread", "uncertainty"), [(1e-1, 1e-12), (1e-2, 1e-10), (1e-4, 1e-6)])
+def test_angles_of_near_points(spread, uncertainty, isa):
+    """They are as uncertain as what a product of matrices leaves of the points' difference."""
+    x, y = sets((60, 32), (70, 32))
+    x, y = x[0] + spread * x, x[0] + spread * y
+    assert_like_float64("pairwise_oxy_angle", x, y, 0.7, value=uncertainty, gradient=uncertainty)
+
+
+def test_apexes_at_the_origin(isa):
+    """By convention an angle of pi/2, with a gradient of 0."""
+    x, y = sets((6, 8), (7, 8), dtype=torch.float32)
+    x[::2] = 0
+    value, by_x, *_ = with_gradients(lambda *a: ByLibrary.apply("pairwise_oxy_angle", *a), x, y, 0.7)
+    assert torch.equal(value[::2], torch.full_like(value[::2], math.pi / 2))
+    assert (by_x[::2] == 0).all()
+    assert by_x[1::2].abs().min() > 0
 
 
 @pytest.mark.parametrize("size", [1e-8, 1e-3, 30.0, 1e4, 1e8, 1e12, 1e18])

@@ -9,13 +9,10 @@ import hypkernels as hk
 from hypkernels import backend
 from hypkernels.cpu import library
 
-WITHOUT = {"pairwise_oxy_angle"}
-NATIVE = [name for name in SUBJECTS if name not in WITHOUT]
-
 pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=str(library.why_not()))
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", SUBJECTS)
 def test_results_are_those_of_pytorch(name):
     subject = SUBJECTS[name]
     function, arguments = weighted(subject), subject.arguments()
@@ -49,12 +46,6 @@ def test_a_set_that_does_not_learn(dtype):
     torch.testing.assert_close(found["native"], found["torch"])
 
 
-def test_what_it_has_not_is_refused_by_name():
-    x = torch.randn(3, 4)
-    with hk.use_backend("native"):
-        with pytest.raises(RuntimeError, match=r"hypkernels.pairwise_oxy_angle cannot run with .*'native'"):
-            hk.pairwise_oxy_angle(x, x)
-        with pytest.raises(
-            RuntimeError, match=r"hypkernels.dist0 .*'native': meta tensors; it computes on CPUs"
-        ):
-            backend.choose("dist0", x.to("meta"))
+def test_other_devices_are_refused_by_name():
+    with pytest.raises(RuntimeError, match=r"hypkernels.dist0 .*'native': meta tensors; it computes on CPUs"):
+        backend.choose("dist0", torch.empty(3, 4, device="meta"), requested="native")

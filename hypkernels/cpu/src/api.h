@@ -78,7 +78,7 @@ struct Contrastive {
 };
 
 // A function of all pairs of two sets.
-enum PairFunction { PAIR_INNER, PAIR_DIST };
+enum PairFunction { PAIR_INNER, PAIR_DIST, PAIR_ANGLE };
 
 struct Pairs {
   int64_t function, dtype, threads, width, M, N;

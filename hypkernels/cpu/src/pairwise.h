@@ -83,7 +83,7 @@ class PairwiseRun {
  public:
   PairwiseRun(const Pairs& call, const PointReader<F>* points)
       : q(call), reader(*points), M(call.M), N(call.N), D(call.width), c(call.c), k(root(call.c)),
-        unit(call.function == PAIR_DIST ? 1 / k : -1 / c), threads(M * N * D > SMALL ? (int)call.threads : 1),
+        unit(call.function == PAIR_DIST ? 1 / k : call.function == PAIR_INNER ? -1 / c : 1), threads(M * N * D > SMALL ? (int)call.threads : 1),
         tiles_i(blocks_of(M, PAIR_ROWS)), tiles_j(blocks_of(N, tile_columns)) {}
 
   Outcome run() {
@@ -169,7 +169,6 @@ class PairwiseRun {
     });
   }
 
-  // z of a vector of pairs, and which of them are near.
   struct RowScalars {
     V P, A, t, growth, half, u;
   };
@@ -177,18 +176,29 @@ class PairwiseRun {
     return {all_of(x.P[r]), all_of(x.A[r]), all_of(t_x[r]), all_of(x.growth[r]),
             all_of(F(x.shrink[r] * F(0.70710678118654752440))), all_of(exact ? F(0) : u_norm[r])};
   }
+
+  // What a vector of pairs has: z = lateral + chord^2, and which of them are near.
+  struct PairScalars {
+    V lateral, chord, z;
+    Mask near;
+  };
   // With rapidities a and b the chord is sqrt(2) sinh((b - a)/2): of what they are beyond a typical one, or of P and Q
   // themselves, whichever rounds less.
-  V z_of(const RowScalars& r, V product, int64_t j, Mask& near, V& chord) const {
+  PairScalars pair_scalars(const RowScalars& r, V product, int64_t j) const {
     const V Q = load(y.P + j), growth = load(y.growth + j), shrink = r.half * load(y.shrink + j);
     const V of_x = r.t * Q, of_y = r.P * load(t_y + j), between = 1 / root(1 + r.A * load(y.A + j) + r.P * Q);
     const V rounding = (size(growth) + size(r.growth)) * shrink, other = (Q + r.P) * between;
-    chord = rounding < other ? (growth - r.growth) * shrink : (Q - r.P) * between;
-    const V z = chord * chord + larger(of_x + (of_y - product), V{});
+    PairScalars p = {};
+    p.chord = rounding < other ? (growth - r.growth) * shrink : (Q - r.P) * between;
+    p.lateral = larger(of_x + (of_y - product), V{});
+    p.z = p.chord * p.chord + p.lateral;
     if constexpr (!exact)
-      near = z <= NEAR_SHARE * (size(of_x) + size(of_y) + r.u * load(v_norm + j)) +
-                      NEAR_CHORD * size(chord) * smaller(rounding, other);
-    return z;
+      p.near = p.z <= NEAR_SHARE * (size(of_x) + size(of_y) + r.u * load(v_norm + j)) +
+                          NEAR_CHORD * size(p.chord) * smaller(rounding, other);
+    return p;
+  }
+  AngleGap<V> angle_at(const RowScalars& r, const PairScalars& p, int64_t j) const {
+    return AngleGap<V>(p.lateral, p.chord * F(1.41421356237309504880), r.P, r.A, load(y.P + j), load(y.A + j));
   }
   static V size(V v) { return larger(v, -v); }
 
@@ -219,19 +229,15 @@ class PairwiseRun {
 
   int64_t fill_values(const Tile& t) const {
     int64_t found = 0;
-    const V factor = all_of(F(q.function == PAIR_DIST ? LN2 * unit : unit));
     for (int64_t i = 0; i < t.rows; ++i) {
       const RowScalars r = row_scalars(t.i0 + i);
       R* out = (R*)q.out + (t.i0 + i) * N + t.j0;
       for (int64_t j = 0; j < t.columns; j += lanes) {
-        Mask near = {};
-        V chord;
-        const V z = z_of(r, load(t.z + i * tile_columns + j), t.j0 + j, near, chord);
-        const V value = factor * (q.function == PAIR_INNER ? 1 + z : z == V{} ? V{} : DistanceGap::gap(z));
-        store_part(out + j, value, t.columns - j);
-        if (exact || !any(near, t.columns - j)) continue;
+        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        store_part(out + j, value_of(r, p, t.j0 + j), t.columns - j);
+        if (exact || !any(p.near, t.columns - j)) continue;
         for (int64_t lane = 0; lane < at_most(lanes, t.columns - j); ++lane) {
-          if (!near[lane]) continue;
+          if (!p.near[lane]) continue;
           Split<double> split;
           ++found;
           out[j + lane] = (R)pair_dist(exact_pair(t.i0 + i, t.j0 + j + lane, split));
@@ -239,6 +245,12 @@ class PairwiseRun {
       }
     }
     return found;
+  }
+
+  V value_of(const RowScalars& r, const PairScalars& p, int64_t j) const {
+    if (q.function == PAIR_ANGLE) return angle_at(r, p, j).angle();
+    if (q.function == PAIR_INNER) return F(unit) * (1 + p.z);
+    return p.z == V{} ? V{} : F(LN2 * unit) * DistanceGap::gap(p.z);
   }
 
   Outcome backward() {
@@ -258,7 +270,9 @@ class PairwiseRun {
       const int64_t last = at_most(first + block, M);
       for_tiles(first / PAIR_ROWS * tiles_j, blocks_of(last, PAIR_ROWS) * tiles_j, [&](int64_t index, Tile& t) {
         if (!exact) t.near = places[index] = (Place*)malloc(sizeof(Place) * (most_near() + 1));
-        fill_slopes(t, W + (t.i0 - first) * ld + t.j0, ld, tile_sums + index * tile_doubles);
+        F* w = W + (t.i0 - first) * ld + t.j0;
+        double* sums = tile_sums + index * tile_doubles;
+        q.function == PAIR_ANGLE ? fill_angle_slopes(t, w, ld, sums) : fill_slopes(t, w, ld, sums);
         near_of[index] = t.n_near;
         if (!exact) places[index] = (Place*)realloc(t.near, sizeof(Place) * (at_most(t.n_near, most_near()) + 1));
       });
@@ -303,24 +317,23 @@ class PairwiseRun {
       const V A = all_of(x.A[row]), apart = all_of(x.apart[row]);
       WideSum of_turned, of_own, of_radial, of_excess;
       for (int64_t j = 0; j < t.columns; j += lanes) {
-        Mask near = {};
-        V chord;
-        const V z = z_of(r, load(t.z + i * tile_columns + j), t.j0 + j, near, chord), Q = load(y.P + t.j0 + j);
+        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        const V Q = load(y.P + t.j0 + j);
         V by_z = V{} + 1, rest = by_z;
         if (q.function == PAIR_DIST)
-          DistanceGap::gap_and_slope<true>(z, exact ? coarse * r.P * Q : V{}, by_z, rest);
+          DistanceGap::gap_and_slope<true>(p.z, exact ? coarse * r.P * Q : V{}, by_z, rest);
         V weight = factor * upstream(grad + j * q.grad_column, t.columns - j);
-        if (!exact && any(near, t.columns - j)) {
+        if (!exact && any(p.near, t.columns - j)) {
           for (int64_t lane = 0; lane < at_most(lanes, t.columns - j); ++lane)
-            if (near[lane]) {
+            if (p.near[lane]) {
               if (t.n_near < most_near()) t.near[t.n_near] = {(int32_t)row, (int32_t)(t.j0 + j + lane)};
               ++t.n_near;
             }
-          weight = near ? V{} : weight;
+          weight = p.near ? V{} : weight;
         }
         const V slope = weight * by_z, between = apart - load(y.apart + t.j0 + j);
         store(W + i * ld + j, slope);
-        const V turned = slope * (chord * root(2 + chord * chord));
+        const V turned = slope * (p.chord * root(2 + p.chord * p.chord));
         of_turned.add(turned);
         of_own.add(slope * load(y.A + t.j0 + j));
         of_radial.add(slope * (between * between * load(y.inverse_A + t.j0 + j)));
@@ -334,6 +347,34 @@ class PairwiseRun {
           column_turns[j] += few[j], own_columns[j] += few_own[j], few[j] = few_own[j] = 0;
     }
     own_columns[tile_columns] = excess;
+  }
+
+  // The same of angles, whose sums of W Q and W P are taken as they are.
+  void fill_angle_slopes(Tile& t, F* W, int64_t ld, double* sums) const {
+    double *Qs = sums, *owns = sums + PAIR_ROWS, *radials = sums + 2 * PAIR_ROWS;
+    double *Ps = sums + 3 * PAIR_ROWS, *own_columns = Ps + tile_columns;
+    alignas(64) F few_P[tile_columns] = {}, few_own[tile_columns] = {};
+    for (int64_t i = 0; i < t.rows; ++i) {
+      const int64_t row = t.i0 + i;
+      const RowScalars r = row_scalars(row);
+      const R* grad = (const R*)q.grad + row * q.grad_row + t.j0 * q.grad_column;
+      WideSum of_Q, of_own, of_radial;
+      for (int64_t j = 0; j < t.columns; j += lanes) {
+        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        const V weight = -upstream(grad + j * q.grad_column, t.columns - j);
+        V by_z, apex, other, curv;
+        angle_at(r, p, t.j0 + j).slopes(by_z, apex, other, curv);
+        const V along = weight * by_z;
+        store(W + i * ld + j, along);
+        of_Q.add(along * load(y.P + t.j0 + j));
+        of_own.add(weight * AngleGap<V>::quotient(apex * r.A, r.P * r.P));
+        of_radial.add(weight * curv * load(y.inverse_A + t.j0 + j));
+        store(few_P + j, load(few_P + j) + along * r.P);
+        store(few_own + j, load(few_own + j) + weight * other);
+      }
+      Qs[i] = of_Q.total(), owns[i] = of_own.total(), radials[i] = of_radial.total();
+    }
+    for (int64_t j = 0; j < tile_columns; ++j) Ps[j] = few_P[j], own_columns[j] = few_own[j];
   }
 
   // Near pairs in the order of their rows, or of their columns: those of row i are [starts[i], starts[i + 1]).
@@ -371,7 +412,8 @@ class PairwiseRun {
       }
       by_curv[i] = radial / (2 * c * x.A_wide[i]);
       GradientRow<F> sum(reader, D, G_x + i * D, -c * own / x.A_wide[i], x.row(i), x.centre, (double*)buffer);
-      sum.add_centre(k * (x.P_wide[i] * own + turned) / x.A_wide[i], y.centre);
+      const double of_Q = q.function == PAIR_ANGLE ? turned : (x.P_wide[i] * own + turned) / x.A_wide[i];
+      sum.add_centre(k * of_Q, y.centre);
       for (int64_t at = near_x.starts[i]; at < near_x.starts[i + 1]; ++at) {
         Split<double> split;
         const auto g = gradient_of_near(i, near_x.others[at], split);
@@ -387,7 +429,8 @@ class PairwiseRun {
         turned += d[0], own += d[tile_columns];
       }
       GradientRow<F> sum(reader, D, G_y + j * D, -c * own / y.A_wide[j], y.row(j), y.centre, (double*)buffer);
-      sum.add_centre(k * (y.P_wide[j] * own - turned) / y.A_wide[j], x.centre);
+      const double of_P = q.function == PAIR_ANGLE ? turned : (y.P_wide[j] * own - turned) / y.A_wide[j];
+      sum.add_centre(k * of_P, x.centre);
       for (int64_t at = near_y.starts[j]; at < near_y.starts[j + 1]; ++at) {
         Split<double> split;
         const auto g = gradient_of_near(near_y.others[at], j, split);
