@@ -45,6 +45,11 @@ class ContrastiveRun {
   static constexpr int64_t lanes = Vector<F>::lanes, tile_columns = TILE_BYTES / sizeof(F);
   static constexpr bool wide = sizeof(F) == sizeof(double);
 
+  struct Positive {
+    Split<double> split;
+    Gradient<double> gradient;
+  };
+
   struct Pair {  // a pairing
     const Pairing* q;
     const Side<F>*x, *y;
@@ -59,7 +64,7 @@ class ContrastiveRun {
     double* tile_sums;
     F* W;
     int64_t *first_row, *rows_of;  // of each column, the rows whose target it is; null: its own
-    double* curv;                  // of each row's positive
+    Positive* positives[2];        // of each row, in the first matrix and in the last
 
     int64_t target(int64_t i) const { return q->targets ? q->targets[i] : i; }
   };
@@ -165,7 +170,7 @@ class ContrastiveRun {
     if (!in_range()) return false;
     prepare(!q.kept);
     double by_curv = 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n) weigh_rows(pairs[n]);
+    for (int64_t n = 0; n < q.n_pairings; ++n) weigh_rows(pairs[n]), find_positives(pairs[n]);
     gradients();
     for (int64_t n = 0; n < q.n_pairings; ++n) by_curv += finish_scalars(pairs[n]);
     *q.by_curv = by_curv;
@@ -218,11 +223,8 @@ class ContrastiveRun {
 
   void fill_table(int64_t s, int64_t begin, int64_t end) {
     const Side<F>& side = sides[s];
-    for (int64_t i = begin; i < end; ++i) {
-      double* row = side.table + i * table_width;
-      row[0] = rows.square(side.row(i), D);
-      for (int64_t o = 0; o < q.n_sets; ++o) row[1 + o] = rows.dot(side.row(i), sides[o].centre, D);
-    }
+    for (int64_t i = begin; i < end; ++i)
+      rows.summary(side.row(i), q.centres, q.n_sets, D, side.table + i * table_width);
   }
 
   bool in_range() const {
@@ -581,7 +583,7 @@ class ContrastiveRun {
   // by_positive is that by the positive's logit.
   void weigh_rows(Pair& o) {
     const Pairing& of = *o.q;
-    double** of_rows[] = {&o.row_weight, &o.row_total, &o.by_positive[0], &o.gap, &o.Q, &o.own_x, &o.radial, &o.curv};
+    double** of_rows[] = {&o.row_weight, &o.row_total, &o.by_positive[0], &o.gap, &o.Q, &o.own_x, &o.radial};
     for (double** d : of_rows)
       *d = arena.zeros<double>(o.M + 1);
     double** of_columns[] = {&o.column_weight, &o.column_total, &o.P, &o.own_y};
@@ -664,18 +666,27 @@ class ContrastiveRun {
   // Adds what the weights of a block of rows give to some rows of a set's gradient, in units of k.
   void add_products(int64_t s, int64_t begin, int64_t first, int64_t block, F* G) {
     const int64_t end = at_most(begin + OUT_ROWS, sides[s].count);
-    if (!first) memset((void*)(G + begin * D), 0, (end - begin) * D * sizeof(F));
-    for (int64_t n = 0; n < q.n_pairings; ++n) {
+    bool empty = first == 0;
+    for (int64_t n = 0; n < q.n_pairings; ++n) {  // of all columns first: they write every row
       const Pair& o = pairs[n];
       const int64_t last = at_most(first + block, o.M);
-      if (o.q->x == s && begin < last && end > first) {
-        const int64_t low = begin > first ? begin : first, high = at_most(end, last);
-        add_product<F>(high - low, D, o.N, (F)k, o.W + (low - first) * o.ld, o.ld, o.y->u, G + low * D);
-      }
-      if (o.q->y == s && last > first)
-        add_transposed_product<F>(end - begin, D, last - first, (F)k, o.W + begin, o.ld, o.x->u + first * D,
-                                  G + begin * D);
+      if (o.q->y != s || last <= first) continue;
+      add_transposed_product<F>(end - begin, D, last - first, (F)k, o.W + begin, o.ld, o.x->u + first * D, empty,
+                                G + begin * D);
+      empty = false;
     }
+    for (int64_t n = 0; n < q.n_pairings; ++n) {
+      const Pair& o = pairs[n];
+      const int64_t low = begin > first ? begin : first, high = at_most(end, at_most(first + block, o.M));
+      if (o.q->x != s || low >= high) continue;
+      if (empty && (low > begin || high < end)) {
+        memset((void*)(G + begin * D), 0, (end - begin) * D * sizeof(F));
+        empty = false;
+      }
+      add_product<F>(high - low, D, o.N, (F)k, o.W + (low - first) * o.ld, o.ld, o.y->u, empty, G + low * D);
+      empty = false;
+    }
+    if (empty) memset((void*)(G + begin * D), 0, (end - begin) * D * sizeof(F));
   }
 
   // Of an angle the directions in which the matrix has no softmax have no weights, and `laterals` are the tile's.
@@ -851,37 +862,42 @@ class ContrastiveRun {
     }
     GradientRow<F> sum(rows, D, G, of_own, own, side.centre, row);
     for (int64_t n = 0; n < q.n_pairings; ++n) {
-      Pair& o = pairs[n];
+      const Pair& o = pairs[n];
       if (o.q->x == s) {
-        const void* y = o.y->row(o.target(i));
         sum.add_centre(k * o.Q[i], o.y->centre);
-        o.curv[i] = 0;
-        for (int64_t m = 0; m <= last_matrix(); ++m) {  // the second at the other end
-          const auto split = m ? rows.split(y, own, D) : rows.split(own, y, D);
-          const auto g = gradient_of_positive(o, i, m, split);
-          o.curv[i] += g.by_curv;
-          m ? sum.add_points(y, own, g.by_y, split) : sum.add_points(own, y, g.by_x, split);
-        }
+        add_positive(sum, o, i, true);
       }
       if (o.q->y == s) {
         const int64_t from = o.first_row ? o.first_row[i] : i, to = o.first_row ? o.first_row[i + 1] : at_most(i + 1, o.M);
         sum.add_centre(k * o.P[i], o.x->centre);
-        for (int64_t at = from; at < to; ++at) {
-          const int64_t r = o.rows_of ? o.rows_of[at] : at;
-          const void* x = o.x->row(r);
-          for (int64_t m = 0; m <= last_matrix(); ++m) {
-            const auto split = m ? rows.split(own, x, D) : rows.split(x, own, D);
-            const auto g = gradient_of_positive(o, r, m, split);
-            m ? sum.add_points(own, x, g.by_x, split) : sum.add_points(x, own, g.by_y, split);
-          }
-        }
+        for (int64_t at = from; at < to; ++at) add_positive(sum, o, o.rows_of ? o.rows_of[at] : at, false);
       }
     }
     sum.finish(out);
   }
 
-  Gradient<double> gradient_of_positive(const Pair& o, int64_t i, int64_t matrix, const Split<double>& split) const {
-    return gap.of_rows_gradient(-o.by_positive[matrix][i] * q.scale[i * q.scale_stride], pair_geometry(split, c));
+  // What row i's positive adds to the gradient of its point of x, or of y. The second matrix has it at the other end.
+  void add_positive(GradientRow<F>& sum, const Pair& o, int64_t i, bool of_x) const {
+    const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+    for (int64_t m = 0; m <= last_matrix(); ++m) {
+      const Positive& p = o.positives[m][i];
+      const Combination<double>& of = of_x == !m ? p.gradient.by_x : p.gradient.by_y;
+      m ? sum.add_points(y, x, of, p.split) : sum.add_points(x, y, of, p.split);
+    }
+  }
+
+  void find_positives(Pair& o) {
+    for (int64_t m = 0; m <= last_matrix(); ++m) o.positives[m] = arena.take<Positive>(o.M + 1);
+    for_tasks(blocks_of(o.M, PREPARED_ROWS), threads, [&](int64_t task) {
+      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, o.M); ++i)
+        for (int64_t m = 0; m <= last_matrix(); ++m) {
+          const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+          Positive& p = o.positives[m][i];
+          p.split = m ? rows.split(y, x, D) : rows.split(x, y, D);
+          const double by_gap = -o.by_positive[m][i] * q.scale[i * q.scale_stride];
+          p.gradient = gap.of_rows_gradient(by_gap, pair_geometry(p.split, c));
+        }
+    });
   }
 
   // The gradients by the scale of each row, and what the pairing adds to that by the curvature.
@@ -897,12 +913,8 @@ class ContrastiveRun {
     }
     if (!q.scale_stride) *q.by_scale += total_of(of_rows, o.M);
     for (int64_t i = 0; i < o.M; ++i) {
-      if (!q.sets[o.q->x].grad) {
-        const void *x = o.x->row(i), *y = o.y->row(o.target(i));
-        o.curv[i] = gradient_of_positive(o, i, 0, rows.split(x, y, D)).by_curv;
-        if (last_matrix()) o.curv[i] += gradient_of_positive(o, i, 1, rows.split(y, x, D)).by_curv;
-      }
-      of_rows[i] = o.curv[i] + o.radial[i] / (2 * c * o.x->A_wide[i]);
+      of_rows[i] = o.radial[i] / (2 * c * o.x->A_wide[i]);
+      for (int64_t m = 0; m <= last_matrix(); ++m) of_rows[i] += o.positives[m][i].gradient.by_curv;
     }
     return excess / c + total_of(of_rows, o.M);
   }

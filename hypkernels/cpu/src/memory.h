@@ -20,17 +20,16 @@ inline void in_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// Memory for the time of a call, 64 bytes aligned.
+// Memory for the time of a call, 64 bytes aligned: in blocks of which small pieces are cut.
 class Arena {
  public:
   template <class E>
   E* take(int64_t n) {
-    const int64_t bytes = ((int64_t)sizeof(Block) + n * (int64_t)sizeof(E) + 127) & ~int64_t(63);
-    Block* block = (Block*)aligned_alloc(64, bytes);
-    in_large_pages(block, bytes);
-    block->before = last_;
-    last_ = block;
-    return (E*)((char*)block + 64);
+    const int64_t bytes = aligned(n * (int64_t)sizeof(E));
+    if (bytes > left_) begin_block(bytes);
+    E* piece = (E*)next_;
+    next_ += bytes, left_ -= bytes;
+    return piece;
   }
   template <class E>
   E* zeros(int64_t n) {
@@ -50,7 +49,21 @@ class Arena {
   struct Block {
     Block* before;
   };
+  static constexpr int64_t BLOCK = int64_t(1) << 16;
+
+  static int64_t aligned(int64_t bytes) { return (bytes + 63) & ~int64_t(63); }
+
+  void begin_block(int64_t bytes) {
+    const int64_t header = aligned(sizeof(Block)), room = bytes > BLOCK ? bytes : BLOCK;
+    Block* block = (Block*)aligned_alloc(64, header + room);
+    in_large_pages(block, header + room);
+    block->before = last_;
+    last_ = block, next_ = (char*)block + header, left_ = room;
+  }
+
   Block* last_ = nullptr;
+  char* next_ = nullptr;
+  int64_t left_ = 0;
 };
 
 }  // namespace

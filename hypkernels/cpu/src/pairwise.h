@@ -264,8 +264,6 @@ class PairwiseRun {
     const bool in_place = reader.item == sizeof(F);
     F* G_x = in_place ? (F*)q.by_x : arena.take<F>(M * D + 1);
     F* G_y = in_place ? (F*)q.by_y : arena.take<F>(N * D + 1);
-    memset((void*)G_x, 0, M * D * sizeof(F));
-    memset((void*)G_y, 0, N * D * sizeof(F));
     for (int64_t first = 0; first < M; first += block) {
       const int64_t last = at_most(first + block, M);
       for_tiles(first / PAIR_ROWS * tiles_j, blocks_of(last, PAIR_ROWS) * tiles_j, [&](int64_t index, Tile& t) {
@@ -280,10 +278,11 @@ class PairwiseRun {
       for_tasks_with_buffer(of_x + of_y, threads, 0, [&](int64_t task, void*) {
         if (task < of_x) {
           const int64_t begin = first + task * PRODUCT_ROWS, rows = at_most(PRODUCT_ROWS, last - begin);
-          add_product<F>(rows, D, N, (F)k, W + (begin - first) * ld, ld, y.u, G_x + begin * D);
+          add_product<F>(rows, D, N, (F)k, W + (begin - first) * ld, ld, y.u, true, G_x + begin * D);
         } else {
           const int64_t begin = (task - of_x) * PRODUCT_ROWS, rows = at_most(PRODUCT_ROWS, N - begin);
-          add_transposed_product<F>(rows, D, last - first, (F)k, W + begin, ld, x.u + first * D, G_y + begin * D);
+          add_transposed_product<F>(rows, D, last - first, (F)k, W + begin, ld, x.u + first * D, first == 0,
+                                    G_y + begin * D);
         }
       });
     }

@@ -52,22 +52,23 @@ void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, const F* Y, F*
   blas(X)("T", "N", &N, &M, &K, &one, Y, &K, X, &K, &zero, C, &ld);
 }
 
-// C (m, n) += alpha W (m, k) Y (k, n).
+// C (m, n) = alpha W (m, k) Y (k, n) + C, or without C if that holds nothing yet.
 template <class F>
-void add_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* Y, F* C) {
-  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, ldw, 1, Y, n, 1, 1, C, n);
+void add_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* Y, bool empty, F* C) {
+  const F beta = empty ? 0 : 1;
+  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, ldw, 1, Y, n, 1, beta, C, n);
   const int M = m, N = n, K = k, ld = ldw;
-  const F one = 1;
-  blas(W)("N", "N", &N, &M, &K, &alpha, Y, &N, W, &ld, &one, C, &N);
+  blas(W)("N", "N", &N, &M, &K, &alpha, Y, &N, W, &ld, &beta, C, &N);
 }
 
-// C (m, n) += alpha W (k, m)^T X (k, n).
+// C (m, n) = alpha W (k, m)^T X (k, n) + C, or without C.
 template <class F>
-void add_transposed_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* X, F* C) {
-  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, 1, ldw, X, n, 1, 1, C, n);
+void add_transposed_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t ldw, const F* X, bool empty,
+                            F* C) {
+  const F beta = empty ? 0 : 1;
+  if (!blas(W)) return own_product<F>(m, n, k, alpha, W, 1, ldw, X, n, 1, beta, C, n);
   const int M = m, N = n, K = k, ld = ldw;
-  const F one = 1;
-  blas(W)("N", "T", &N, &M, &K, &alpha, X, &N, W, &ld, &one, C, &N);
+  blas(W)("N", "T", &N, &M, &K, &alpha, X, &N, W, &ld, &beta, C, &N);
 }
 
 }  // namespace

@@ -32,6 +32,8 @@ struct PointReader {
   int64_t item;  // bytes
   double (*square)(const void* x, int64_t width);
   double (*dot)(const void* x, const double* centre, int64_t width);
+  // |x|^2 and the products with n centres, which lie one after the other.
+  void (*summary)(const void* x, const double* centres, int64_t n, int64_t width, double* out);
   void (*add)(double* total, double factor, const void* x, int64_t width);           // total += factor x
   void (*centred)(F* u, double k, const void* x, double P, const double* centre, int64_t width);  // u = k x - P centre
   Split<double> (*split)(const void* x, const void* y, int64_t width);
@@ -49,6 +51,32 @@ struct ReaderOf {
     double of[1];
     add_up(width, of, [=](auto at, auto* total) { total[0] += at((const T*)x) * at(centre); });
     return of[0];
+  }
+
+  template <int N>
+  static void square_and_dots(const T* x, const double* centres, int64_t width, double* out) {
+    double of[1 + N];
+    add_up(width, of, [=](auto at, auto* total) {
+      const auto a = at(x);
+      total[0] += a * a;
+      for (int n = 0; n < N; ++n) total[1 + n] += a * at(centres + n * width);
+    });
+    out[0] = of[0];
+    for (int n = 0; n < N; ++n) out[1 + n] = of[1 + n];
+  }
+
+  static void summary(const void* x, const double* centres, int64_t n, int64_t width, double* out) {
+    double some[5];
+    for (int64_t o = 0; o < n; o += 4) {
+      const int64_t count = at_most(n - o, 4);
+      const auto sums = count == 1   ? square_and_dots<1>
+                        : count == 2 ? square_and_dots<2>
+                        : count == 3 ? square_and_dots<3>
+                                     : square_and_dots<4>;
+      sums((const T*)x, centres + o * width, width, some);
+      out[0] = some[0];
+      memcpy(out + 1 + o, some + 1, count * sizeof(double));
+    }
   }
 
   static void add(double* total, double factor, const void* x, int64_t width) {
@@ -79,7 +107,7 @@ struct ReaderOf {
   }
 
   static const PointReader<F>* get() {
-    static const PointReader<F> reader = {sizeof(T), square, dot, add, centred, split, add_term};
+    static const PointReader<F> reader = {sizeof(T), square, dot, summary, add, centred, split, add_term};
     return &reader;
   }
 };
