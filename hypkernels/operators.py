@@ -109,15 +109,18 @@ def _all_plain(arguments: Sequence[Any]) -> bool:
     Not those of a subclass, in a transform, negated or zero by a mark alone.
     """
     for one in arguments:
-        if type(one) in _PLAIN_TENSORS:
+        kind = type(one)
+        if kind is Tensor or kind is torch.nn.Parameter:
             if torch._C._dispatch_keys(one).raw_repr() not in _PLAIN_KEYS and not _has_plain_keys(one):
                 return False
-        elif isinstance(one, Tensor) or (isinstance(one, (list, tuple)) and not _all_plain(one)):
+        elif kind is list or kind is tuple:
+            if not _all_plain(one):
+                return False
+        elif isinstance(one, Tensor):
             return False
     return True
 
 
-_PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 # What the dispatcher heeds of tensors of which there is nothing more to heed, as far as any have come.
 _PLAIN_KEYS: set[int] = set()
 
