@@ -116,6 +116,11 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
 def _number(name: str, value: Any, expected: str) -> float:
     """A Python number as a float, an infinite one if it is larger than any."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -200,12 +205,12 @@ def scale_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
     """A scale of at least 0: one for all ``points``, as a 0-d tensor, or one for each, ``(M,)``."""
     if not isinstance(value, Tensor):
         return constant(check_not_negative(name, value))
+    _check_beside(name, value, points)
     if value.numel() != 1 and value.shape != points.shape[:1]:
         raise ValueError(
             f"{name} must be a float, a one-element tensor or one of shape ({points.shape[0]},), "
             f"got shape {tuple(value.shape)}"
         )
-    _check_beside(name, value, points)
     return value.reshape(()) if value.numel() == 1 else value
 
 

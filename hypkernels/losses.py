@@ -8,7 +8,8 @@ differentiable once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from hypkernels.checks import (
     broadcast_pair,
     broadcast_rows,
+    check_bool,
     check_choice,
     check_finite,
     check_matrices,
@@ -95,23 +97,15 @@ def contrastive_loss(
             curvature, scale or target is not reported in this way.
         NotImplementedError: a second or a forward-mode derivative is asked for.
     """
-    (loss,) = contrastive_losses(
-        (x, y),
-        ((0, 1),),
-        curv,
-        logit_scale,
-        similarity=similarity,
-        targets=targets,
-        reduction=reduction,
-        symmetric=symmetric,
-        precision=precision,
-    )
+    check_matrices("x", x, "y", y)
+    options = similarity, targets, reduction, symmetric, precision
+    (loss,) = _contrastive_losses((x, y), ((0, 1),), curv, logit_scale, *options)
     return loss
 
 
 def contrastive_losses(
-    points: Sequence[Tensor],
-    pairings: Sequence[tuple[int, int]],
+    points: Iterable[Tensor],
+    pairings: Iterable[tuple[int, int]],
     curv: float | Tensor = 1.0,
     logit_scale: float | Tensor = 1.0,
     *,
@@ -128,7 +122,8 @@ def contrastive_losses(
     images and unsafe images; HyCoCLIP's are those of whole and boxed images and texts.
 
     Args:
-        points: at least one set, each ``(M_k, D)``; one dtype, device and ``D`` for all.
+        points: at least one set, each ``(M_k, D)``; one dtype, device and ``D`` for all, those in no pairing
+            included.
         pairings: for each loss the indices into ``points`` of its ``x`` and its ``y``.
         curv, logit_scale, similarity, targets, reduction, symmetric, precision: of :func:`contrastive_loss`,
             for all pairings; ``targets`` and a ``logit_scale`` of one value a row need as many rows in each.
@@ -139,11 +134,26 @@ def contrastive_losses(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
-    points = list(points)
-    _check_pairings(points, pairings)
-    check_choice("similarity", similarity, SIMILARITIES)
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("precision", precision, PRECISIONS)
+    sets, pairs = _listed("points", points), _listed("pairings", pairings)
+    _check_sets(sets)
+    _check_pairings(len(sets), pairs)
+    options = similarity, targets, reduction, symmetric, precision
+    return _contrastive_losses(sets, pairs, curv, logit_scale, *options)
+
+
+def _contrastive_losses(
+    points: Sequence[Tensor],
+    pairings: Sequence[tuple[int, int]],
+    curv: float | Tensor,
+    logit_scale: float | Tensor,
+    similarity: str,
+    targets: Tensor | None,
+    reduction: str,
+    symmetric: bool,
+    precision: str | None,
+) -> list[Tensor]:
+    """Of checked points and pairings."""
+    _check_contrastive_options(similarity, reduction, symmetric, precision)
     if not pairings:
         return []
     scale, *_ = [scale_tensor("logit_scale", logit_scale, points[row]) for row, _ in pairings]
@@ -155,23 +165,39 @@ def contrastive_losses(
         [row for row, _ in pairings],
         [column for _, column in pairings],
         similarity,
-        bool(symmetric),
+        symmetric,
         precision,
     )
     return [_reduce(one, reduction) for one in losses]
 
 
-def _check_pairings(points: list[Tensor], pairings: Sequence[tuple[int, int]]) -> None:
+def _check_contrastive_options(
+    similarity: str, reduction: str, symmetric: bool, precision: str | None
+) -> None:
+    check_choice("similarity", similarity, SIMILARITIES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_bool("symmetric", symmetric)
+    check_choice("precision", precision, PRECISIONS)
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence, got {type(values).__name__}")
+    return list(values)
+
+
+def _check_sets(points: Sequence[Tensor]) -> None:
+    """All, also those in no pairing: compiled code reads them too, by the dtype and width of the first."""
+    for index, one in enumerate(points):
+        check_matrices("points[0]", points[0], f"points[{index}]", one)
+
+
+def _check_pairings(sets: int, pairings: Sequence[tuple[int, int]]) -> None:
     for pairing in pairings:
-        if len(pairing) != 2 or not all(
-            isinstance(index, int) and 0 <= index < len(points) for index in pairing
-        ):
-            raise ValueError(
-                f"pairings must be pairs of indices of the {len(points)} point sets, got {pairing}"
-            )
-        x, y = (points[index] for index in pairing)
-        check_matrices("x", x, "y", y)
-        check_matrices("x", x, "points", points[0])
+        if not isinstance(pairing, Sequence) or not all(type(index) is int for index in pairing):
+            raise TypeError(f"pairings must be pairs of indices of points, got {pairing!r}")
+        if len(pairing) != 2 or not all(0 <= index < sets for index in pairing):
+            raise ValueError(f"pairings must be pairs of indices of the {sets} point sets, got {pairing}")
 
 
 def _targets(targets: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
@@ -258,9 +284,7 @@ class LorentzContrastiveLoss(nn.Module):
         precision: str | None = None,
     ) -> None:
         super().__init__()
-        check_choice("similarity", similarity, SIMILARITIES)
-        check_choice("reduction", reduction, REDUCTIONS)
-        check_choice("precision", precision, PRECISIONS)
+        _check_contrastive_options(similarity, reduction, symmetric, precision)
         self.similarity = similarity
         self.reduction = reduction
         self.symmetric = symmetric

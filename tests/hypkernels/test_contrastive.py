@@ -733,6 +733,15 @@ ONES = torch.ones(3, 4)
         ({"y": ONES[:0], "targets": torch.zeros(3).long()}, ValueError, r"targets must be in \[0, 0\)"),
         ({"similarity": "cosine"}, ValueError, "similarity must be one of 'dist', .*, got 'cosine'"),
         ({"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
+        *(
+            ({"symmetric": value}, TypeError, "symmetric must be True or False, got " + type(value).__name__)
+            for value in (None, "a", 1, torch.tensor(True))
+        ),
+        (
+            {"logit_scale": torch.nested.nested_tensor([torch.ones(1)])},
+            TypeError,
+            "logit_scale must be a dense tensor, got a nested tensor",
+        ),
         ({"precision": "bf16"}, ValueError, "precision must be one of None, 'ieee', .* got 'bf16'"),
     ],
 )
@@ -785,17 +794,63 @@ def test_no_pairings_no_losses():
     assert hk.contrastive_losses([torch.ones(2, 3)], []) == []
 
 
+PAIR = [ONES, ONES]
+
+
+@pytest.mark.parametrize("pairings", [[(0, 1)], [(0, 2)], []], ids=["in no pairing", "paired", "no pairing"])
 @pytest.mark.parametrize(
-    ("points", "pairings", "message"),
+    ("third", "error", "message"),
     [
-        ([torch.ones(2, 3)], [(0, 1)], "pairings must be pairs of indices of the 1 point sets"),
-        ([torch.ones(2, 3), torch.ones(2, 4)], [(0, 1)], "x and y"),
-        ([torch.ones(2, 3), torch.ones(2, 4), torch.ones(2, 4)], [(1, 2)], "x and points"),
+        (None, TypeError, "must be a tensor of space components .* got NoneType"),
+        ("x", TypeError, "must be a tensor of space components .* got str"),
+        (torch.tensor(1.0), ValueError, r"must have shape \(\.\.\., D\) with D >= 1, got \(\)"),
+        (ONES[0], ValueError, r"must have shapes \(M, D\) and \(N, D\), got \(3, 4\) and \(4,\)"),
+        (torch.ones(100_000, 1), ValueError, r"must have the same width .* got \(3, 4\) and \(100000, 1\)"),
+        (ONES.double(), TypeError, "must have the same dtype, got torch.float32 and torch.float64"),
+        (ONES.long(), TypeError, "must be float64.*got torch.int64"),
+        (ONES.bool(), TypeError, "must be float64.*got torch.bool"),
+        (ONES.to(torch.complex64), TypeError, "must be float64.*got torch.complex64"),
+        (ONES.to("meta"), ValueError, "must be on the same device, got cpu and meta"),
+        (ONES.to_sparse(), TypeError, "must be a dense tensor, got one of layout torch.sparse_coo"),
+        (torch.nested.nested_tensor([ONES, ONES]), TypeError, "must be a dense tensor, got a nested tensor"),
     ],
 )
-def test_bad_pairings_are_named(points, pairings, message):
-    with pytest.raises(ValueError, match=message):
+def test_every_set_is_checked(pairings, third, error, message):
+    with pytest.raises(error, match=rf"points\[2\] {message}"):
+        hk.contrastive_losses([*PAIR, third], pairings)
+
+
+@pytest.mark.parametrize(
+    ("points", "pairings", "error", "message"),
+    [
+        (None, [(0, 1)], TypeError, "points must be a sequence, got NoneType"),
+        ([None], [], TypeError, r"points\[0\] must be a tensor"),
+        (
+            [torch.ones(2, 3), torch.ones(2, 4)],
+            [(0, 1)],
+            ValueError,
+            r"points\[0\] and points\[1\] must have",
+        ),
+        (PAIR, None, TypeError, "pairings must be a sequence, got NoneType"),
+        (PAIR, [0, 1], TypeError, "pairings must be pairs of indices of points, got 0"),
+        (PAIR, [(0, 1.0)], TypeError, r"pairings must be pairs of indices of points, got \(0, 1.0\)"),
+        (PAIR, [(0, True)], TypeError, r"pairings must be pairs of indices of points, got \(0, True\)"),
+        (PAIR, ["01"], TypeError, "pairings must be pairs of indices of points, got '01'"),
+        (PAIR, [(0, 1, 1)], ValueError, r"of the 2 point sets, got \(0, 1, 1\)"),
+        (PAIR, [(0, -1)], ValueError, r"of the 2 point sets, got \(0, -1\)"),
+        (PAIR[:1], [(0, 1)], ValueError, "pairings must be pairs of indices of the 1 point sets"),
+    ],
+)
+def test_bad_pairings_are_named(points, pairings, error, message):
+    with pytest.raises(error, match=message):
         hk.contrastive_losses(points, pairings)
+
+
+def test_points_and_pairings_may_be_iterators():
+    sets = [torch.randn(3, 4) for _ in range(3)]
+    expected = hk.contrastive_losses(sets, [(0, 1), (2, 0)])
+    assert hk.contrastive_losses(iter(sets), zip([0, 2], [1, 0], strict=True)) == expected
+    assert hk.contrastive_losses(sets, (pair for pair in [[0, 1], [2, 0]])) == expected
 
 
 # ---------------------------------------------------------------- memory and tiles
