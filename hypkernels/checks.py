@@ -14,6 +14,9 @@ from torch import Tensor
 _SMALLEST, _LARGEST = 2.0**-160, 2.0**160
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
+# Of a number by its name, which it returns as a float.
+Check = Callable[[str, float], float]
+
 
 def check_points(name: str, points: Tensor) -> Tensor:
     """``points`` must be a dense floating tensor ``(..., D)`` with ``D >= 1``."""
@@ -123,6 +126,8 @@ def check_bool(name: str, value: object) -> None:
 
 def _number(name: str, value: Any, expected: str) -> float:
     """A Python number as a float, an infinite one if it is larger than any."""
+    if type(value) is float:  # what it nearly always is: asking for a ``Real`` takes longer
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     try:
@@ -131,9 +136,9 @@ def _number(name: str, value: Any, expected: str) -> float:
         return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
-def check_positive(name: str, value: float) -> float:
+def check_positive(name: str, value: float, expected: str = "a float or a one-element tensor") -> float:
     """A positive and finite Python number, as a float."""
-    number = _number(name, value, "a float or a one-element tensor")
+    number = _number(name, value, expected)
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {number}")
     return number
@@ -170,7 +175,7 @@ def scalar_tensor(
     name: str,
     value: float | Tensor,
     points: Tensor,
-    check: Callable[[str, float], float] = check_positive,
+    check: Check = check_positive,
 ) -> Tensor:
     """A scalar argument (a positive one: the curvature) of a function of ``points``, as a 0-d tensor.
 
@@ -186,7 +191,7 @@ def scalar_or_rows(
     name: str,
     value: float | Tensor,
     points: Tensor,
-    check: Callable[[str, float], float] = check_positive,
+    check: Check = check_positive,
 ) -> Tensor:
     """The same, where a tensor of several elements is one for each of several factors: as it is."""
     if not isinstance(value, Tensor):
@@ -245,27 +250,27 @@ def target_tensor(name: str, targets: Tensor, points: Tensor) -> Tensor:
     return targets.long()
 
 
-def check_curv_value(curv: Tensor) -> None:
-    """Refuse a non-positive curvature. One on a GPU is not read back: it would stall the stream."""
-    if curv.device.type != "cpu":
-        return
-    if curv.dim() == 0:
-        check_positive("curv", curv.item())
-    elif not ((curv > 0) & (curv < math.inf)).all():
-        bad = curv[~((curv > 0) & (curv < math.inf))][0].item()
-        raise ValueError(f"curv must be positive and finite, got {bad} in a tensor of {tuple(curv.shape)}")
+def check_values(name: str, scalar: Tensor, check: Check = check_positive) -> None:
+    """``check`` the values of a scalar, also within transforms of ``torch.func``.
 
-
-def check_scale_values(scale: Tensor) -> None:
-    """Refuse a negative ``logit_scale``; as for a curvature, one on a GPU is not read back."""
-    if scale.device.type != "cpu":
+    One on a GPU is not read back: it would stall the stream.
+    """
+    scalar = unwrapped(scalar)
+    if scalar.device.type != "cpu" or not scalar.numel():
         return
-    if scale.item() < 0 if scale.dim() == 0 else (scale < 0).any():
-        raise ValueError(f"logit_scale must not be negative, got {scale.min().item()}")
+    if scalar.dim() == 0:
+        check(name, scalar.item())
+        return
+    try:
+        for bound in scalar.aminmax():  # both are NaN where any value is
+            check(name, bound.item())
+    except ValueError as error:
+        raise ValueError(f"{error} in a tensor of {tuple(scalar.shape)}") from None
 
 
 def check_target_values(targets: Tensor, columns: int) -> None:
     """Refuse indices of no column; on a GPU they are not read back, and indexing fails there."""
+    targets = unwrapped(targets)
     if targets.device.type == "cpu" and targets.numel():
         low, high = (bound.item() for bound in targets.aminmax())
         if low < 0 or high >= columns:
@@ -282,9 +287,9 @@ def check_differentiable_range(name: str, points: Sequence[Tensor], curv: Tensor
     if torch.compiler.is_compiling():
         return
     is_wide = points[0].dtype == torch.float64
-    sizes = [torch.linalg.vector_norm(_plain(one), math.inf, -1) for one in points if is_wide]
+    sizes = [torch.linalg.vector_norm(unwrapped(one).detach(), math.inf, -1) for one in points if is_wide]
     if is_wide or curv.device.type == "cpu":
-        sizes.append(_plain(curv))
+        sizes.append(unwrapped(curv).detach())
     for one in sizes:
         beyond = ((one > 0) & (one < _SMALLEST)) | ((one > _LARGEST) & one.isfinite())
         if beyond.any():
@@ -294,8 +299,8 @@ def check_differentiable_range(name: str, points: Sequence[Tensor], curv: Tensor
             )
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """The values of a tensor within transforms of ``torch.func``."""
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The values of a tensor within transforms of ``torch.func``, those of all samples of ``vmap``."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.detach()
+    return tensor

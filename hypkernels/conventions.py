@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.checks import broadcast_pair, check_curv_value, check_points, check_positive, scalar_tensor
+from hypkernels.checks import broadcast_pair, check_points, check_positive, check_values, scalar_tensor
 
 
 def curv_to_k(curv: float | Tensor) -> float | Tensor:
@@ -184,7 +184,7 @@ def ball_to_lorentz(points: Tensor, curv: float | Tensor = 1.0, *, check: bool |
 def _curvature(curv: float | Tensor, points: Tensor) -> Tensor:
     c = scalar_tensor("curv", curv, points)
     if not torch.compiler.is_compiling():
-        check_curv_value(c)
+        check_values("curv", c)
     return c.double()
 
 

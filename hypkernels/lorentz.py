@@ -224,7 +224,7 @@ def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    radius = constant(check_positive("min_radius", min_radius))
+    radius = constant(check_positive("min_radius", min_radius, "a float"))
     return cone.half_aperture(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)), radius)
 
 

@@ -257,7 +257,7 @@ def entailment_loss(
     losses = entailment.entailment_loss(
         *broadcast_rows(apex, point, curv=scalar_or_rows("curv", curv, apex)),
         constant(check_not_negative("aperture_scale", aperture_scale)),
-        constant(check_positive("min_radius", min_radius)),
+        constant(check_positive("min_radius", min_radius, "a float")),
         constant(check_finite("margin", margin)),
         constant(check_not_negative("leak", leak)),
     )
@@ -332,7 +332,7 @@ class EntailmentConeLoss(nn.Module):
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
         self.aperture_scale = check_not_negative("aperture_scale", aperture_scale)
-        self.min_radius = check_positive("min_radius", min_radius)
+        self.min_radius = check_positive("min_radius", min_radius, "a float")
         self.margin = check_finite("margin", margin)
         self.leak = check_not_negative("leak", leak)
         self.reduction = reduction

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hypkernels import backend
-from hypkernels.checks import check_curv_value, check_differentiable_range
+from hypkernels.checks import Check, check_differentiable_range, check_positive, check_values
 from hypkernels.operators import Operator, batched, differentiable, dispatched, register
 from hypkernels.saturation import copy_gradient
 
 Formula = Callable[..., Tensor]
 Gradient = Callable[..., tuple[Tensor, ...]]
+
+CURV: Mapping[str, Check] = {"curv": check_positive}
+NO_OPTIONS: Mapping[str, Check] = {}
 
 # On a CPU 128 Ki float64 values are 1 MiB: temporaries stay in caches, and the calls on them are few. On a
 # GPU a chunk only bounds memory: 4 Mi values are 32 MiB, and a formula holds at most eight such temporaries.
@@ -120,7 +123,8 @@ class RowwiseOp:
 
     Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the tensors ``scalars``, each 0-d or
     ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python floats:
-    compiled graphs go on with old values of those.) There are four implementations, of which
+    compiled graphs go on with old values of those.) ``scalars`` and ``options`` map names to checks, which an
+    operator makes of the values, as a compiled graph does not. There are four implementations, of which
     :mod:`hypkernels.backend` picks one:
 
     - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
@@ -146,8 +150,8 @@ class RowwiseOp:
         kernels: str,
         points: Literal[1, 2],
         returns: Literal["point", "scalar"],
-        scalars: Sequence[str] = ("curv",),
-        options: Sequence[str] = (),
+        scalars: Mapping[str, Check] = CURV,
+        options: Mapping[str, Check] = NO_OPTIONS,
         by_sums: BySums | None = None,
     ) -> None:
         self.name, self.kernels = name, kernels
@@ -155,7 +159,8 @@ class RowwiseOp:
         self.definition, self.smooth = definition, smooth
         self.points, self.tensors = points, points + len(scalars)
         self.returns_points = returns == "point"
-        names = [*("x", "y")[:points], *scalars, *options]
+        self.checks = {**scalars, **options}
+        names = [*("x", "y")[:points], *self.checks]
         arguments = ", ".join([*(f"Tensor {argument}" for argument in names), "str backend"])
         self._operators = register(
             name,
@@ -269,17 +274,23 @@ class RowwiseOp:
 
     def _by_definition(self, *arguments: Tensor) -> Tensor:
         scalars, options = arguments[self.points : self.tensors], arguments[self.tensors :]
-        if not torch.compiler.is_compiling():
-            check_curv_value(scalars[-1])
+        self._check_values(*scalars, *options)
         wide = (one.double() for one in (*arguments[: self.points], *scalars))
         return self.definition(*wide, *options).to(self._result(arguments[0])[1])
 
     def _by_smooth_formula(self, *arguments: Any) -> Tensor:
         points, scalars = arguments[: self.points], arguments[self.points : self.tensors]
+        self._check_values(*scalars)
         check_differentiable_range(self.name, points, scalars[-1])
         wide = (*(one.double() for one in points), *map(_column, scalars))
         out = self.smooth(*wide, *arguments[self.tensors : -1])
         return (out if self.returns_points else out.squeeze(-1)).to(self._result(points[0])[1])
+
+    def _check_values(self, *scalars: Tensor) -> None:
+        """And options. A graph that is being compiled knows none."""
+        if not torch.compiler.is_compiling():
+            for (name, check), one in zip(self.checks.items(), scalars, strict=False):
+                check_values(name, one, check)
 
     def _result(self, x: Tensor) -> tuple[int, torch.dtype]:
         """The columns and the dtype of the value."""
@@ -289,7 +300,8 @@ class RowwiseOp:
         """Points, scalars, options as floats; the implementation, and its function if it is compiled."""
         *operands, requested = arguments
         points, scalars = operands[: self.points], operands[self.points : self.tensors]
-        check_curv_value(scalars[-1])
+        if not suffix:
+            self._check_values(*operands[self.points :])
         choice = backend.choose(self.name, points[0], requested=requested).implementation
         module = {"triton": self.kernels, "native": "hypkernels.cpu.rows"}.get(choice)
         launcher = getattr(importlib.import_module(module), self.name + suffix) if module else None

@@ -1,5 +1,6 @@
 """Registration of the cone's functions as ``torch.ops.hypkernels`` operators."""
 
+from hypkernels.checks import check_positive
 from hypkernels.cone import closed_form, reference, smooth
 from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
 from hypkernels.rowwise import BySums, RowwiseOp
@@ -12,7 +13,7 @@ half_aperture = RowwiseOp(
     closed_form.half_aperture_gradient,
     points=1,
     returns="scalar",
-    options=("min_radius",),
+    options={"min_radius": check_positive},
     by_sums=BySums(NORM, closed_form.half_aperture_by_norm),
     definition=reference.half_aperture,
     smooth=smooth.half_aperture,

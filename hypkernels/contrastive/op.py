@@ -24,7 +24,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hypkernels import backend
-from hypkernels.checks import check_curv_value, check_scale_values, check_target_values
+from hypkernels.checks import check_not_negative, check_target_values, check_values
 from hypkernels.contrastive import problem, reference
 from hypkernels.contrastive.problem import Learns, Problem, Statistics
 from hypkernels.contrastive.similarity import logit_matrices
@@ -53,6 +53,12 @@ class _Call(NamedTuple):
     symmetric: bool
     precision: str | None
     backend: str
+
+    def check_values(self) -> None:
+        check_values("curv", self.curv)
+        check_values("logit_scale", self.logit_scale, check_not_negative)
+        for column, targets in zip(self.columns, self.targets, strict=True):
+            check_target_values(targets, self.points[column].shape[0])
 
     @property
     def may_be_native(self) -> bool:
@@ -119,6 +125,8 @@ def contrastive_losses(*args: Any) -> list[Tensor]:
 
 
 def _by_definition(call: _Call) -> list[Tensor]:
+    if not torch.compiler.is_compiling():
+        call.check_values()
     return [
         reference.contrastive_loss(
             call.points[row].double(),
@@ -135,10 +143,7 @@ def _by_definition(call: _Call) -> list[Tensor]:
 
 def _run_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
-    check_curv_value(call.curv)
-    check_scale_values(call.logit_scale)
-    for column, targets in zip(call.columns, call.targets, strict=True):
-        check_target_values(targets, call.points[column].shape[0])
+    call.check_values()
     choice = call.implementation()
     if choice == "native":
         results = call.run_native()

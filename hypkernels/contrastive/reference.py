@@ -32,7 +32,7 @@ def contrastive_loss(
     """Loss of each row: the cross entropies of row ``i`` and, if symmetric, of column ``targets[i]``."""
     rows = torch.arange(x.shape[0], device=x.device)
     targets = rows if targets is None else targets
-    scale = torch.as_tensor(logit_scale).expand(x.shape[0]).unsqueeze(-1)
+    scale = torch.as_tensor(logit_scale).to(x.device).expand(x.shape[0]).unsqueeze(-1)
     gap = GAPS[similarity]
     loss = F.cross_entropy(-scale * gap(x, y, curv), targets, reduction="none")
     if not symmetric:

@@ -1,5 +1,6 @@
 """Registration of the entailment loss of each row as a ``torch.ops.hypkernels`` operator."""
 
+from hypkernels.checks import check_finite, check_not_negative, check_positive
 from hypkernels.entailment import closed_form, reference, smooth
 from hypkernels.pair_geometry import SPLIT_SUMS, of_split
 from hypkernels.rowwise import BySums, RowwiseOp
@@ -13,7 +14,12 @@ entailment_loss = RowwiseOp(
     points=2,
     returns="scalar",
     by_sums=BySums(SPLIT_SUMS, of_split(closed_form.pair_entailment_loss)),
-    options=("aperture_scale", "min_radius", "margin", "leak"),
+    options={
+        "aperture_scale": check_not_negative,
+        "min_radius": check_positive,
+        "margin": check_finite,
+        "leak": check_not_negative,
+    },
     definition=reference.entailment_loss,
     smooth=smooth.entailment_loss,
     kernels=KERNELS,

@@ -1,7 +1,8 @@
 """Registration of the maps as ``torch.ops.hypkernels`` operators."""
 
+from hypkernels.checks import check_finite
 from hypkernels.maps import closed_form, reference, smooth
-from hypkernels.rowwise import RowwiseOp
+from hypkernels.rowwise import CURV, RowwiseOp
 
 KERNELS = "hypkernels.maps.kernel"
 
@@ -21,7 +22,7 @@ scaled_exp_map0 = RowwiseOp(
     closed_form.scaled_exp_map0_gradient,
     points=1,
     returns="point",
-    scalars=("scale", "curv"),
+    scalars={"scale": check_finite, **CURV},
     definition=reference.scaled_exp_map0,
     smooth=smooth.scaled_exp_map0,
     kernels=KERNELS,

@@ -14,7 +14,7 @@ def exp_map0(v: Tensor, curv: Tensor | float) -> Tensor:
 
 
 def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor | float) -> Tensor:
-    return exp_map0(scale.unsqueeze(-1) * x, curv)
+    return exp_map0(scale.to(x.device).unsqueeze(-1) * x, curv)
 
 
 def log_map0(x: Tensor, curv: Tensor | float) -> Tensor:

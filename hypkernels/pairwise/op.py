@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hypkernels import backend
-from hypkernels.checks import check_curv_value, check_differentiable_range
+from hypkernels.checks import check_differentiable_range, check_values
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
 from hypkernels.operators import Operator, batched, differentiable, dispatched, register
@@ -89,15 +89,17 @@ class PairwiseOp:
 
     def _by_definition(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            check_curv_value(curv)
+            check_values("curv", curv)
         return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor, backend: str) -> Tensor:
+        if not torch.compiler.is_compiling():
+            check_values("curv", curv)
         check_differentiable_range(self.name, (x, y), curv)
         return self.smooth_formula(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def _forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
-        check_curv_value(curv)
+        check_values("curv", curv)
         if native := self._native("", x, requested):
             out = native(x, y, curv)
             if out is not None:

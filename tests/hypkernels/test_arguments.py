@@ -1,5 +1,7 @@
 """Bad arguments are refused by name, before any work."""
 
+import math
+
 import pytest
 import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
@@ -72,8 +74,9 @@ def test_points(name, x, error, message):
         (None, TypeError, "curv must be a float or a one-element tensor, got NoneType"),
     ],
 )
-def test_curvature(name, curv, error, message):
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_curvature(name, curv, error, message, backend):
+    with hk.use_backend(backend), pytest.raises(error, match=message):
         call(name, curv=curv)
 
 
@@ -106,9 +109,59 @@ def test_curvature_on_another_device_than_the_cpu_points(name):
         (0.0, ValueError, "min_radius must be positive and finite, got 0.0"),
         (-0.1, ValueError, "min_radius must be positive and finite, got -0.1"),
         (float("nan"), ValueError, "min_radius must be positive and finite, got nan"),
-        ("0.1", TypeError, "min_radius must be a float"),
+        ("0.1", TypeError, "min_radius must be a float, got str"),
+        (torch.tensor(0.1), TypeError, "min_radius must be a float, got Tensor"),
     ],
 )
 def test_min_radius(min_radius, error, message):
     with pytest.raises(error, match=message):
         hk.half_aperture(torch.ones(2, 3), 1.0, min_radius)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_scale(value, backend):
+    x, several = torch.ones(2, 3), torch.tensor([1.0, value])
+    with hk.use_backend(backend):
+        for scale in (value, torch.tensor(value), torch.tensor([value]), torch.tensor(value).half()):
+            with pytest.raises(ValueError, match=f"scale must be finite, got {value}$"):
+                hk.scaled_exp_map0(x, scale)
+        with pytest.raises(ValueError, match=rf"scale must be finite, got {value} in a tensor of \(2,\)"):
+            hk.scaled_exp_map0(x, several)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("curv", [-1.0, math.inf, math.nan])
+def test_curvature_within_transforms(name, curv):
+    x, curvature = torch.ones(2, 3), torch.tensor(curv)
+    with pytest.raises(ValueError, match=f"curv must be positive and finite, got {curv}"):
+        torch.func.jvp(lambda x: call(name, x=x, curv=curvature), (x,), (x,))
+    for backend in ("auto", "reference"):
+        with (
+            hk.use_backend(backend),
+            pytest.raises(ValueError, match=f"curv must be positive and finite, got {curv} in a tensor"),
+        ):
+            torch.vmap(lambda c: call(name, curv=c))(torch.stack([torch.ones(()), curvature]))
+
+
+ONES = torch.ones(2, 3)
+NUMBERS = {
+    "curv": lambda number: hk.dist0(ONES, number),
+    "scale": lambda number: hk.scaled_exp_map0(ONES, number),
+    "min_radius": lambda number: hk.half_aperture(ONES, 1.0, number),
+    "logit_scale": lambda number: hk.contrastive_loss(ONES, ONES, 1.0, number),
+    **{
+        name: lambda number, name=name: hk.entailment_loss(ONES, ONES, **{name: number})
+        for name in ("aperture_scale", "margin", "leak")
+    },
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_graph_that_takes_any_number_refuses_an_infinite_one(name):
+    torch._dynamo.reset()
+    compiled = torch.compile(NUMBERS[name], fullgraph=True, backend="aot_eager")
+    for number in (0.5, 0.6, 0.7):
+        compiled(number)
+    with pytest.raises(ValueError, match=f"{name} must be .*finite, got inf"):
+        compiled(math.inf)

@@ -714,6 +714,16 @@ ONES = torch.ones(3, 4)
         ({"logit_scale": -1.0}, ValueError, "logit_scale must not be negative, got -1.0"),
         ({"logit_scale": math.inf}, ValueError, "logit_scale must be finite, got inf"),
         ({"logit_scale": torch.tensor(-1.0)}, ValueError, "logit_scale must not be negative, got -1.0"),
+        ({"logit_scale": torch.tensor(math.inf)}, ValueError, "logit_scale must be finite, got inf"),
+        ({"logit_scale": torch.tensor(math.nan)}, ValueError, "logit_scale must be finite, got nan"),
+        *(
+            (
+                {"logit_scale": torch.tensor([1.0, value, 2.0])},
+                ValueError,
+                rf"logit_scale must .*, got {value} in a tensor of \(3,\)",
+            )
+            for value in (-1.0, math.inf, math.nan)
+        ),
         (
             {"logit_scale": torch.ones(2)},
             ValueError,
@@ -745,9 +755,10 @@ ONES = torch.ones(3, 4)
         ({"precision": "bf16"}, ValueError, "precision must be one of None, 'ieee', .* got 'bf16'"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, error, message):
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_bad_arguments_are_refused_by_name(change, error, message, backend):
     arguments = {"x": ONES, "y": ONES, **change}
-    with pytest.raises(error, match=message):
+    with hk.use_backend(backend), pytest.raises(error, match=message):
         hk.contrastive_loss(arguments.pop("x"), arguments.pop("y"), **arguments)
 
 

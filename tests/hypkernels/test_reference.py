@@ -4,7 +4,9 @@ import pytest
 import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
 from rowwise_cases import ROWS, Tolerance, assert_accurate, with_scaled_gradient
+from transforms import SUBJECTS
 
+import hypkernels as hk
 from hypkernels.cone import reference as cone
 from hypkernels.distance import reference as distance
 from hypkernels.maps import reference as maps
@@ -47,3 +49,35 @@ def test_reference_has_second_derivatives(name):
     args = [v[:2, :3].clone().requires_grad_() for v in vectors(name)]
     curv = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(reference(name), (*args, curv))
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_ensembles_of_every_scalar(name):
+    """Checks of values see those of all samples."""
+    subject = SUBJECTS[name]
+    arguments, count = subject.arguments(), len(subject.shapes)
+    several = [one * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) for one in arguments[count:]]
+
+    def total(*scalars):
+        return subject.function(*arguments[:count], *scalars).sum()
+
+    def gradient(*scalars):
+        with hk.use_backend("reference"):
+            return torch.func.grad(total, tuple(range(len(scalars))))(*scalars)
+
+    together = torch.vmap(gradient)(*several)
+    for index in range(3):
+        for of_all, alone in zip(together, gradient(*(one[index] for one in several)), strict=True):
+            torch.testing.assert_close(of_all[index], alone)
+
+
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "HySACLoss"])
+def test_shapes_on_the_meta_device(name):
+    """Scalars may stay on the CPU, as beside points on a GPU."""
+    subject = SUBJECTS[name]
+    arguments, count = subject.arguments(), len(subject.shapes)
+    sets = [one.to("meta") for one in arguments[:count]]
+    with hk.use_backend("reference"):
+        shape = subject.function(*arguments).shape
+        assert subject.function(*sets, *arguments[count:]).shape == shape
+        assert subject.function(*sets, **subject.numbers).shape == shape
