@@ -6,6 +6,8 @@ of :mod:`hypkernels.pair_geometry`.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float
 
 def aperture(s: Tensor, min_radius: float) -> Tensor:
     """Of a cone whose apex is at ``s = sqrt(c)|x|``: ``atan(inf) = pi/2`` for ``s <= 2K``."""
-    return torch.atan(2 * min_radius / _beside(s, min_radius))
+    return torch.atan(_opposite(min_radius) / _beside(s, min_radius))
 
 
 half_aperture_by_norm = of_norm(lambda s, c, min_radius: aperture(s, min_radius))
@@ -34,13 +36,19 @@ half_aperture_by_norm = of_norm(lambda s, c, min_radius: aperture(s, min_radius)
 def aperture_gradient(
     grad: Tensor, x: Tensor, s: Tensor, c: Tensor, min_radius: float
 ) -> tuple[Tensor, Tensor]:
-    slope = -grad * ratio(2 * min_radius, _beside(s, min_radius))
+    slope = -grad * ratio(_opposite(min_radius), _beside(s, min_radius))
     return c * ratio(slope, s * s) * x, slope / (2 * c)
 
 
 def _beside(s: Tensor, min_radius: float) -> Tensor:
     """``sqrt(s^2 - 4K^2)``, 0 for ``s <= 2K``: the leg beside the aperture, whose opposite is ``2K``."""
-    return torch.sqrt((s - 2 * min_radius).clamp(min=0)) * torch.sqrt(s + 2 * min_radius)
+    opposite = _opposite(min_radius)
+    return torch.sqrt((s - opposite).clamp(min=0)) * torch.sqrt(s + opposite)
+
+
+def _opposite(min_radius: float) -> float:
+    """``2K``, or the largest number there is: infinity has no difference to it, and no quotient."""
+    return min(2 * min_radius, sys.float_info.max)
 
 
 @repaired()

@@ -18,9 +18,10 @@ from hypkernels.smooth_geometry import smooth_pair, sqrt_or_0
 
 
 def half_aperture(x: Tensor, c: Tensor, min_radius: float) -> Tensor:
-    s = torch.sqrt(c) * sqrt_or_0(dot(x, x))
-    beside = sqrt_or_0((s - 2 * min_radius).clamp(min=0) * (s + 2 * min_radius))
-    return torch.where(beside > 0, torch.atan2(2 * min_radius + torch.zeros_like(s), beside), math.pi / 2)
+    """``atan2(K, sqrt(s^2 / 4 - K^2))``: halves, as ``2K`` may be infinite."""
+    s = 0.5 * torch.sqrt(c) * sqrt_or_0(dot(x, x))
+    beside = sqrt_or_0((s - min_radius).clamp(min=0) * (s + min_radius))
+    return torch.where(beside > 0, torch.atan2(min_radius + torch.zeros_like(s), beside), math.pi / 2)
 
 
 def oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:

@@ -101,6 +101,28 @@ def test_aperture_closes_far_from_the_origin():
     torch.testing.assert_close(hk.half_aperture(x).item(), 2e-31, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("min_radius", [1e300, 1e308, 1.7e308])
+def test_the_largest_minimal_radii(backend, min_radius):
+    """``2K`` leaves float64: everything is within it."""
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1e30, 0.0]], dtype=torch.float64)
+    y, right = x + torch.tensor([1.0, 2.0]), torch.full((3,), math.pi / 2, dtype=torch.float64)
+    losses = hk.oxy_angle(x, y) - 0.5 * right
+
+    def aperture(x):
+        return hk.half_aperture(x, 1.0, min_radius)
+
+    def loss(x):
+        return hk.entailment_loss(x, y, aperture_scale=0.5, min_radius=min_radius, reduction="none")
+
+    with hk.use_backend(backend):
+        for function, expected in ((aperture, right), (loss, losses.relu())):
+            torch.testing.assert_close(function(x), expected)
+            torch.testing.assert_close(torch.func.jvp(function, (x,), (x,))[0], expected)
+        assert not torch.func.grad(lambda x: aperture(x).sum())(x).any()
+        assert torch.func.grad(lambda x: loss(x).sum())(x).isfinite().all()
+
+
 seeds = st.integers(0, 2**31 - 1)
 widths = st.integers(2, 9)
 curvatures = st.floats(0.05, 20)
