@@ -225,10 +225,15 @@ def _check_dense(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
-def _check_beside(name: str, value: Tensor, points: Tensor) -> Tensor:
+def check_scalars(name: str, value: Tensor) -> None:
+    """A dense floating tensor of any shape."""
     _check_dense(name, value)
     if value.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
+
+
+def _check_beside(name: str, value: Tensor, points: Tensor) -> Tensor:
+    check_scalars(name, value)
     if value.device.type != "cpu" and value.device != points.device:
         raise ValueError(f"{name} must be on the CPU or on the points' {points.device}, got {value.device}")
     return value

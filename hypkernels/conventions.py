@@ -18,31 +18,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hypkernels.checks import broadcast_pair, check_points, check_positive, check_values, scalar_tensor
+from hypkernels.checks import (
+    broadcast_pair,
+    check_points,
+    check_positive,
+    check_scalars,
+    check_values,
+    scalar_tensor,
+    unwrapped,
+)
 
 
 def curv_to_k(curv: float | Tensor) -> float | Tensor:
     """The squared radius ``k = 1 / curv``, which parametrises geoopt's ``Lorentz``.
 
     Args:
-        curv: positive, a float or a tensor of any shape.
+        curv: positive, a float or a floating tensor of any shape.
 
     Raises:
-        TypeError, ValueError: a Python number that is not positive and finite.
+        TypeError, ValueError: an argument of the wrong type, dtype or sign, by name. Values on a GPU are not
+            read back.
     """
-    return 1 / (curv if isinstance(curv, Tensor) else check_positive("curv", curv))
+    return _squared_radius("curv", curv)
 
 
 def k_to_curv(k: float | Tensor) -> float | Tensor:
     """The curvature parameter ``curv = 1 / k`` of a hyperboloid of squared radius ``k``, as geoopt has it.
 
     Args:
-        k: positive, a float or a tensor of any shape.
+        k: positive, a float or a floating tensor of any shape.
 
     Raises:
-        TypeError, ValueError: a Python number that is not positive and finite.
+        TypeError, ValueError: an argument of the wrong type, dtype or sign, by name. Values on a GPU are not
+            read back.
     """
-    return 1 / (k if isinstance(k, Tensor) else check_positive("k", k))
+    return _squared_radius("k", k)
 
 
 def space_to_full(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
@@ -59,7 +69,9 @@ def space_to_full(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
     """
     check_points("x", x)
-    return _with_time(_time(x.double(), _curvature(curv, x)), x)
+    c, rows = _curvature(curv, x), x.double()
+    unit = _unit(rows, c)
+    return _with_time(_time(rows, c, unit) / unit, x)
 
 
 def full_to_space(points: Tensor, curv: float | Tensor = 1.0, *, check: bool | None = None) -> Tensor:
@@ -82,9 +94,12 @@ def full_to_space(points: Tensor, curv: float | Tensor = 1.0, *, check: bool | N
     _check_full("points", points)
     c = _curvature(curv, points)
     if _should_check(check, points):
-        time, x = points[..., 0].double(), points[..., 1:].double()
-        error = ((time * time - (x * x).sum(-1) - 1 / c) / (time * time)).abs().where(time > 0, torch.inf)
-        _require_small(error, points.dtype, f"points are not on the hyperboloid of curvature {-c.item()}")
+        full = points.double()
+        unit = _unit(full, c)
+        time, x = unit * full[..., :1], unit * full[..., 1:]
+        error = ((time * time - _square(x) - unit * unit / c) / (time * time)).abs()
+        error = error.where(time > 0, torch.inf)
+        _require_small(error, points.dtype, "points are not on the hyperboloid of curvature", c)
     return points[..., 1:]
 
 
@@ -130,10 +145,12 @@ def tangent_to_space(
     x, v = broadcast_pair("x", x, "vectors[..., 1:]", vectors[..., 1:])
     c = _curvature(curv, x)
     if _should_check(check, vectors):
-        excess = vectors[..., 0].double() - _tangent_time(x.double(), v.double(), c)
-        length = torch.linalg.vector_norm(v.double(), dim=-1)
-        error = (excess.abs() / length).where(excess != 0, 0.0)
-        _require_small(error, vectors.dtype, f"vectors are not tangent at x for curvature {-c.item()}")
+        rows = v.double()
+        excess = vectors[..., :1].double() - _tangent_time(x.double(), rows, c)
+        longest = rows.abs().amax(-1, keepdim=True)
+        length = torch.linalg.vector_norm(rows / longest, dim=-1, keepdim=True)  # squares may leave float64
+        error = (excess.abs() / longest / length).where(excess != 0, 0.0)
+        _require_small(error, vectors.dtype, "vectors are not tangent at x for curvature", c)
     return v
 
 
@@ -153,7 +170,8 @@ def lorentz_to_ball(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     """
     check_points("x", x)
     c, rows = _curvature(curv, x), x.double()
-    return (rows / (1 + torch.sqrt(c) * _time(rows, c)).unsqueeze(-1)).to(x.dtype)
+    unit = _unit(rows, c)
+    return (unit * rows / (unit + torch.sqrt(c) * _time(rows, c, unit))).to(x.dtype)
 
 
 def ball_to_lorentz(points: Tensor, curv: float | Tensor = 1.0, *, check: bool | None = None) -> Tensor:
@@ -175,9 +193,10 @@ def ball_to_lorentz(points: Tensor, curv: float | Tensor = 1.0, *, check: bool |
     """
     check_points("points", points)
     c, rows = _curvature(curv, points), points.double()
-    inside = 1 - c * (rows * rows).sum(-1, keepdim=True)
-    if _should_check(check, points) and not (inside > 0).all():
-        raise ValueError(f"points must lie in the open ball of radius 1/sqrt(curv), curv = {c.item()}")
+    unit = _unit(rows, c)
+    inside = 1 - c / unit / unit * _square(unit * rows)
+    if _should_check(check, points) and not (unwrapped(inside) > 0).all():
+        raise ValueError(f"points must lie in the open ball of radius 1/sqrt(curv), curv = {_listed(c)}")
     return (2 * rows / inside).to(points.dtype)
 
 
@@ -188,16 +207,42 @@ def _curvature(curv: float | Tensor, points: Tensor) -> Tensor:
     return c.double()
 
 
-def _time(x: Tensor, c: Tensor) -> Tensor:
-    return torch.sqrt(1 / c + (x * x).sum(-1))
+def _squared_radius(name: str, value: float | Tensor) -> float | Tensor:
+    """The reciprocal: of either parameter the other one."""
+    if not isinstance(value, Tensor):
+        return 1 / check_positive(name, value, "a float or a tensor")
+    check_scalars(name, value)
+    if not torch.compiler.is_compiling():
+        check_values(name, value)
+    return 1 / value
+
+
+def _unit(rows: Tensor, c: Tensor) -> Tensor:
+    """A power of two for each row, ``(..., 1)``, with which the squares of its numbers stay within float64.
+
+    Nearly always 1, which changes no bit.
+    """
+    longest = rows.abs().amax(-1, keepdim=True)
+    flat, far = (longest >= 0) & (c < 2.0**-1000), longest > 2.0**500  # c may be on another device
+    return torch.ones_like(longest).masked_fill(flat, 2.0**-30).masked_fill(far, 2.0**-530)
+
+
+def _square(rows: Tensor) -> Tensor:
+    return (rows * rows).sum(-1, keepdim=True)
+
+
+def _time(x: Tensor, c: Tensor, unit: Tensor) -> Tensor:
+    """``(..., 1)``, in units of ``1 / unit``."""
+    return torch.sqrt(unit * unit / c + _square(unit * x))
 
 
 def _tangent_time(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    return (x * v).sum(-1) / _time(x, c)
+    unit, unit_of_v = _unit(x, c), _unit(v, torch.ones_like(c))
+    return (unit * x * (unit_of_v * v)).sum(-1, keepdim=True) / _time(x, c, unit) / unit_of_v
 
 
 def _with_time(time: Tensor, space: Tensor) -> Tensor:
-    return torch.cat([time.unsqueeze(-1).to(space.dtype), space], dim=-1)
+    return torch.cat([time.to(space.dtype), space], dim=-1)
 
 
 def _check_full(name: str, vectors: Tensor) -> None:
@@ -212,9 +257,16 @@ def _should_check(check: bool | None, points: Tensor) -> bool:
     return check
 
 
-def _require_small(error: Tensor, dtype: torch.dtype, complaint: str) -> None:
+def _require_small(error: Tensor, dtype: torch.dtype, complaint: str, c: Tensor) -> None:
     tolerance = torch.finfo(dtype).eps ** 0.5
+    error = unwrapped(error)
     if not (error <= tolerance).all():
         raise ValueError(
-            f"{complaint}: relative error up to {error.max().item():.3g}, at most {tolerance:.3g}"
+            f"{complaint} {_listed(-c)}: "
+            f"relative error up to {error.max().item():.3g}, at most {tolerance:.3g}"
         )
+
+
+def _listed(c: Tensor) -> float | list[float]:
+    """One number, or those of all samples of ``vmap``."""
+    return unwrapped(c).tolist()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import mp
 
 import hypkernels as hk
 from hypkernels import conventions as cv
@@ -167,3 +168,95 @@ def test_a_vector_of_one_component_has_no_space_part():
         cv.full_to_space(torch.ones(3, 1))
     with pytest.raises(ValueError, match=r"vectors must have shape \(\.\.\., D \+ 1\)"):
         cv.tangent_to_space(torch.ones(3, 1), torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("curv", [1e-320, 1e-300, 1e-9, 1.0, 1e9, 1e300])
+@pytest.mark.parametrize("size", [0.0, 1e-290, 1e-150, 1.0, 1e150, 1e200, 1e307])
+def test_every_number_of_float64(size, curv):
+    """Against 60 digits. Squares of these leave float64, the results do not."""
+    x = size * torch.tensor([[3.0, -4.0]], dtype=torch.float64)
+    with mp.workdps(60):
+        rows, c = [mp.mpf(value) for value in x[0].tolist()], mp.mpf(curv)
+        square = sum(value**2 for value in rows)
+        time = mp.sqrt(1 / c + square)
+        ball = [value / (1 + mp.sqrt(c) * time) for value in rows]
+        numbers = [time, *rows, square / time, *ball]
+        expected = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+    full, tangent = cv.space_to_full(x, curv), cv.tangent_to_full(x, x, curv)
+    actual = torch.cat([full[0], tangent[0, :1], cv.lorentz_to_ball(x, curv)[0]])
+    torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-320)
+    assert torch.equal(cv.full_to_space(full, curv), x)
+    assert torch.equal(cv.tangent_to_space(x, tangent, curv), x)
+    if curv**0.5 * size < 1:
+        torch.testing.assert_close(cv.ball_to_lorentz(actual[None, 4:], curv), x, rtol=1e-13, atol=1e-320)
+    if size:
+        with pytest.raises(ValueError, match="not tangent at x"):
+            cv.tangent_to_space(x, tangent + 0.1 * size, curv)
+
+
+CONVERSIONS = {
+    "space_to_full": lambda x, c: cv.space_to_full(x, c),
+    "full_to_space": lambda x, c: cv.full_to_space(cv.space_to_full(x, c), c),
+    "tangent_to_full": lambda x, c: cv.tangent_to_full(x, 2 * x, c),
+    "tangent_to_space": lambda x, c: cv.tangent_to_space(x, cv.tangent_to_full(x, 2 * x, c), c),
+    "lorentz_to_ball": lambda x, c: cv.lorentz_to_ball(x, c),
+    "ball_to_lorentz": lambda x, c: cv.ball_to_lorentz(cv.lorentz_to_ball(x, c), c),
+    "curv_to_k": lambda x, c: cv.curv_to_k(c) * x,
+}
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+@pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (0, 0)])
+def test_vmap(name, in_dims):
+    convert = CONVERSIONS[name]
+    x = torch.stack([random_points(0.3, seed=seed) for seed in range(3)])
+    c = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
+    x, c = (all if dim == 0 else all[0] for all, dim in zip((x, c), in_dims, strict=True))
+    together = torch.vmap(convert, in_dims)(x, c)
+    for index in range(3):
+        one = (all[index] if dim == 0 else all for all, dim in zip((x, c), in_dims, strict=True))
+        torch.testing.assert_close(together[index], convert(*one))
+
+
+@pytest.mark.parametrize("name", [name for name in CONVERSIONS if name != "curv_to_k"])
+def test_a_curvature_on_the_cpu_beside_points_elsewhere(name):
+    x, c = random_points(0.3), torch.tensor(0.3)
+    assert CONVERSIONS[name](x.to("meta"), c).shape == CONVERSIONS[name](x, c).shape
+
+
+def test_vmap_checks_every_sample():
+    x, c = random_points(1.0), torch.tensor([1.0, 2.0])
+    full, tangent, p = cv.space_to_full(x, 1.0), cv.tangent_to_full(x, x, 1.0), cv.lorentz_to_ball(x, 1.0)
+    with pytest.raises(ValueError, match=r"not on the hyperboloid of curvature \[-1.0, -2.0\]"):
+        torch.vmap(lambda c: cv.full_to_space(full, c))(c)
+    with pytest.raises(ValueError, match=r"not on the hyperboloid of curvature -1.0"):
+        torch.vmap(cv.full_to_space)(torch.stack([full, full + 1]))
+    with pytest.raises(ValueError, match=r"not tangent at x for curvature \[-1.0, -2.0\]"):
+        torch.vmap(lambda c: cv.tangent_to_space(x, tangent, c))(c)
+    with pytest.raises(ValueError, match=r"open ball .* curv = \[1.0, 200.0\]"):
+        torch.vmap(lambda c: cv.ball_to_lorentz(p, c))(torch.tensor([1.0, 200.0]))
+    with pytest.raises(ValueError, match=r"curv must be positive and finite, got -2\.0 in"):
+        torch.vmap(lambda c: cv.space_to_full(x, c))(torch.tensor([1.0, -2.0]))
+
+
+@pytest.mark.parametrize("name", ["curv", "k"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0.0, ValueError, "must be positive and finite, got 0.0"),
+        (torch.tensor([1.0, 0.0]), ValueError, r"must be positive and finite, got 0.0 in a tensor of \(2,\)"),
+        (torch.tensor(float("nan")), ValueError, "must be positive and finite, got nan"),
+        ("1", TypeError, "must be a float or a tensor, got str"),
+        (torch.tensor(1), TypeError, "must be a floating tensor, got torch.int64"),
+        (torch.eye(2).to_sparse(), TypeError, "must be a dense tensor, got one of layout torch.sparse_coo"),
+        (
+            torch.nested.nested_tensor([torch.ones(2)]),
+            TypeError,
+            "must be a dense tensor, got a nested tensor",
+        ),
+    ],
+)
+def test_bad_squared_radii(name, value, error, message):
+    function = {"curv": cv.curv_to_k, "k": cv.k_to_curv}[name]
+    with pytest.raises(error, match=f"^{name} {message}"):
+        function(value)
