@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,9 @@ ENTAILMENT_CONES = (
     ("safe_image", "unsafe_text"),
 )
 """(apex, point): the apex is the more general of the two. S > V, U > G, V > U in the paper's letters."""
+
+# Of features and their scale.
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class _Points(NamedTuple):
@@ -84,7 +89,8 @@ class HySACLoss(nn.Module):
         accum_freq: the number of times open_clip's accumulation calls this loss per step.
 
     Raises:
-        ValueError: an argument out of range, or ``local_loss`` without ``gather_with_grad``.
+        TypeError, ValueError: an argument of the wrong type or out of range, or ``local_loss`` without
+            ``gather_with_grad``.
     """
 
     def __init__(
@@ -109,15 +115,21 @@ class HySACLoss(nn.Module):
             )
         if use_horovod:
             raise ValueError("use_horovod=True is not supported; use torch.distributed")
+        for name, value in (("rank", rank), ("world_size", world_size), ("accum_freq", accum_freq)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
         if accum_freq < 1:
             raise ValueError(f"accum_freq must be at least 1, got {accum_freq}")
-        if not 0 <= entail_weight < float("inf"):
+        entail_weight = _number("entail_weight", entail_weight)
+        if not 0 <= entail_weight < math.inf:
             raise ValueError(f"entail_weight must be finite and not negative, got {entail_weight}")
-        for name, value in (("aperture_scale", aperture_scale), ("min_radius", min_radius)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+        aperture_scale = _number("aperture_scale", aperture_scale)
+        min_radius = _number("min_radius", min_radius)
+        for name, number in (("aperture_scale", aperture_scale), ("min_radius", min_radius)):
+            if not 0 < number < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {number}")
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
         self.rank = rank
@@ -139,8 +151,9 @@ class HySACLoss(nn.Module):
 
         Args:
             image_features: space components on the **unit** hyperboloid, ``(B, 2, D)``; index 0 of the second
-                dimension is safe, 1 unsafe. Half precision is computed in float32.
-            text_features: the same for the texts.
+                dimension is safe, 1 unsafe; float64, float32, bfloat16 or float16.
+            text_features: the same for the texts. Everything is computed in the wider of their dtypes, and at
+                least in float32.
             logit_scale: positive factor of the distances, a float or a one-element tensor. A model of
                 curvature ``c`` with temperature ``s`` passes ``sqrt(c) * x`` and ``s / sqrt(c)``.
             logit_bias: accepted for ClipLoss's signature; a constant added to all logits cancels in a
@@ -152,7 +165,8 @@ class HySACLoss(nn.Module):
             ``contrastive_<text>_<image>_loss`` and ``entailment_<apex>_<point>_loss``, already weighted.
 
         Raises:
-            TypeError, ValueError: features missing, or of the wrong type, shape, dtype or device.
+            TypeError, ValueError: features missing, or an argument of the wrong type, layout, shape, dtype,
+                device or range, by name.
         """
         _check_features("image_features", image_features)
         _check_features("text_features", text_features)
@@ -170,6 +184,7 @@ class HySACLoss(nn.Module):
     def _scale(self, logit_scale: float | Tensor) -> float | Tensor:
         if not isinstance(logit_scale, Tensor):
             return logit_scale
+        _check_floating("logit_scale", logit_scale)
         if logit_scale.numel() != 1:
             raise ValueError(f"logit_scale must have one element, got shape {tuple(logit_scale.shape)}")
         scale = _at_least_float32(logit_scale).reshape(())
@@ -238,9 +253,28 @@ def _check_features(name: str, features: object) -> None:
         raise ValueError(f"{name} is None: all seven terms relate texts to images, so both are needed")
     if not isinstance(features, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(features).__name__}")
-    if not features.is_floating_point():
-        raise TypeError(f"{name} must be a floating tensor, got {features.dtype}")
+    _check_floating(name, features)
     if features.dim() != 3 or features.shape[1] != 2 or 0 in features.shape:
         raise ValueError(
             f"{name} must have shape (B, 2, D), safe then unsafe, with B, D >= 1; got {tuple(features.shape)}"
         )
+
+
+def _check_floating(name: str, tensor: Tensor) -> None:
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name} must be a floating tensor, float64, float32, bfloat16 or float16, got {tensor.dtype}"
+        )
+
+
+def _number(name: str, value: float) -> float:
+    """As a float, an infinite one if it is larger than any."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

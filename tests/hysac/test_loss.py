@@ -350,11 +350,73 @@ def test_without_accum_freq_the_scalars_would_be_counted_again():
         ({"aperture_scale": 0.0}, "aperture_scale"),
         ({"min_radius": math.inf}, "min_radius"),
         ({"accum_freq": 0}, "accum_freq"),
+        ({"entail_weight": 10**400}, "entail_weight must be finite and not negative, got inf"),
+        ({"aperture_scale": 10**400}, "aperture_scale must be positive and finite, got inf"),
+        ({"min_radius": -(10**400)}, "min_radius must be positive and finite, got -inf"),
+        ({"min_radius": math.nan}, "min_radius must be positive and finite, got nan"),
     ],
 )
 def test_impossible_options(options, message):
     with pytest.raises(ValueError, match=message):
         HySACLoss(**options)
+
+
+@pytest.mark.parametrize("value", [None, True, "1", torch.tensor(1.0), [1]])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, "a number") for name in ("entail_weight", "aperture_scale", "min_radius")),
+        *((name, "an integer") for name in ("rank", "world_size", "accum_freq")),
+    ],
+)
+def test_options_of_the_wrong_type(name, expected, value):
+    with pytest.raises(TypeError, match=f"{name} must be {expected}, got {type(value).__name__}"):
+        HySACLoss(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda one: one.to_sparse(), "must be a dense tensor, got one of layout torch.sparse_coo"),
+        (lambda one: torch.nested.nested_tensor(list(one)), "must be a dense tensor, got a nested tensor"),
+        (lambda one: one.to(torch.float8_e4m3fn), "must be a floating tensor.* got torch.float8_e4m3fn"),
+        (lambda one: one.to(torch.complex64), "must be a floating tensor.* got torch.complex64"),
+        (lambda one: one.int(), "must be a floating tensor.* got torch.int32"),
+    ],
+)
+def test_tensors_of_the_wrong_kind(changed, message):
+    image, text = (one.detach() for one in quadruplets())
+    loss = HySACLoss()
+    with pytest.raises(TypeError, match=f"image_features {message}"):
+        loss(changed(image), text, 5.0)
+    with pytest.raises(TypeError, match=f"text_features {message}"):
+        loss(image, changed(text), 5.0)
+    with pytest.raises(TypeError, match=f"logit_scale {message}"):
+        loss(image, text, changed(torch.tensor([5.0])))
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        ("5", TypeError, "logit_scale must be a number, got str"),
+        (None, TypeError, "logit_scale must be a number, got NoneType"),
+        (math.inf, ValueError, "logit_scale must be finite, got inf"),
+        (torch.tensor(math.inf), ValueError, "logit_scale must be finite"),
+        (torch.tensor(math.nan), ValueError, "logit_scale must be finite, got nan"),
+        (torch.tensor(-1.0), ValueError, "logit_scale must not be negative, got -1.0"),
+    ],
+)
+def test_impossible_scales(scale, error, message):
+    with pytest.raises(error, match=message):
+        HySACLoss()(*quadruplets(), scale)
+
+
+def test_features_of_two_dtypes_are_computed_in_the_wider_one():
+    image, text = (one.detach() for one in quadruplets())
+    for narrow in (torch.float32, torch.bfloat16):
+        mixed = HySACLoss()(image.to(narrow), text, 5.0)
+        assert mixed.dtype == torch.float64
+        assert torch.equal(mixed, HySACLoss()(image.to(narrow).double(), text, 5.0))
 
 
 def test_features_that_do_not_fit():
