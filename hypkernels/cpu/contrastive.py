@@ -24,6 +24,7 @@ from hypkernels.rowwise import result_dtype
 SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
 # Kept from the forward to the backward pass, at most.
 KEPT_BYTES = 8 << 20
+NOTHING_KEPT = 64
 
 _SET = struct.Struct("5q")  # the structs of src/api.h
 _PAIRING = struct.Struct("9q")
@@ -44,14 +45,20 @@ def matrices(similarity: str, symmetric: bool) -> int:
 
 
 def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int]) -> int:
-    """The size of the buffer of the module's docstring, 0 where it would be too large; of shapes alone."""
+    """The size of the buffer of the module's docstring, ``NOTHING_KEPT`` if too large; of shapes alone."""
     item = result_dtype(points[0].dtype).itemsize
     lanes = 64 // item
     sizes = [one.shape[0] * one.shape[1] for one in points]
     for row, column in zip(rows, columns, strict=True):
         sizes.append(points[row].shape[0] * -(-points[column].shape[0] // lanes) * lanes)
     total = 128 + sum(-(-size * item // 64) * 64 for size in sizes)
-    return total if total <= KEPT_BYTES else 0
+    # Of symbolic sizes without a branch, and never 0 or 1: torch.export would have to prove which it is.
+    is_kept = (
+        total <= KEPT_BYTES
+        if isinstance(total, int)
+        else torch.sym_max(0, torch.sym_min(1, KEPT_BYTES + 1 - total))
+    )
+    return NOTHING_KEPT + (total - NOTHING_KEPT) * is_kept
 
 
 def forward(
@@ -156,11 +163,12 @@ def _call(
     )
     c = curv.to(result_dtype(x.dtype)).item()
     wide_scale = scale.double().contiguous()
+    kept = saved[-1].data_ptr() if saved[-1].numel() > NOTHING_KEPT else 0
     call = _CALL.pack(
         *(DTYPES[x.dtype], torch.get_num_threads(), x.shape[1], n_sets, n_pairings),
         *(SIMILARITIES[similarity], symmetric, 0, 0),
         c,
-        *(wide_scale.data_ptr(), scale.dim(), centres.data_ptr(), _address(saved[-1]), *scalar_outputs),
+        *(wide_scale.data_ptr(), scale.dim(), centres.data_ptr(), kept, *scalar_outputs),
     )
     return bool(function(call, sets, pairings))
 

@@ -254,3 +254,31 @@ def test_no_derivative_is_silently_zero_in_a_graph(transform):
 def test_a_derivative_breaks_the_graph_and_is_right():
     inputs, grad = arguments(), torch.func.grad(loss, ALL)
     assert equal(compiled(grad)(*inputs), grad(*inputs))
+
+
+class Loss(torch.nn.Module):
+    def forward(self, x, y):
+        return hk.contrastive_loss(x, y, 0.7, 3.0)
+
+
+# Of small batches the compiled lane keeps what it does not keep of large ones.
+BATCHES = (2, 7, 1500)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_for_a_batch_of_any_size(strict):
+    rows = torch.export.Dim("rows")
+    x, y = torch.randn(5, 4), torch.randn(5, 4)
+    program = torch.export.export(Loss(), (x, y), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
+    for count in BATCHES:
+        x, y = torch.randn(count, 4), torch.randn(count, 4)
+        assert torch.equal(program.module()(x, y), Loss()(x, y))
+
+
+def test_a_graph_for_batches_of_any_size():
+    torch._dynamo.reset()
+    loss = torch.compile(Loss(), fullgraph=True, dynamic=True, backend="aot_eager")
+    for count in BATCHES:
+        x, y = torch.randn(count, 4, requires_grad=True), torch.randn(count, 4)
+        (gradient,) = torch.autograd.grad(loss(x, y), x)
+        assert torch.equal(gradient, torch.autograd.grad(Loss()(x, y), x)[0])
