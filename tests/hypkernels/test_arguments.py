@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
@@ -165,3 +166,15 @@ def test_a_graph_that_takes_any_number_refuses_an_infinite_one(name):
         compiled(number)
     with pytest.raises(ValueError, match=f"{name} must be .*finite, got inf"):
         compiled(math.inf)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy(name, kind):
+    """PyTorch's compiler takes them for arrays, so that a graph breaks there."""
+    function = NUMBERS[name]
+    for run in (function, torch.compile(function, backend="aot_eager")):
+        assert torch.equal(run(kind(2)), function(2.0))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Observed exception"):
+        torch.compile(function, fullgraph=True, backend="aot_eager")(kind(2))
