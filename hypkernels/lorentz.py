@@ -66,8 +66,8 @@ def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0
 
     Args:
         x: features ``(..., D)``, float64, float32, bfloat16 or float16.
-        scale: any number: a float, a tensor of one element, which may learn, or one for each of several
-            factors, as ``curv``.
+        scale: any finite number: a float, a tensor of one element, which may learn, or one for each of
+            several factors, as ``curv``.
         curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
             of several factors: a tensor that broadcasts against the leading dimensions.
 
@@ -75,7 +75,8 @@ def scaled_exp_map0(x: Tensor, scale: float | Tensor, curv: float | Tensor = 1.0
         Space components ``(..., D)`` in the dtype of ``x``; ``dist0`` of them is ``|scale| |x|``.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, sign or range, by name. Values on
+            a GPU are not read back.
     """
     check_points("x", x)
     factor = scalar_or_rows("scale", scale, x, check_finite)

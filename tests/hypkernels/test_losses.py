@@ -71,6 +71,8 @@ def test_modules_show_their_options_and_hold_no_state():
     [
         (hk.LorentzContrastiveLoss, {"similarity": "cosine"}, ValueError, "similarity must be one of"),
         (hk.LorentzContrastiveLoss, {"reduction": "max"}, ValueError, "reduction must be one of"),
+        (hk.LorentzContrastiveLoss, {"symmetric": 1}, TypeError, "symmetric must be True or False, got int"),
+        (hk.EntailmentConeLoss, {"min_radius": None}, TypeError, "min_radius must be a float, got NoneType"),
         (hk.LorentzContrastiveLoss, {"precision": "fp8"}, ValueError, "precision must be one of"),
         (hk.EntailmentConeLoss, {"reduction": "max"}, ValueError, "reduction must be one of"),
         (hk.EntailmentConeLoss, {"aperture_scale": -1}, ValueError, "aperture_scale must not be negative"),
