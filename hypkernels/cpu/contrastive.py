@@ -2,8 +2,8 @@
 
 What goes from the forward to the backward pass is, for each pairing, what
 :class:`hypkernels.contrastive.problem.Statistics` holds; the summaries of
-:func:`hypkernels.contrastive.problem.summaries`; and, of small batches, a buffer with the centred points and
-the pairs' ``z``, which saves the backward pass one of its three products.
+:func:`hypkernels.contrastive.problem.summaries`; and, of small batches, the pairs' ``z``, which saves the
+backward pass one of its three products.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
 SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
-# Kept from the forward to the backward pass, at most.
-KEPT_BYTES = 8 << 20
+# Kept from the forward to the backward pass, at most; beyond the least, at most one and a half of the points.
+KEPT_BYTES, LEAST_KEPT_BYTES = 16 << 20, 1 << 20
 NOTHING_KEPT = 64
 
 _SET = struct.Struct("5q")  # the structs of src/api.h
@@ -44,21 +44,19 @@ def matrices(similarity: str, symmetric: bool) -> int:
     return 2 if similarity == "angle" and symmetric else 1
 
 
-def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int]) -> int:
+def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int]) -> int | torch.SymInt:
     """The size of the buffer of the module's docstring, ``NOTHING_KEPT`` if too large; of shapes alone."""
     item = result_dtype(points[0].dtype).itemsize
     lanes = 64 // item
-    sizes = [one.shape[0] * one.shape[1] for one in points]
-    for row, column in zip(rows, columns, strict=True):
-        sizes.append(points[row].shape[0] * -(-points[column].shape[0] // lanes) * lanes)
-    total = 128 + sum(-(-size * item // 64) * 64 for size in sizes)
-    # Of symbolic sizes without a branch, and never 0 or 1: torch.export would have to prove which it is.
-    is_kept = (
-        total <= KEPT_BYTES
-        if isinstance(total, int)
-        else torch.sym_max(0, torch.sym_min(1, KEPT_BYTES + 1 - total))
+    of_points = item * sum(one.shape[0] * one.shape[1] for one in points)
+    of_pairs = item * sum(
+        points[row].shape[0] * -(-points[column].shape[0] // lanes) * lanes
+        for row, column in zip(rows, columns, strict=True)
     )
-    return NOTHING_KEPT + (total - NOTHING_KEPT) * is_kept
+    # Of symbolic sizes without a branch, and never 0 or 1: torch.export would have to prove which it is.
+    most = torch.sym_min(KEPT_BYTES, torch.sym_max(LEAST_KEPT_BYTES, of_points + of_points // 2))
+    is_kept = torch.sym_max(0, torch.sym_min(1, most + 1 - of_pairs))
+    return NOTHING_KEPT + is_kept * (of_pairs + (128 - NOTHING_KEPT))
 
 
 def forward(

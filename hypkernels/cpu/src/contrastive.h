@@ -155,7 +155,7 @@ class ContrastiveRun {
     for_tasks(q.n_sets, threads, [&](int64_t s) { find_centre(sides[s], D); });
     for_blocks_of_rows([&](int64_t s, int64_t begin, int64_t end) { fill_table(s, begin, end); });
     if (!in_range()) return false;
-    prepare(true);
+    prepare();
     for (int64_t n = 0; n < q.n_pairings; ++n) {
       pairs[n].part_x = arena.take<double>(pairs[n].tiles_j * pairs[n].M + 1);
       pairs[n].part_y = arena.take<double>(pairs[n].tiles_i * pairs[n].N + 1);
@@ -168,7 +168,7 @@ class ContrastiveRun {
   bool backward() {
     lay_out();
     if (!in_range()) return false;
-    prepare(!q.kept);
+    prepare();
     double by_curv = 0;
     for (int64_t n = 0; n < q.n_pairings; ++n) weigh_rows(pairs[n]), find_positives(pairs[n]);
     gradients();
@@ -180,21 +180,16 @@ class ContrastiveRun {
  private:
   // ---- preparation ---------------------------------------------------------------------------------------------
 
-  // What is kept: the centred points, then z of all pairs, each from a multiple of 64 bytes.
+  // What is kept is z of all pairs, from a multiple of 64 bytes.
   void lay_out() {
-    char* kept = q.kept ? (char*)up((int64_t)q.kept, 64) : nullptr;
-    const auto keep = [&](int64_t n) {
-      F* place = (F*)kept;
-      kept += up(n * sizeof(F), 64);
-      return place;
-    };
+    F* kept = q.kept ? (F*)up((int64_t)q.kept, 64) : nullptr;
     for (int64_t s = 0; s < q.n_sets; ++s) {
       const PointSet& of = q.sets[s];
       Side<F>& side = sides[s];
       side.reader = &rows, side.points = (const char*)of.points, side.stride = of.stride * rows.item, side.count = of.count, side.table = of.table;
       side.centre = q.centres + s * D;
       const int64_t padded = up(of.count, LANES) + LANES;
-      side.u = q.kept ? keep(of.count * D) : arena.take<F>(of.count * D + 1);
+      side.u = arena.take<F>(of.count * D + 1);
       F** scalars[] = {&side.P, &side.A, &side.inverse_A, &side.apart, &side.growth, &side.shrink};
       for (F** f : scalars) *f = arena.take<F>(padded);
       side.P_wide = arena.take<double>(of.count + 1), side.A_wide = arena.take<double>(of.count + 1);
@@ -205,9 +200,10 @@ class ContrastiveRun {
       o.M = o.x->count, o.N = o.y->count, o.ld = up(o.N, lanes);
       o.tiles_i = blocks_of(o.M, tile_rows), o.tiles_j = blocks_of(o.N, tile_columns);
       o.t_x = arena.take<F>(up(o.M, LANES) + LANES), o.t_y = arena.take<F>(up(o.N, LANES) + LANES);
-      o.z = q.kept ? keep(o.M * o.ld) : nullptr;
+      o.z = kept;
+      if (kept) kept += o.M * o.ld;
     }
-    in_large_pages(q.kept, q.kept ? kept - (char*)q.kept : 0);
+    in_large_pages(q.kept, (char*)kept - (char*)q.kept);
   }
 
   template <class Body>
@@ -250,7 +246,7 @@ class ContrastiveRun {
     return all;
   }
 
-  void prepare(bool with_u) {
+  void prepare() {
     double total = 0, count = 0;
     for (int64_t s = 0; s < q.n_sets; ++s) {
       const int64_t step = sides[s].count > 16 ? sides[s].count / 16 : 1;
@@ -260,7 +256,7 @@ class ContrastiveRun {
     }
     typical = count ? total / count : 0;
     for_blocks_of_rows([&](int64_t s, int64_t begin, int64_t end) {
-      prepare_rows(sides[s], begin, end, D, table_width, c, typical, with_u);
+      prepare_rows(sides[s], begin, end, D, table_width, c, typical);
       for (int64_t n = 0; n < q.n_pairings; ++n) {
         const Pair& o = pairs[n];
         if (o.q->x == s) fill_offsets(o.t_x, s, o.q->y, begin, end);

@@ -138,7 +138,7 @@ class PairwiseRun {
     F* t = arena.zeros<F>(up(s.count, LANES) + LANES);
     for_tasks(blocks_of(s.count, PREPARED_ROWS), threads, [&](int64_t task) {
       const int64_t begin = task * PREPARED_ROWS, end = at_most(begin + PREPARED_ROWS, s.count);
-      prepare_rows(s, begin, end, D, 2, c, middle, true);
+      prepare_rows(s, begin, end, D, 2, c, middle);
       for (int64_t i = begin; i < end; ++i)
         t[i] = (F)(s.P_wide[i] * half - k * reader.dot(s.row(i), other.centre, D));
     });

@@ -143,15 +143,15 @@ void find_centre(Side<F>& s, int64_t width) {
 
 // Fills what the tables tell of some rows, and u.
 template <class F>
-void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t table_width, double c, double typical,
-                  bool with_u) {
+void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t table_width, double c,
+                  double typical) {
   const double k = root(c), typical_A_minus_1 = cosh_minus_1(typical);
   for (int64_t i = begin; i < end; ++i) {
     const double P = k * root(s.table[i * table_width]), A = root(1 + P * P), a = __builtin_asinh(P) - typical;
     s.P_wide[i] = P, s.A_wide[i] = A;
     s.P[i] = (F)P, s.A[i] = (F)A, s.inverse_A[i] = (F)(1 / A), s.apart[i] = (F)(P * P / (1 + A) - typical_A_minus_1);
     s.growth[i] = (F)__builtin_expm1(a), s.shrink[i] = (F)__builtin_exp(-a / 2);
-    if (with_u) s.reader->centred(s.u + i * width, k, s.row(i), P, s.centre, width);
+    s.reader->centred(s.u + i * width, k, s.row(i), P, s.centre, width);
   }
   if (end < s.count) return;
   F* scalars[] = {s.P, s.A, s.inverse_A, s.apart, s.growth, s.shrink};
