@@ -6,15 +6,16 @@ What works under which transform of PyTorch:
 | --- | --- | --- | --- |
 | `backward`; `grad`, `vjp`, `jacrev` of `torch.func` | yes | yes | yes |
 | `vmap`, `vmap(grad)` | yes | yes | yes |
-| `jvp`, `jacfwd`, dual levels | slower | slower | refused |
+| `jvp`, `jacfwd`, `linearize`, dual levels | slower | slower | refused |
 | `create_graph`, `hessian`, any order | slower | slower | refused |
 | checkpointing, saved tensor hooks | yes | yes | yes |
 | `compile(fullgraph=True)`, changing floats | yes | yes | yes |
 | `torch.func` derivatives in a compiled function | slower | slower | refused |
 
-``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms and
-curvatures that are 0 or from 2**-160 to 2**160, and refuses others; ``refused`` is a ``NotImplementedError``
-that names the function.
+``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms, scales and
+curvatures that are 0 or from 2**-160 to 2**160, and refuses others by a ``ValueError``, or in a compiled
+function, which knows no values, makes NaN of them and of what is no curvature; ``refused`` is a
+``NotImplementedError`` that names the function.
 """
 
 from hypkernels.backend import use_backend

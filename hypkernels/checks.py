@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+from torch.utils._python_dispatch import _disable_current_modes
 
 # Norms and curvatures whose products stay within float64.
 _SMALLEST, _LARGEST = 2.0**-160, 2.0**160
@@ -284,28 +286,53 @@ def check_target_values(targets: Tensor, columns: int) -> None:
             )
 
 
-def check_differentiable_range(name: str, points: Sequence[Tensor], curv: Tensor) -> None:
+def check_differentiable_range(
+    name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], checks: Mapping[str, Check]
+) -> tuple[Tensor, ...]:
     """Refuse what the formulas of higher derivatives would make something wrong of: they multiply four norms.
 
-    Points narrower than float64 are always in range. A graph that is being compiled knows no values.
+    Points narrower than float64 are always in range. The last of the scalars is the curvature. A graph that
+    is being compiled knows no values: for it there is a factor for each argument, of points ``(..., 1)``, NaN
+    where the argument would be refused and 1 elsewhere. (Factors, so that derivatives are NaN, too.)
     """
-    if torch.compiler.is_compiling():
-        return
-    is_wide = points[0].dtype == torch.float64
-    sizes = [torch.linalg.vector_norm(unwrapped(one).detach(), math.inf, -1) for one in points if is_wide]
-    if is_wide or curv.device.type == "cpu":
-        sizes.append(unwrapped(curv).detach())
-    for one in sizes:
-        beyond = ((one > 0) & (one < _SMALLEST)) | ((one > _LARGEST) & one.isfinite())
-        if beyond.any():
-            raise ValueError(
-                f"hypkernels.{name} has forward mode and second derivatives for points and curvatures that "
-                f"are 0 or from 2**-160 to 2**160, got {one[beyond].flatten()[0].item():.3g}"
-            )
+    if torch.compiler.is_compiling() or any(is_fake(unwrapped(one)) for one in (*points, *scalars)):
+        refused = [_beyond_range(size) for size in (*map(_size, points), *scalars)]
+        refused[-1] = refused[-1] | ~_is_curvature(scalars[-1])
+        return tuple(torch.where(one, math.nan, 1.0).double() for one in refused)
+    with _disable_current_modes():  # a tracer would take offence at values that are read
+        scalars = [unwrapped(one) for one in scalars]
+        for (scalar_name, check), one in zip(checks.items(), scalars, strict=False):
+            check_values(scalar_name, one, check)
+        sizes = [_size(unwrapped(one)) for one in points if one.dtype == torch.float64]
+        for size in (*sizes, *(one for one in scalars if sizes or one.device.type == "cpu")):
+            beyond = _beyond_range(size)
+            if beyond.any():
+                raise ValueError(
+                    f"hypkernels.{name} has forward mode and second derivatives for points, scales and "
+                    "curvatures that are 0 or from 2**-160 to 2**160, got "
+                    f"{size[beyond].flatten()[0].item():.3g}"
+                )
+    return ()
+
+
+def _size(points: Tensor) -> Tensor:
+    return points.abs().amax(-1, keepdim=True)
+
+
+def _beyond_range(number: Tensor) -> Tensor:
+    size = number.abs()
+    return ((size > 0) & (size < _SMALLEST)) | ((size > _LARGEST) & size.isfinite())
+
+
+def _is_curvature(number: Tensor) -> Tensor:
+    return (number > 0) & (number < math.inf)
 
 
 def unwrapped(tensor: Tensor) -> Tensor:
-    """The values of a tensor within transforms of ``torch.func``, those of all samples of ``vmap``."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
+    """The values of a tensor within transforms of ``torch.func``; the samples of ``vmap`` come first."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        samples = functorch.maybe_get_bdim(tensor)
+        tensor = functorch.get_unwrapped(tensor)
+        tensor = tensor if samples < 0 else tensor.movedim(samples, 0)
+    return tensor.detach()

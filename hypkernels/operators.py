@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 # A part of every operator's name, so that caches of compiled graphs see it. To be raised whenever an
@@ -29,6 +30,25 @@ def forward_mode() -> bool:
         return True
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and any(level.key() == _JVP for level in stack)
+
+
+def carry_tangents(arguments: Sequence[Any]) -> bool:
+    """Whether any of these does, in forward mode: where none does, nothing is differentiated."""
+    return any(isinstance(one, Tensor) and _carries_tangent(one) for one in arguments)
+
+
+def _carries_tangent(tensor: Tensor) -> bool:
+    """At a dual level or at one of ``torch.func``, of which only the innermost can be asked."""
+    functorch = torch._C._functorch
+    innermost = functorch.peek_interpreter_stack()
+    if innermost is None:
+        return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+    if functorch.maybe_get_level(tensor) == innermost.level():
+        if innermost.key() == _JVP and forward_ad.unpack_dual(tensor, level=0).tangent is not None:
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    with temporarily_pop_interpreter_stack():
+        return _carries_tangent(tensor)
 
 
 def transformed() -> bool:
@@ -227,7 +247,7 @@ def differentiable(
             saved = ctx.saved_tensors
             differentiable_again = torch.is_grad_enabled() or transformed()
             once = Gradient.apply if differentiable_again else gradient
-            pull = smooth_gradient if forward_mode() else once
+            pull = smooth_gradient if forward_mode() and carry_tangents((grad, *saved)) else once
             return learning(pull(grad, *saved, *ctx.settings), saved, ctx)
 
     class Untransformed(torch.autograd.Function):
@@ -249,7 +269,7 @@ def differentiable(
         if torch.compiler.is_compiling():
             beyond = transformed() or forward_ad._current_level >= 0
             return smooth(*arguments) if beyond else operator(*arguments)
-        if forward_mode():
+        if forward_mode() and carry_tangents(arguments):
             return smooth(*arguments)
         if transformed():
             return Value.apply(*arguments)

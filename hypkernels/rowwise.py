@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -280,10 +281,13 @@ class RowwiseOp:
 
     def _by_smooth_formula(self, *arguments: Any) -> Tensor:
         points, scalars = arguments[: self.points], arguments[self.points : self.tensors]
-        self._check_values(*scalars)
-        check_differentiable_range(self.name, points, scalars[-1])
-        wide = (*(one.double() for one in points), *map(_column, scalars))
-        out = self.smooth(*wide, *arguments[self.tensors : -1])
+        wide = [*(one.double() for one in points), *map(_column, scalars)]
+        marks = check_differentiable_range(self.name, points, scalars, self.checks)
+        if marks:
+            mark = reduce(torch.mul, (*marks[: self.points], *map(_column, marks[self.points :])))
+            out = mark * self.smooth(*(mark * one for one in wide), *arguments[self.tensors : -1])
+        else:
+            out = self.smooth(*wide, *arguments[self.tensors : -1])
         return (out if self.returns_points else out.squeeze(-1)).to(self._result(points[0])[1])
 
     def _check_values(self, *scalars: Tensor) -> None:

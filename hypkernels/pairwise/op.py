@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hypkernels import backend
-from hypkernels.checks import check_differentiable_range, check_values
+from hypkernels.checks import check_differentiable_range, check_positive, check_values
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
 from hypkernels.operators import Operator, batched, differentiable, dispatched, register
@@ -93,10 +93,15 @@ class PairwiseOp:
         return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
     def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor, backend: str) -> Tensor:
-        if not torch.compiler.is_compiling():
-            check_values("curv", curv)
-        check_differentiable_range(self.name, (x, y), curv)
-        return self.smooth_formula(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
+        wide = [x.double(), y.double(), curv.double()]
+        marks = check_differentiable_range(self.name, (x, y), (curv,), {"curv": check_positive})
+        if marks:
+            out = self.smooth_formula(*(mark * one for mark, one in zip(marks, wide, strict=True)))
+            of_x, of_y, of_curv = marks
+            out = out * of_x * of_y.mT * (of_curv[..., None, None] if curv.dim() else of_curv)
+        else:
+            out = self.smooth_formula(*wide)
+        return out.to(result_dtype(x.dtype))
 
     def _forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
         check_values("curv", curv)

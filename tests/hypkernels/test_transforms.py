@@ -162,6 +162,89 @@ def test_forward(name):
     assert_close(jacobians, torch.func.jacrev(subject.function, argnums=everything)(*arguments))
 
 
+@pytest.mark.parametrize("bad", [-1.0, 0.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", supported("forward")[0])
+def test_forward_refuses_what_is_no_curvature(name, bad):
+    subject = SUBJECTS[name]
+    x, *others = subject.arguments()
+    curv = torch.tensor(bad, dtype=torch.float64)
+
+    def function(x, curv=curv):
+        return subject.function(x, *others[:-1], curv).sum()
+
+    def refused():
+        return pytest.raises(ValueError, match=rf"curv must be positive and finite, got {bad}")
+
+    with refused():
+        torch.func.jvp(function, (x,), (x,))
+    with refused():
+        torch.func.jvp(function, (x, curv), (x, torch.ones_like(curv)))
+    with refused():
+        torch.func.vmap(torch.func.jacfwd(function))(torch.stack([x, x]))
+    with refused():
+        torch.func.hessian(function)(x)
+    with refused():
+        torch.func.linearize(function, x)
+    with refused(), forward_ad.dual_level():
+        function(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("name", supported("forward")[0])
+def test_what_carries_no_tangent_is_called_plainly(name):
+    """Points that forward mode refuses, within it: at an outer level, at an inner one, made inside."""
+    subject = SUBJECTS[name]
+    far, *others = subject.arguments()
+    far = 1e200 * far
+    expected = subject.function(far, *others)
+
+    def beside(one):
+        assert torch.equal(subject.function(1.0 * far, *others), expected)
+        made = subject.function(torch.full_like(far, 1e200), *others)
+        return (one * (subject.function(far, *others) + made).tanh().sum()).sum()
+
+    one = torch.ones(2, dtype=torch.float64)
+    for function in (beside, torch.func.grad(beside), torch.func.vmap(beside)):
+        torch.func.jvp(function, (one,), (one,))
+    torch.func.grad(lambda one: torch.func.jvp(beside, (one,), (one,))[0])(one)
+    torch.func.vmap(lambda one: torch.func.jvp(beside, (one,), (one,))[0])(one)
+    with forward_ad.dual_level():
+        beside(forward_ad.make_dual(one, one))
+        x, *rest = subject.arguments()
+        learning = x.requires_grad_()
+        out = subject.function(learning, *rest)
+        assert torch.equal(
+            torch.autograd.grad(out.sum(), learning)[0],
+            gradients(lambda *a: subject.function(*a).sum(), [x, *rest])[0],
+        )
+
+
+def test_forward_checks_norms_of_samples_along_any_dimension():
+    """Small components are in range beside others."""
+    x = torch.tensor([[1.0, 2.0, 3.0], [1e-60, 1e-70, 0.0]], dtype=torch.float64)
+
+    def tangent(x):
+        return torch.func.jvp(hk.dist0, (x,), (x,))[1]
+
+    assert_close([torch.func.vmap(tangent, in_dims=1)(x)], [tangent(x.mT)])
+    with pytest.raises(ValueError, match="got 1e-60"):
+        torch.func.vmap(tangent, in_dims=1)(x * torch.tensor([1e-60, 1.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", supported("forward")[0])
+def test_linearize(name):
+    """Of all arguments, and in float32 with a curvature that is a number."""
+    subject = SUBJECTS[name]
+    arguments = tuple(subject.arguments())
+    narrow = [one.float() for one in arguments[1:-1]]
+    for function, points, tolerance in (
+        (subject.function, arguments, 1e-12),
+        (lambda x: subject.function(x, *narrow, 0.7), (arguments[0].float(),), 1e-6),
+    ):
+        along = tuple(directions(points))
+        value, line = torch.func.linearize(function, *points)
+        assert_close([value, line(*along)], torch.func.jvp(function, points, along), tolerance)
+
+
 @pytest.mark.parametrize("name", supported("forward")[1])
 def test_forward_is_refused(name):
     subject = SUBJECTS[name]
@@ -340,6 +423,32 @@ def test_transforms_in_a_compiled_function(name):
     whole = name in ("exp_map0", "dist0", "pairwise_inner")
     compiled = torch.compile(together, fullgraph=True, backend="aot_eager" if whole else "eager")
     assert_close(compiled(*arguments), together(*arguments))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("name", supported("compiled transform")[0])
+def test_transforms_in_a_compiled_function_leave_nan_what_is_refused_outside(name):
+    """A graph cannot refuse values. The rows beside it stay what they are."""
+    subject = SUBJECTS[name]
+    arguments = subject.arguments()
+
+    def both(*arguments):
+        value, pull = torch.func.vjp(subject.function, *arguments)
+        return value, *pull(torch.ones_like(value))
+
+    compiled = torch.compile(both, fullgraph=True, backend="eager")
+    near = both(*arguments)
+    far = [one.clone() for one in arguments]
+    far[0][0] *= 1e200
+    value, by_x, *_ = compiled(*far)
+    for actual, expected in ((value, near[0]), (by_x, near[1])):
+        refused, *others = torch.atleast_1d(actual)
+        assert refused.isnan().all()
+        assert_close(others, torch.atleast_1d(expected)[1:])
+    for index in range(len(subject.shapes), len(arguments)):
+        for bad in (1e200, -1e200 if index + 1 < len(arguments) else -1.0):
+            wrong = [torch.full_like(one, bad) if i == index else one for i, one in enumerate(arguments)]
+            assert all(result.isnan().all() for result in compiled(*wrong))
 
 
 @pytest.mark.usefixtures("_fresh_compiler")

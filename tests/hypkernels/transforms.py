@@ -32,7 +32,7 @@ class Transform:
 TRANSFORMS = {
     "reverse": Transform("`backward`; `grad`, `vjp`, `jacrev` of `torch.func`", (YES, YES, YES)),
     "vmap": Transform("`vmap`, `vmap(grad)`", (YES, YES, YES)),
-    "forward": Transform("`jvp`, `jacfwd`, dual levels", (SLOWER, SLOWER, REFUSED)),
+    "forward": Transform("`jvp`, `jacfwd`, `linearize`, dual levels", (SLOWER, SLOWER, REFUSED)),
     "second": Transform("`create_graph`, `hessian`, any order", (SLOWER, SLOWER, REFUSED)),
     "checkpoint": Transform("checkpointing, saved tensor hooks", (YES, YES, YES)),
     "compile": Transform("`compile(fullgraph=True)`, changing floats", (YES, YES, YES)),
