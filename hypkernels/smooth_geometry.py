@@ -28,7 +28,7 @@ _ATANHC_TERMS = [1 / (2 * j + 1) for j in range(19)]
 # are larger than it.
 _TOP, _COSH_LIMIT, _SINHC_LIMIT = 700.0, 710.475860073943, 717.051007055155
 # Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
-_NEAR_ORIGIN = 2.0**-7
+NEAR_ORIGIN = 2.0**-7
 
 
 def where_safe(condition: Tensor, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
@@ -88,6 +88,39 @@ def _polynomial(argument: Tensor, terms: Sequence[float]) -> Tensor:
     return total
 
 
+class SmoothSplit(NamedTuple):
+    """``y = alpha x + n`` with ``n`` across ``x``; for ``x = 0``, ``alpha = 0`` and ``n = y``."""
+
+    x_sq: Tensor
+    alpha: Tensor
+    n: Tensor
+    collinear: Tensor
+
+
+def smooth_split(x: Tensor, y: Tensor) -> SmoothSplit:
+    """As :func:`hypkernels.pair_geometry.split_along`: no derivative depends on the coarse step.
+
+    Where ``n`` is rounding alone it is 0, but has its derivatives.
+    """
+    x_sq = dot(x, x)
+    divisor = torch.where(x_sq > 0, x_sq, 1.0)
+    coarse = leading_bits(dot(x, y) / divisor).detach()
+    rest = _minus_product(y, coarse, x)
+    fine = dot(rest, x) / divisor
+    n = _minus_product(rest, fine, x)
+    direction = x / where_safe(x_sq > 0, torch.sqrt, x_sq)
+    n = n - dot(n, direction) * direction  # for its derivatives, where what is along x is rounding
+    n_sq = dot(n, n)
+    collinear = n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * x_sq)
+    return SmoothSplit(x_sq, coarse + fine, n - torch.where(collinear, n, 0.0).detach(), collinear)
+
+
+def _minus_product(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a - b c`` rounded once by ``addcmul``; ``linearize`` of that crashes PyTorch 2.14."""
+    twice = a - b * c
+    return twice + (torch.addcmul(a.detach(), b.detach(), c.detach(), value=-1) - twice.detach())
+
+
 class Wedge(NamedTuple):
     """``square = |x|^2 |y|^2 - (x.y)^2``, by the part ``n`` of the shorter point across the longer one."""
 
@@ -101,20 +134,10 @@ class Wedge(NamedTuple):
 
 
 def wedge(x: Tensor, y: Tensor) -> Wedge:
-    """Split as :func:`hypkernels.pair_geometry.split_along` does: no derivative depends on the coarse step.
-
-    Along the longer point, because the square is smooth where the shorter one vanishes.
-    """
+    """Along the longer point, because the square is smooth where the shorter one vanishes."""
     x_is_longer = dot(x, x) >= dot(y, y)
-    longer, shorter = torch.where(x_is_longer, x, y), torch.where(x_is_longer, y, x)
-    longer_sq = dot(longer, longer)
-    divisor = torch.where(longer_sq > 0, longer_sq, 1.0)
-    coarse = leading_bits(dot(longer, shorter) / divisor).detach()
-    rest = shorter - coarse * longer
-    fine = dot(rest, longer) / divisor
-    n = rest - fine * longer
-    n_sq = dot(n, n)
-    return Wedge(longer_sq, n_sq, n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * longer_sq))
+    split = smooth_split(torch.where(x_is_longer, x, y), torch.where(x_is_longer, y, x))
+    return Wedge(split.x_sq, dot(split.n, split.n), split.collinear)
 
 
 class SmoothPair(NamedTuple):
@@ -133,7 +156,7 @@ class SmoothPair(NamedTuple):
     @property
     def M(self) -> Tensor:
         """``z/c`` for ``z = cosh(kd) - 1``."""
-        near = self.c * torch.minimum(self.x_sq, self.y_sq) < _NEAR_ORIGIN**2
+        near = self.c * torch.minimum(self.x_sq, self.y_sq) < NEAR_ORIGIN**2
         return torch.where(near, _near_origin(self), _away_from_origin(self, ~near))
 
 

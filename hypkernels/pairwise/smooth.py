@@ -15,10 +15,7 @@ from torch import Tensor
 
 from hypkernels.pair_geometry import dot
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS
-from hypkernels.smooth_geometry import asinhc_of_square, sqrt_or_0, where_safe
-
-# Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
-_NEAR_ORIGIN = 2.0**-7
+from hypkernels.smooth_geometry import NEAR_ORIGIN, asinhc_of_square, sqrt_or_0, where_safe
 
 
 class Pairs(NamedTuple):
@@ -42,7 +39,7 @@ def _pairs(x: Tensor, y: Tensor, curv: Tensor) -> Pairs:
     c = curv.reshape(*curv.shape, 1, 1) if curv.dim() else curv
     x_sq, y_sq, gram = dot(x, x), dot(y, y).mT, x @ y.mT
     A, B = torch.sqrt(1 + c * x_sq), torch.sqrt(1 + c * y_sq)
-    near_origin = c * torch.minimum(x_sq, y_sq) < _NEAR_ORIGIN**2
+    near_origin = c * torch.minimum(x_sq, y_sq) < NEAR_ORIGIN**2
     x_norm, y_norm = (where_safe(~near_origin, torch.sqrt, square) for square in (x_sq, y_sq))
     lateral = (x_norm * y_norm - gram).clamp(min=0)
     away = lateral + (y_norm - x_norm) ** 2 / (1 + A * B + c * x_norm * y_norm)
@@ -78,5 +75,6 @@ def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
     lateral = sqrt_or_0(wedge)
     unit = torch.where(kink, 1.0, lateral + outward.abs()).detach()
     angle = torch.atan2(torch.where(kink, 1.0, lateral) / unit, torch.where(kink, 1.0, outward) / unit)
-    at_kink = torch.where(x_sq == 0, math.pi / 2, torch.where(outward < 0, math.pi, 0.0))
+    at_kink = torch.where(outward < 0, math.pi, torch.zeros_like(outward))
+    at_kink = torch.where(x_sq == 0, math.pi / 2, at_kink)
     return torch.where(kink, torch.where(pairs.resolved, at_kink, 0.0), angle)

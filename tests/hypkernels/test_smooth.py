@@ -128,6 +128,37 @@ def test_values_and_two_derivatives(name, regime):
     check_derivatives(name, [*vectors(name, REGIMES[regime]), c], function(name))
 
 
+@pytest.mark.parametrize("factor", [1.0092286, 1.3, -1.5])
+@pytest.mark.parametrize("size", [1e10, 1e20, 1e30])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ONE_POINT and name != "exp_map"])
+def test_far_points_that_are_nearly_collinear(name, size, factor):
+    """Float32 values. What is across them is exact: a millionth of a float64 unit would be a distance."""
+    (x,) = randn_like(4, torch.empty(1, 3))
+    x, y = ((size * factor * x).float().double() for factor in (1.0, factor))
+    check_derivatives(name, [x, y, torch.tensor(1.0, dtype=torch.float64)], function(name))
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+FAR = [(torch.float64, 150), *((dtype, power) for dtype in DTYPES for power in (33, 66, 120))]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0092286, 1.3, -1.5])
+@pytest.mark.parametrize(("dtype", "power"), FAR)
+def test_far_values_in_forward_mode_are_those_of_plain_calls(dtype, power, factor):
+    """On a line, and collinear to rounding; pairwise, the angle alone is resolved there."""
+    (x,) = randn_like(5, torch.empty(4, 3))
+    rounded = [
+        (one * 2.0**power).to(dtype) for one in (x.bfloat16().double(), (factor * x).bfloat16().double())
+    ]
+    on_a_line = [(one[:, :1] * 2.0**power).to(dtype) for one in (x, factor * x)]
+    for x, y in (rounded, on_a_line):
+        for name in ("elementwise_inner", "elementwise_dist", "oxy_angle", "log_map", "entailment_loss"):
+            value, _ = torch.func.jvp(getattr(hk, name), (x, y), (y, x))
+            torch.testing.assert_close(value, getattr(hk, name)(x, y), rtol=2e-12, atol=0)
+    value, _ = torch.func.jvp(hk.pairwise_oxy_angle, (x, y), (y, x))
+    torch.testing.assert_close(value, hk.pairwise_oxy_angle(x, y), rtol=1e-12, atol=0)
+
+
 class _ScaledSecond(torch.autograd.Function):
     """The identity, with 0.9 times the gradient of its gradient."""
 
