@@ -12,8 +12,8 @@ Points are ``(rows, D)``, scalars of rows ``(rows, 1)``; the curvature is 0-d or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import factorial, log
-from typing import NamedTuple
+from math import factorial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
 _COSH_TERMS = [1 / factorial(2 * j) for j in range(13)]
 _SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(12)]
 _ATANHC_TERMS = [1 / (2 * j + 1) for j in range(19)]
-# Beyond the first argument sinh and cosh come near float64's largest number, beyond the others cosh and sinhc
-# are larger than it.
-_TOP, _COSH_LIMIT, _SINHC_LIMIT = 700.0, 710.475860073943, 717.051007055155
+# Beyond the first argument exponentials are large: their products with what is in range may not be. Beyond
+# the second they come near float64's largest number.
+_LARGE, _TOP = 300.0, 700.0
 # Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
 NEAR_ORIGIN = 2.0**-7
 
@@ -41,16 +41,97 @@ def sqrt_or_0(square: Tensor) -> Tensor:
     return torch.where(square > 0, where_safe(square > 0, torch.sqrt, square), 0.0)
 
 
-def cosh_of_square(q: Tensor) -> Tensor:
-    """``cosh(sqrt(q))``, smooth at zero."""
-    return _exponential(q, _COSH_TERMS, torch.cosh, lambda t: t - log(2), _COSH_LIMIT)
+def large_exponent(q: Tensor) -> Tensor:
+    """``sqrt(q)`` where its exponential is large, elsewhere 0: a constant, the unit of :func:`in_units`."""
+    q = q.detach()
+    return torch.where(q > _LARGE**2, torch.sqrt(q), 0.0)
 
 
-def sinhc_of_square(q: Tensor) -> Tensor:
-    """``sinh(sqrt(q)) / sqrt(q)``, smooth at zero."""
-    return _exponential(
-        q, _SINHC_TERMS, lambda t: torch.sinh(t) / t, lambda t: t - torch.log(2 * t), _SINHC_LIMIT
-    )
+def cosh_of_square(q: Tensor, unit: Tensor) -> Tensor:
+    """``exp(-unit) cosh(sqrt(q))``, smooth at zero."""
+    return _exponential(q, unit, _COSH_TERMS, torch.cosh, lambda t: 2.0)
+
+
+def sinhc_of_square(q: Tensor, unit: Tensor) -> Tensor:
+    """``exp(-unit) sinh(sqrt(q)) / sqrt(q)``, smooth at zero."""
+    return _exponential(q, unit, _SINHC_TERMS, lambda t: torch.sinh(t) / t, lambda t: 2 * t)
+
+
+def _exponential(
+    q: Tensor,
+    unit: Tensor,
+    terms: list[float],
+    far: Callable[[Tensor], Tensor],
+    divisor: Callable[[Tensor], Tensor | float],
+) -> Tensor:
+    """By a series in ``q``, as ``far(sqrt(q))`` or, where that is large, by the exponential alone."""
+    near, large = q < 1, unit > 0
+    series = _polynomial(torch.where(near, q, 0.0), terms)
+    value = torch.where(near, series, where_safe(~(near | large), lambda q: far(torch.sqrt(q)), q))
+    t = where_safe(large, torch.sqrt, q)
+    return torch.where(large, torch.exp(t - torch.where(large, unit, 1.0)) / divisor(t), value)
+
+
+def in_units(unit: Tensor, formula: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """``exp(unit) formula(*operands)`` of rows, each with its constant ``unit``.
+
+    Where results or derivatives leave float64's range they are infinite, with the right sign. Autograd would
+    multiply the exponential first going backward, and sum infinities of different signs. In compiled graphs,
+    which take no function that has rules for both directions, it does.
+    """
+    if torch.compiler.is_compiling():
+        return _enlarged(formula(*operands), unit)
+    inside = (_Inlet.apply(one if one.dim() else one.expand(unit.shape), unit) for one in operands)
+    return _Outlet.apply(formula(*inside), unit)
+
+
+def _enlarged(rows: Tensor, unit: Tensor) -> Tensor:
+    """``exp(unit) rows`` by factors none of which is infinite: zeros stay zeros."""
+    factor = torch.exp(unit.clamp(max=3 * _TOP) / 3)
+    return rows * factor * factor * factor
+
+
+class _Inlet(torch.autograd.Function):
+    """What goes into a formula. Tangents go in as they are, gradients come out multiplied."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, unit: Tensor) -> Tensor:
+        return rows.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Outlet.apply(grad, *ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _Inlet.apply(tangent, *ctx.saved_tensors)
+
+
+class _Outlet(torch.autograd.Function):
+    """What comes out of a formula, multiplied, and so are tangents. Gradients go in as they are."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, unit: Tensor) -> Tensor:
+        return _enlarged(rows, unit)
+
+    setup_context = staticmethod(_Inlet.setup_context)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Inlet.apply(grad, *ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _Outlet.apply(tangent, *ctx.saved_tensors)
 
 
 def asinhc_of_square(q: Tensor) -> Tensor:
@@ -60,24 +141,6 @@ def asinhc_of_square(q: Tensor) -> Tensor:
     series = _polynomial(w, _ATANHC_TERMS) * torch.sqrt(1 - w)
     far = where_safe(~near, lambda q: torch.asinh(torch.sqrt(q)) / torch.sqrt(q), q)
     return torch.where(near, series, far)
-
-
-def _exponential(
-    q: Tensor,
-    terms: list[float],
-    far: Callable[[Tensor], Tensor],
-    log_of_top: Callable[[Tensor], Tensor],
-    limit: float,
-) -> Tensor:
-    """A function of ``t = sqrt(q)``: by a series in ``q``, as ``far(t)``, by its logarithm where it is large.
-
-    Beyond the limit it is the largest number there is, a constant.
-    """
-    near, top, beyond = q < 1, q > _TOP**2, q > limit**2
-    series = _polynomial(torch.where(near, q, 0.0), terms)
-    value = torch.where(near, series, where_safe(~(near | top), lambda q: far(torch.sqrt(q)), q))
-    by_log = where_safe(top & ~beyond, lambda q: torch.exp(log_of_top(torch.sqrt(q))), q)
-    return torch.where(beyond, torch.finfo(q.dtype).max, torch.where(top, by_log, value))
 
 
 def _polynomial(argument: Tensor, terms: Sequence[float]) -> Tensor:

@@ -6,24 +6,36 @@ For derivatives of any order; see :mod:`hypkernels.smooth_geometry`. Arguments a
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hypkernels.pair_geometry import dot
 from hypkernels.smooth_geometry import (
+    NEAR_ORIGIN,
     asinhc_of_square,
     cosh_of_square,
+    in_units,
+    large_exponent,
     sinhc_of_square,
     smooth_pair,
+    smooth_split,
     wedge,
+    where_safe,
 )
 
 
 def exp_map0(v: Tensor, c: Tensor) -> Tensor:
-    return sinhc_of_square(c * dot(v, v)) * v
+    return scaled_exp_map0(v, v.new_ones(()), c)
 
 
 def scaled_exp_map0(x: Tensor, scale: Tensor, c: Tensor) -> Tensor:
-    return exp_map0(scale * x, c)
+    unit = large_exponent(c * dot(scale * x, scale * x))
+
+    def formula(x: Tensor, scale: Tensor, c: Tensor) -> Tensor:
+        v = scale * x
+        return sinhc_of_square(c * dot(v, v), unit) * v
+
+    return in_units(unit, formula, x, scale, c)
 
 
 def log_map0(x: Tensor, c: Tensor) -> Tensor:
@@ -31,9 +43,31 @@ def log_map0(x: Tensor, c: Tensor) -> Tensor:
 
 
 def exp_map(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    """``cosh(tau) x + sinhc(tau) v`` with ``tau^2 = c (|v|^2 + c |x|^2 |n|^2) / A^2``."""
-    tau_sq = c * (dot(v, v) + c * wedge(x, v).square) / (1 + c * dot(x, x))
-    return cosh_of_square(tau_sq) * x + sinhc_of_square(tau_sq) * v
+    """``cosh(tau) x + sinhc(tau) v``
+
+    Inward, where its terms cancel, collected along and across ``x``: for ``v = alpha x + n`` with
+    ``alpha < 0`` the first part is ``x`` times the sum of ``(1 + alpha/tau) exp(tau) / 2`` and
+    ``(1 - alpha/tau) exp(-tau) / 2``, where ``tau^2 - alpha^2 = c |n|^2 - (alpha/A)^2``.
+    """
+    unit = large_exponent(_tau_square(x, v, c))
+
+    def formula(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
+        tau_sq, P2 = _tau_square(x, v, c), c * dot(x, x)
+        S = sinhc_of_square(tau_sq, unit)
+        outward = cosh_of_square(tau_sq, unit) * x + S * v
+        inward = (dot(x, v) < 0) & (tau_sq >= 1) & (P2 >= NEAR_ORIGIN**2)
+        split = smooth_split(x, v)
+        alpha, tau = torch.where(inward, split.alpha, -1.0), where_safe(inward, torch.sqrt, tau_sq)
+        excess = (c * dot(split.n, split.n) - alpha * alpha / (1 + P2)) / (tau * (tau - alpha))
+        grown, shrunk = torch.exp(tau - unit), torch.exp(-tau - unit)
+        along = excess * grown + (1 - alpha / tau) * shrunk
+        return torch.where(inward, along / 2 * x + S * split.n, outward)
+
+    return in_units(unit, formula, x, v, c)
+
+
+def _tau_square(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
+    return c * (dot(v, v) + c * wedge(x, v).square) / (1 + c * dot(x, x))
 
 
 def log_map(x: Tensor, y: Tensor, c: Tensor) -> Tensor:

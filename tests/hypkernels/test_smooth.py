@@ -264,10 +264,15 @@ def test_functional_transforms(name):
 
 @pytest.mark.parametrize("formula", ["cosh", "sinhc"])
 def test_exponentials_up_to_the_largest_number(formula):
-    """In float64 to a few units, although ``exp`` itself overflows before; beyond it stays a number."""
-    function = {"cosh": smooth_geometry.cosh_of_square, "sinhc": smooth_geometry.sinhc_of_square}[formula]
+    """In float64 to a few units, although ``exp`` itself overflows before; beyond it they are infinite."""
+    of_units = {"cosh": smooth_geometry.cosh_of_square, "sinhc": smooth_geometry.sinhc_of_square}[formula]
     last = {"cosh": 710.47, "sinhc": 717.05}[formula]
-    for t in (2.0, 2.5, 30.0, 350.0, 709.0, last):
+
+    def function(q):
+        unit = smooth_geometry.large_exponent(q)
+        return smooth_geometry.in_units(unit, lambda q: of_units(q, unit), q)
+
+    for t in (2.0, 2.5, 30.0, 299.0, 301.0, 350.0, 709.0, last):
         q = torch.tensor(t, dtype=torch.float64).square().requires_grad_()
         value = function(q)
         (slope,) = torch.autograd.grad(value, q)
@@ -277,7 +282,92 @@ def test_exponentials_up_to_the_largest_number(formula):
         true = mp.diff(lambda q, f=of_square: f(mp.sqrt(q)), mpf(q.item()))
         assert slope.item() == pytest.approx(float(true), rel=1e-11)
     for t in (last + 0.1, 1e3, 1e10):
-        assert function(torch.tensor(t * t, dtype=torch.float64)).item() == torch.finfo(torch.float64).max
+        assert function(torch.tensor(t * t, dtype=torch.float64)).item() == math.inf
+
+
+def far_map(scale=1.0, curv=1.0):
+    return {
+        "exp_map0": lambda x, v: hk.exp_map0(v, curv),
+        "scaled_exp_map0": lambda x, v: hk.scaled_exp_map0(v, scale, curv),
+        "exp_map": lambda x, v: hk.exp_map(x, v, curv),
+    }
+
+
+# Base point, tangent vector and a direction for it: results that float64 does not hold, some beside others
+# that it does, and terms that cancel.
+ORIGIN = [0.0, 0.0]
+FAR_MAPS = [
+    ("exp_map0", ORIGIN, [719.0, 1e-9], [1.0, 0.0], {}),
+    ("exp_map0", ORIGIN, [719.0, 1e-9], [0.5, -1.0], {}),
+    ("exp_map0", ORIGIN, [800.0, 600.0], [1.0, 0.0], {}),
+    ("exp_map0", ORIGIN, [-1000.0, 1.0], [1.0, 500.0], {}),
+    ("exp_map0", ORIGIN, [1500.0, 0.0], [1.0, 0.0], {}),
+    ("exp_map0", ORIGIN, [9e-12, 1e-11], [1.0, -1.0], {"curv": 8.1e33}),
+    ("scaled_exp_map0", ORIGIN, [3.0, 4.0], [1.0, 1.0], {"scale": -200.0}),
+    ("scaled_exp_map0", ORIGIN, [3e-3, 4e-3], [1.0, 0.0], {"scale": 1e20}),
+    ("exp_map", [2.0, 0.0], [-1000.0, 1000.0], [1.0, 1.0], {}),
+    ("exp_map", [3.0, 0.0], [-3000.0, 4000.0], [1.0, 0.0], {}),
+    ("exp_map", [-7.36e34, -5.45e34], [1.099, 2.512], [1.0, 1.0], {"curv": 5.9e5}),
+    ("exp_map", [1e10, 0.0], [-1e13, 0.0], [1.0, 0.0], {}),
+    ("exp_map", [1e6, 0.0], [-14.5e6, 0.0], [1.0, 0.0], {}),
+    ("exp_map", [1e6, 0.0], [-16e6, 3.0], [1.0, 2.0], {}),
+]
+
+
+def true_far_map(x, v, scale=1.0, curv=1.0):
+    v, c = [mpf(scale) * one for one in v], mpf(curv)
+    tau = mp.sqrt(c * (mp.fdot(v, v) - mp.fdot(x, v) ** 2 / (1 / c + mp.fdot(x, x))))
+    return [mp.cosh(tau) * a + mp.sinh(tau) / tau * b for a, b in zip(x, v, strict=True)]
+
+
+def assert_rounded(actual, expected, tolerance):
+    """Infinite where the dtype does not hold what is expected."""
+    wanted = torch.tensor([[float(one) for one in expected]], dtype=torch.float64).to(actual.dtype)
+    size = wanted.norm().item() if wanted.isfinite().all() else 0.0
+    torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=tolerance * size)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-7)])
+@pytest.mark.parametrize(("name", "x", "v", "along", "numbers"), FAR_MAPS)
+def test_maps_beyond_float64_in_forward_mode(name, x, v, along, numbers, dtype, tolerance):
+    x, v, along = (torch.tensor([one], dtype=torch.float64).to(dtype) for one in (x, v, along))
+    function = far_map(**numbers)[name]
+    with mp.workdps(DIGITS):
+
+        def at(step):
+            moved = [a + step * b for a, b in zip(exact(v), exact(along), strict=True)]
+            return true_far_map(exact(x), moved, **numbers)
+
+        slopes = [(a - b) / (2 * DIFFERENCE) for a, b in zip(at(DIFFERENCE), at(-DIFFERENCE), strict=True)]
+        values = at(0)
+    value, tangent = torch.func.jvp(lambda v: function(x, v), (v,), (along,))
+    assert_rounded(value, values, tolerance)
+    assert_rounded(tangent, slopes, tolerance)
+
+
+@pytest.mark.parametrize("outer", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize(("name", "x", "v", "along", "numbers"), FAR_MAPS)
+def test_second_derivatives_beyond_float64(name, x, v, along, numbers, outer, inner):
+    """Of the first component by the tangent vector, in each order of forward and reverse mode."""
+    x, v = (torch.tensor([one], dtype=torch.float64) for one in (x, v))
+    function = far_map(**numbers)[name]
+    actual = outer(inner(lambda v: function(x, v.unsqueeze(0))[0, 0]))(v[0])
+    with mp.workdps(DIGITS):
+        units = [[DIFFERENCE * (i == j) for j in range(2)] for i in range(2)]
+
+        def at(*steps):
+            return true_far_map(
+                exact(x), [sum(terms) for terms in zip(exact(v), *steps, strict=True)], **numbers
+            )[0]
+
+        for i, a in enumerate(units):
+            row = []
+            for b in units:
+                minus_a, minus_b = ([-one for one in step] for step in (a, b))
+                corners = at(a, b) - at(a, minus_b) - at(minus_a, b) + at(minus_a, minus_b)
+                row.append(corners / (4 * DIFFERENCE**2))
+            assert_rounded(actual[i : i + 1], row, 1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -293,6 +383,22 @@ def test_forward_mode_beyond_the_range_of_exponentials(length, dtype):
         value, tangent = torch.func.jvp(function, (v,), (along,))
         torch.testing.assert_close(value, function(v))
         assert (tangent[0, 0] > 1e30) & (tangent[0, 1] == 0), tangent
+
+
+def test_values_beyond_float64_in_a_compiled_function():
+    torch._dynamo.reset()
+    x, v = (torch.tensor(one, dtype=torch.float64) for one in ([[3.0, 0.0]], [[-3000.0, 4000.0]]))
+    compiled = torch.compile(torch.func.vmap(hk.exp_map), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, v), hk.exp_map(x, v))
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e60, 1e200])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_forward_mode_refuses_a_scale_that_leaves_its_range(size, sign):
+    x = torch.tensor([[3e-3, 4e-3]], dtype=torch.float64)
+    for scale in (sign * size, torch.tensor(sign * size, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"hypkernels.scaled_exp_map0 has forward mode .* scales"):
+            torch.func.jvp(lambda x, scale=scale: hk.scaled_exp_map0(x, scale), (x,), (x,))
 
 
 @pytest.mark.parametrize("size", [1e-60, 1e60, 1e200])
