@@ -182,6 +182,8 @@ def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor
     Returns:
         Lengths of the broadcast shape ``(...)``; float64 for float64 points, float32 otherwise. Exactly 0 for
         ``x = y``, where the gradients are 0 too; elsewhere those by ``x`` and ``y`` have norm at most 1.
+        There is no second derivative at ``x = y``: autograd's are 0, and so are those of the square, wrongly.
+        The square is smooth as the Lorentz norm ``|v|_L^2`` of ``v = log_map(x, y)``, see :func:`exp_map`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
@@ -200,6 +202,8 @@ def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Returns:
         Lengths ``(...)``; float64 for float64 points, float32 otherwise. At the origin 0, with gradient 0.
+        There is no second derivative there: autograd's are 0, and so are those of the square, wrongly. The
+        square is smooth as ``|log_map0(x)|^2``.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
@@ -280,9 +284,9 @@ def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     With ``k = sqrt(c)``, the error of ``k d`` is at most ``4e-15 k^2 |x||y| / sinh(k d)`` before the last
     rounding. That is nothing for most pairs, but pairs closer than about ``1e-7 |x|`` are not resolved and
-    come out anywhere below that, a point and itself included. Their gradients are bounded.
-    :func:`elementwise_dist` resolves any two points. On a CPU distances of points narrower than float64 have
-    a relative error of up to 5e-7 besides.
+    come out anywhere below that, a point and itself included. Their gradients are bounded; second derivatives
+    are 0 where the distance is, see :func:`elementwise_dist`, which resolves any two points. On a CPU
+    distances of points narrower than float64 have a relative error of up to 5e-7 besides.
 
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.

@@ -67,3 +67,35 @@ def test_pairwise(name):
             for a, b in zip(second(getattr(hk, name), x[None], y[None], curv), expected, strict=True):
                 assert (a.squeeze() - b).norm() <= (1e-11 + 10 * share) * b.norm()
     assert compared >= 8
+
+
+def squared_length(x, y):
+    """Of the logarithm, by its Lorentz norm."""
+    v = hk.log_map(x, y)
+    return v @ v - (x @ v) ** 2 / (1 + x @ x)
+
+
+@pytest.mark.parametrize("outer", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.jacrev])
+def test_squared_distances_of_coincident_points(outer, inner):
+    """A distance of 0 has derivatives of 0, and so its square has; by logarithms it has the true ones."""
+
+    def second(function, x):
+        return outer(inner(function))(x)
+
+    x, origin = torch.tensor([0.3, 0.4], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    metric = 2 * (torch.eye(2, dtype=torch.float64) - torch.outer(x, x) / (1 + x @ x))
+    for distance in (hk.elementwise_dist, lambda x, y: hk.pairwise_dist(x[None], y[None])[0, 0]):
+        assert not second(lambda y, d=distance: d(x, y) ** 2, x).any()
+    assert not second(lambda y: hk.dist0(y) ** 2, origin).any()
+    torch.testing.assert_close(second(lambda y: squared_length(x, y), x), metric, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        second(lambda y: hk.log_map0(y).square().sum(), origin), 2 * torch.eye(2, dtype=torch.float64)
+    )
+    near = x + 1e-6
+    torch.testing.assert_close(
+        second(lambda y: hk.elementwise_dist(x, y) ** 2, near),
+        second(lambda y: squared_length(x, y), near),
+        rtol=1e-9,
+        atol=1e-9,
+    )
