@@ -179,7 +179,7 @@ def smooth_split(x: Tensor, y: Tensor) -> SmoothSplit:
 
 
 def _minus_product(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a - b c`` rounded once by ``addcmul``; ``linearize`` of that crashes PyTorch 2.14."""
+    """``a - b c``, rounded once by ``addcmul``, with the derivatives of the plain form."""
     twice = a - b * c
     return twice + (torch.addcmul(a.detach(), b.detach(), c.detach(), value=-1) - twice.detach())
 
