@@ -1,15 +1,18 @@
 """The compiled library: how it is found and chosen, and how it behaves in processes, threads and forks."""
 
+import math
 import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from native_rows import ISAS, needs_library
 
+import hypkernels as hk
 from hypkernels.cpu import library
 from hypkernels.cpu import rows as native
 
@@ -171,6 +174,39 @@ def test_denormals_are_not_flushed():
     """As -ffast-math would make the whole process do."""
     assert torch.tensor(1e-40).mul(0.5).item() > 0
     assert native.log_map0(torch.full((1, 64), 1e-40), CURV).gt(0).all()
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 2), (5, 7), (37, 33), (130, 65)])
+def test_no_bit_depends_on_what_was_in_memory(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+
+    def results(function, left_behind):
+        leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+        with hk.use_backend("native"):
+            pins = [leave_behind(left_behind)]
+            out = function(*leaves)
+            pins.append(leave_behind(left_behind))
+            return out.detach(), *torch.autograd.grad(out.sum(), leaves)
+
+    losses = [partial(hk.contrastive_loss, similarity=name) for name in ("dist", "angle", "inner")]
+    for function in (hk.oxy_angle, hk.pairwise_dist, hk.pairwise_inner, hk.pairwise_oxy_angle, *losses):
+        expected = results(function, 0.0)
+        for left_behind in (math.nan, math.inf, -math.inf):
+            for one, other in zip(results(function, left_behind), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+def leave_behind(value):
+    """In memory that is free again, but for what comes back: it keeps that memory from the system."""
+    pins = []
+    for size in (1 << 17, 1 << 14, 1 << 11):
+        for dtype in (torch.float32, torch.float64):
+            *_, last = [torch.full((size,), value, dtype=dtype) for _ in range(8)]
+            pins.append(last)
+    return pins
 
 
 def test_the_module_describes_itself():

@@ -105,6 +105,24 @@ def test_angles_of_near_points(spread, uncertainty, isa):
     assert_like_float64("pairwise_oxy_angle", x, y, 0.7, value=uncertainty, gradient=uncertainty)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_gradients_that_leave_the_points_range_keep_their_direction(dtype, isa):
+    """An angle turns by 1/|x| at an apex close to the origin."""
+    x, y = sets((20, 9), (30, 9))
+    largest, least = torch.finfo(dtype).max, torch.finfo(dtype).smallest_normal
+    x = (4 * least * x).to(dtype) if dtype == torch.float16 else (0.1 / largest * x).to(dtype)
+    weights = 1e3 * torch.randn(20, 30, generator=torch.Generator().manual_seed(1))
+    by_x, by_y, _ = native.pairwise_oxy_angle_backward(weights, x, y.to(dtype), torch.tensor(1.0))
+    assert by_x.isfinite().all()
+    assert by_y.isfinite().all()
+    true, *_ = native.pairwise_oxy_angle_backward(
+        weights.double(), x.double(), y.to(dtype).double(), torch.tensor(1.0)
+    )
+    longest = true.abs().amax(1, keepdim=True)
+    assert (longest > largest).all()
+    torch.testing.assert_close(by_x.double() / largest, true / longest, rtol=0, atol=torch.finfo(dtype).eps)
+
+
 def test_apexes_at_the_origin(isa):
     """By convention an angle of pi/2, with a gradient of 0."""
     x, y = sets((6, 8), (7, 8), dtype=torch.float32)

@@ -165,6 +165,8 @@ class PairwiseRun {
       Tile t = {index / tiles_j * PAIR_ROWS, index % tiles_j * tile_columns, 0, 0, (F*)buffer, nullptr, 0};
       t.rows = at_most(PAIR_ROWS, M - t.i0), t.columns = at_most(tile_columns, N - t.j0);
       product_of_rows<F>(t.rows, t.columns, D, x.u + t.i0 * D, y.u + t.j0 * D, t.z, tile_columns);
+      for (int64_t i = 0; i < t.rows; ++i)  // what vectors read past the end
+        for (int64_t j = t.columns; j < up(t.columns, lanes); ++j) t.z[i * tile_columns + j] = 0;
       body(index, t);
     });
   }

@@ -41,6 +41,8 @@ struct PointReader {
   void (*add_term)(void* out, double* wide_out, const F* base, const double* wide_base, double of_own, const void* own,
                    double around, const double* centre, const void* x, const void* y, const Combination<double>& of,
                    const Split<double>& split, int64_t width);
+  bool (*is_finite)(const void* row, int64_t width);
+  void (*saturate)(void* out, const double* row, int64_t width);  // rounded, and shortened until it is in range
 };
 
 template <class T, class F>
@@ -106,8 +108,21 @@ struct ReaderOf {
     write(wide_out, width, [=](auto at) { return at(wide_base) + rest(at); });
   }
 
+  static bool is_finite(const void* row, int64_t width) {
+    double nothing[1];  // times an infinite number it is none
+    add_up(width, nothing, [=](auto at, auto* total) { total[0] += 0 * at((const T*)row); });
+    return nothing[0] == 0;
+  }
+
+  static void saturate(void* out, const double* row, int64_t width) {
+    double top = 0;
+    for (int64_t j = 0; j < width; ++j) top = absolute(row[j]) > top ? absolute(row[j]) : top;
+    const double largest = largest_of((const T*)nullptr), shrink = top > largest ? largest / top : 1;
+    write((T*)out, width, [=](auto at) { return shrink * at(row); });
+  }
+
   static const PointReader<F>* get() {
-    static const PointReader<F> reader = {sizeof(T), square, dot, summary, add, centred, split, add_term};
+    static const PointReader<F> reader = {sizeof(T), square, dot, summary, add, centred, split, add_term, is_finite, saturate};
     return &reader;
   }
 };
@@ -170,21 +185,31 @@ class GradientRow {
       : reader_(reader), width_(width), G_(G), of_own_(of_own), own_(own), row_(row), centre_(centre), x_(own), y_(own) {}
 
   void add_centre(double around, const double* centre) {
-    if (has_centre_) settle(nullptr);
+    if (has_centre_) settle();
     around_ = around, centre_ = centre, has_centre_ = true;
   }
 
   void add_points(const void* x, const void* y, const Combination<double>& of, const Split<double>& split) {
-    if (has_points_) settle(nullptr);
+    if (has_points_) settle();
     x_ = x, y_ = y, of_ = of, split_ = split, has_points_ = true;
   }
 
-  void finish(void* out) { settle(out); }
+  // A row that leaves the range of its type keeps its direction; but for one that lies where G did.
+  void finish(void* out) {
+    add_terms(out);
+    if (out == (const void*)G_ || reader_.is_finite(out, width_)) return;
+    add_terms(nullptr);
+    reader_.saturate(out, row_, width_);
+  }
 
  private:
-  void settle(void* out) {
+  void add_terms(void* out) {
     reader_.add_term(out, row_, begun_ ? nullptr : G_, row_, begun_ ? 0 : of_own_, own_, around_, centre_, x_, y_, of_,
                      split_, width_);
+  }
+
+  void settle() {
+    add_terms(nullptr);
     begun_ = true, has_centre_ = has_points_ = false, around_ = 0, of_ = {};
   }
 
