@@ -188,6 +188,8 @@ class HySACLoss(nn.Module):
         if logit_scale.numel() != 1:
             raise ValueError(f"logit_scale must have one element, got shape {tuple(logit_scale.shape)}")
         scale = _at_least_float32(logit_scale).reshape(())
+        if self.accum_freq == 1:
+            return scale
         return scale.detach() + (scale - scale.detach()) / self.accum_freq
 
     def _contrastive_terms(self, local: _Points, scale: float | Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,9 @@
 that is 0-d or has those dimensions; ``name_backward`` an upstream gradient before them. Gradients by the
 curvature are float64, of its shape. Both return ``None`` where the points or the curvature are out of the
 range of this implementation.
+
+Of a small matrix the backward pass can take the products of its pairs from the forward pass:
+:func:`value_and_products` and :func:`gradients_with_products`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from hypkernels.cpu.library import load
 from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
-_INNER, _DIST, _ANGLE = 0, 1, 2
-_LAYOUT = struct.Struct("10q d 7q")  # struct Pairs of src/api.h, its x, y before their strides
+FUNCTIONS = {"pairwise_inner": 0, "pairwise_dist": 1, "pairwise_oxy_angle": 2}
+# Of products, at most.
+KEPT_BYTES = 8 << 20
+_LAYOUT = struct.Struct("10q d 8q")  # struct Pairs of src/api.h, its x, y before their strides
+_OUT_OF_RANGE, _DONE, _DONE_AND_KEPT = range(3)
 
 
 @cache
@@ -33,43 +39,74 @@ def _run() -> Any:
 
 
 def pairwise_inner(x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
-    return _forward(_INNER, x, y, curv)
+    return _forward("pairwise_inner", x, y, curv)
 
 
 def pairwise_inner_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...] | None:
-    return _backward(_INNER, grad, x, y, curv)
+    return _backward("pairwise_inner", grad, x, y, curv)
 
 
 def pairwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
-    return _forward(_DIST, x, y, curv)
+    return _forward("pairwise_dist", x, y, curv)
 
 
 def pairwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...] | None:
-    return _backward(_DIST, grad, x, y, curv)
+    return _backward("pairwise_dist", grad, x, y, curv)
 
 
 def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
-    return _forward(_ANGLE, x, y, curv)
+    return _forward("pairwise_oxy_angle", x, y, curv)
 
 
 def pairwise_oxy_angle_backward(
     grad: Tensor, x: Tensor, y: Tensor, curv: Tensor
 ) -> tuple[Tensor, ...] | None:
-    return _backward(_ANGLE, grad, x, y, curv)
+    return _backward("pairwise_oxy_angle", grad, x, y, curv)
 
 
-def _forward(function: int, x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
+def value_and_products(name: str, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """The function's value, and its pairs' products if there are some to keep."""
+    size = _bytes_of_products(name, x, y)
+    if not size:
+        out = _forward(name, x, y, curv)
+        return None if out is None else (out, None)
+    out = torch.empty(x.shape[0], y.shape[0], dtype=result_dtype(x.dtype))
+    products = torch.empty(size, dtype=torch.uint8)
+    done = _call(name, x, y, curv.item(), out, None, (0, 0, 0), products.data_ptr())
+    return None if done == _OUT_OF_RANGE else (out, products if done == _DONE_AND_KEPT else None)
+
+
+def gradients_with_products(
+    name: str, grad: Tensor, products: Tensor, x: Tensor, y: Tensor, curv: Tensor
+) -> tuple[Tensor, ...]:
+    gradients = _backward(name, grad, x, y, curv, products.data_ptr())
+    assert gradients is not None, "what the forward pass took the backward pass takes"
+    return gradients
+
+
+def _bytes_of_products(name: str, x: Tensor, y: Tensor) -> int:
+    """0 where nothing is kept: of several matrices, and of a large one."""
+    if x.dim() > 2 or not x.shape[0] * y.shape[0]:
+        return 0
+    item = 4 if name == "pairwise_dist" and x.dtype != torch.float64 else 8
+    size = x.shape[0] * -(-y.shape[0] * item // 64) * 64 + 64
+    return size if size <= KEPT_BYTES else 0
+
+
+def _forward(name: str, x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
     out = torch.empty(*x.shape[:-1], y.shape[-2], dtype=result_dtype(x.dtype))
     if not out.numel():
         return out
     matrices = _matrices(out)
     for index, (one, other, c) in enumerate(_each(x, y, curv)):
-        if not _call(function, one, other, c, matrices[index], None, (0, 0, 0)):
+        if not _call(name, one, other, c, matrices[index], None, (0, 0, 0)):
             return None
     return out
 
 
-def _backward(function: int, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...] | None:
+def _backward(
+    name: str, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, products: int = 0
+) -> tuple[Tensor, ...] | None:
     if not grad.numel():
         zeros = (torch.zeros(points.shape, dtype=points.dtype) for points in (x, y))
         return (*zeros, torch.zeros(curv.shape, dtype=torch.float64))
@@ -78,7 +115,7 @@ def _backward(function: int, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -
     by_curv = torch.zeros(len(upstream), dtype=torch.float64)
     for index, (one, other, c) in enumerate(_each(x, y, curv)):
         outputs = (to_x[index].data_ptr(), to_y[index].data_ptr(), by_curv[index].data_ptr())
-        if not _call(function, one, other, c, None, upstream[index], outputs):
+        if not _call(name, one, other, c, None, upstream[index], outputs, products):
             return None
     return by_x, by_y, by_curv.view(curv.shape) if curv.dim() else by_curv.sum()
 
@@ -96,23 +133,25 @@ def _matrices(tensor: Tensor) -> Tensor:
 
 
 def _call(
-    function: int,
+    name: str,
     x: Tensor,
     y: Tensor,
     c: float,
     out: Tensor | None,
     grad: Tensor | None,
     outputs: tuple[int, int, int],
-) -> bool:
+    products: int = 0,
+) -> int:
     x, y = (one if one.stride(1) == 1 or one.shape[1] == 1 else one.contiguous() for one in (x, y))
     strides = (0, 0) if grad is None else grad.stride()
     call = _LAYOUT.pack(
-        *(function, DTYPES[x.dtype], torch.get_num_threads(), x.shape[1], x.shape[0], y.shape[0]),
+        *(FUNCTIONS[name], DTYPES[x.dtype], torch.get_num_threads(), x.shape[1], x.shape[0], y.shape[0]),
         *(x.data_ptr(), y.data_ptr(), x.stride(0), y.stride(0)),
         c,
         out.data_ptr() if out is not None else 0,
         grad.data_ptr() if grad is not None else 0,
         *strides,
         *outputs,
+        products,
     )
-    return bool(_run()(call))
+    return _run()(call)

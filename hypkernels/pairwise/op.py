@@ -18,7 +18,7 @@ from hypkernels import backend
 from hypkernels.checks import check_differentiable_range, check_positive, check_values
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
-from hypkernels.operators import Operator, batched, differentiable, dispatched, register
+from hypkernels.operators import Keeping, Operator, batched, differentiable, dispatched, register
 from hypkernels.pair_geometry import dot
 from hypkernels.pairwise import closed_form, reference, smooth
 from hypkernels.pairwise.closed_form import PairFunction
@@ -71,6 +71,7 @@ class PairwiseOp:
             dispatched(self._operators[1], self._backward),
             self._by_smooth_formula,
             3,
+            Keeping(self._value_and_products, self._gradients_with_products),
         )
 
     def __call__(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
@@ -81,11 +82,26 @@ class PairwiseOp:
 
     def _native(self, suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
         """The compiled function, if it is to run. It returns ``None`` for what is beyond its range."""
+        return getattr(_native_module(), self.name + suffix) if self._is_native(x, requested) else None
+
+    def _is_native(self, x: Tensor, requested: str) -> bool:
         if requested != "native" and x.device.type != "cpu":
-            return None
-        if backend.choose(self.name, x, requested=requested).implementation != "native":
-            return None
-        return getattr(importlib.import_module("hypkernels.cpu.pairwise"), self.name + suffix)
+            return False
+        return backend.choose(self.name, x, requested=requested).implementation == "native"
+
+    def _value_and_products(
+        self, x: Tensor, y: Tensor, curv: Tensor, requested: str
+    ) -> tuple[Tensor, Tensor | None]:
+        check_values("curv", curv)
+        found = None
+        if self._is_native(x, requested):
+            found = _native_module().value_and_products(self.name, x, y, curv)
+        return found or (self._forward(x, y, curv, requested), None)
+
+    def _gradients_with_products(
+        self, grad: Tensor, products: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+    ) -> tuple[Tensor, ...]:
+        return _native_module().gradients_with_products(self.name, grad, products, x, y, curv)
 
     def _by_definition(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -196,6 +212,10 @@ class PairwiseOp:
             lateral = x_part.P * y_part.P - of_batch * (x_rows @ y_rows.mT)
             unit = self.sign * of_batch**-self.function.curv_power
             yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, of_batch), unit
+
+
+def _native_module() -> Any:
+    return importlib.import_module("hypkernels.cpu.pairwise")
 
 
 def _beyond_range(x: Tensor, y: Tensor, curv: Tensor) -> bool:

@@ -198,6 +198,36 @@ def test_the_number_of_threads_changes_no_bit(name, isa):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_changes_no_bit(name, near, dtype, isa, monkeypatch):
+    """Where many pairs are near, products in float are given up, and not kept."""
+    x, y = sets((150, 40), (270, 40), dtype=dtype)
+    if near:
+        x, y = x[:3].repeat(50, 1) + 0.02 * x, x[:2].repeat(135, 1) + 0.02 * y
+    with hk.use_backend("native"):
+        found = native.value_and_products(name, x, y, torch.tensor(0.7))
+        assert (found[1] is None) == (near and name == "pairwise_dist" and dtype != torch.float64)
+        kept = with_gradients(getattr(hk, name), x, y, 0.7)
+        monkeypatch.setattr(native, "KEPT_BYTES", 0)
+        assert native.value_and_products(name, x, y, torch.tensor(0.7))[1] is None
+        for a, b in zip(with_gradients(getattr(hk, name), x, y, 0.7), kept, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_what_is_kept_serves_several_backward_passes():
+    x, y = (p.requires_grad_() for p in sets((30, 8), (40, 8)))
+    with hk.use_backend("native"):
+        out = hk.pairwise_dist(x, y)
+        first = torch.autograd.grad(out.sum(), (x, y), retain_graph=True)
+        (by_x,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        torch.testing.assert_close(by_x, first[0], rtol=1e-12, atol=1e-12)
+        assert torch.autograd.grad(by_x.sum(), x, retain_graph=True)[0].isfinite().all()
+        for a, b in zip(torch.autograd.grad(out.sum(), (x, y)), first, strict=True):
+            assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name):
     x, y = (p.requires_grad_() for p in sets((4, 5), (3, 5)))

@@ -90,7 +90,10 @@ struct Pairs {
   int64_t grad_row, grad_column;  // its strides
   void *by_x, *by_y;           // backward: dense, of the points' dtype
   double* by_curv;
+  void* kept;                  // the pairs' products, from the forward to the backward pass; or null
 };
+
+enum PairsDone { PAIRS_OUT_OF_RANGE, PAIRS_DONE, PAIRS_DONE_AND_KEPT };
 
 struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies matrices; null where it cannot
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
@@ -106,10 +109,10 @@ struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies
 // Each instruction set's copy of the kernels.
 struct Api {
   void (*rows)(const Rows&);
-  // Both return whether the points are in range; else they did nothing.
+  // Both return whether the points are in range, and the next too; else they did nothing.
   bool (*contrastive_forward)(const Contrastive&);
   bool (*contrastive_backward)(const Contrastive&);
-  bool (*pairs)(const Pairs&);
+  PairsDone (*pairs)(const Pairs&);
 };
 
 extern Runtime hk_runtime;

@@ -64,8 +64,8 @@ class PairwiseRun {
     int32_t i, j;
   };
   struct Tile {
-    int64_t i0, j0, rows, columns;
-    F* z;
+    int64_t i0, j0, rows, columns, ld;
+    F* products;
     Place* near;  // pairs for exact formulas
     int64_t n_near;
   };
@@ -91,6 +91,7 @@ class PairwiseRun {
     in_large_pages(q.by_x, M * D * reader.item), in_large_pages(q.by_y, N * D * reader.item);
     prepare(x, q.x, q.x_stride, M);
     prepare(y, q.y, q.y_stride, N);
+    for_tasks(2, threads, [&](int64_t set) { find_centre(set ? y : x, D); });
     if (!in_range(x) || !in_range(y)) return OUT_OF_RANGE;
     t_x = offsets(x, y), t_y = offsets(y, x);
     u_norm = norms(x), v_norm = norms(y);
@@ -105,7 +106,6 @@ class PairwiseRun {
     F** scalars[] = {&s.P, &s.A, &s.inverse_A, &s.apart, &s.growth, &s.shrink};
     for (F** f : scalars) *f = arena.take<F>(up(count, LANES) + LANES);
     s.P_wide = arena.take<double>(count + 1), s.A_wide = arena.take<double>(count + 1);
-    find_centre(s, D);
   }
 
   // Squares, and whether all of them are such that tiles stay in range.
@@ -148,7 +148,10 @@ class PairwiseRun {
   F* norms(const Side<F>& s) {
     if (exact) return nullptr;
     F* of = arena.zeros<F>(up(s.count, LANES) + LANES);
-    for (int64_t i = 0; i < s.count; ++i) of[i] = (F)root(square_of<double>(s.u + i * D, D));
+    for_tasks(blocks_of(s.count, PREPARED_ROWS), threads, [&](int64_t task) {
+      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, s.count); ++i)
+        of[i] = (F)root(square_of<double>(s.u + i * D, D));
+    });
     return of;
   }
 
@@ -156,19 +159,25 @@ class PairwiseRun {
 
   static int64_t most_near() { return PAIR_ROWS * tile_columns / NEAR_PAIRS; }
 
-  // body(index, tile) for tiles [from, to); the tile's z is filled.
+  // body(index, tile) for tiles [from, to), with the products of their pairs. What is kept is from a multiple of 64 bytes.
   template <class Body>
   void for_tiles(int64_t from, int64_t to, const Body& body) {
-    const int64_t z_bytes = PAIR_ROWS * tile_columns * sizeof(F);
-    for_tasks_with_buffer(to - from, threads, z_bytes, [&](int64_t task, void* buffer) {
+    F* const kept = (F*)up((int64_t)q.kept, 64);
+    const int64_t ld = up(N, lanes), bytes = kept ? 0 : PAIR_ROWS * tile_columns * sizeof(F);
+    for_tasks_with_buffer(to - from, threads, bytes, [&](int64_t task, void* buffer) {
       const int64_t index = from + task;
-      Tile t = {index / tiles_j * PAIR_ROWS, index % tiles_j * tile_columns, 0, 0, (F*)buffer, nullptr, 0};
+      Tile t = {index / tiles_j * PAIR_ROWS, index % tiles_j * tile_columns};
       t.rows = at_most(PAIR_ROWS, M - t.i0), t.columns = at_most(tile_columns, N - t.j0);
-      product_of_rows<F>(t.rows, t.columns, D, x.u + t.i0 * D, y.u + t.j0 * D, t.z, tile_columns);
-      for (int64_t i = 0; i < t.rows; ++i)  // what vectors read past the end
-        for (int64_t j = t.columns; j < up(t.columns, lanes); ++j) t.z[i * tile_columns + j] = 0;
+      t.ld = kept ? ld : tile_columns, t.products = kept ? kept + t.i0 * ld + t.j0 : (F*)buffer;
+      if (!kept || q.out) multiply(t);
       body(index, t);
     });
+  }
+
+  void multiply(const Tile& t) const {
+    product_of_rows<F>(t.rows, t.columns, D, x.u + t.i0 * D, y.u + t.j0 * D, t.products, t.ld);
+    for (int64_t i = 0; i < t.rows; ++i)  // what vectors read past the end
+      for (int64_t j = t.columns; j < up(t.columns, lanes); ++j) t.products[i * t.ld + j] = 0;
   }
 
   struct RowScalars {
@@ -205,9 +214,7 @@ class PairwiseRun {
   static V size(V v) { return larger(v, -v); }
 
   static bool any(Mask mask, int64_t left) {
-    bool some = false;
-    for (int64_t lane = 0; lane < lanes; ++lane) some |= mask[lane] && lane < left;
-    return some;
+    return any_of(left < lanes ? mask & (lane_numbers<F>() < (typename Vector<F>::index)left) : mask);
   }
 
   PairGeometry<double> exact_pair(int64_t i, int64_t j, Split<double>& split) const {
@@ -235,7 +242,7 @@ class PairwiseRun {
       const RowScalars r = row_scalars(t.i0 + i);
       R* out = (R*)q.out + (t.i0 + i) * N + t.j0;
       for (int64_t j = 0; j < t.columns; j += lanes) {
-        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        const PairScalars p = pair_scalars(r, load(t.products + i * t.ld + j), t.j0 + j);
         store_part(out + j, value_of(r, p, t.j0 + j), t.columns - j);
         if (exact || !any(p.near, t.columns - j)) continue;
         for (int64_t lane = 0; lane < at_most(lanes, t.columns - j); ++lane) {
@@ -318,7 +325,7 @@ class PairwiseRun {
       const V A = all_of(x.A[row]), apart = all_of(x.apart[row]);
       WideSum of_turned, of_own, of_radial, of_excess;
       for (int64_t j = 0; j < t.columns; j += lanes) {
-        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        const PairScalars p = pair_scalars(r, load(t.products + i * t.ld + j), t.j0 + j);
         const V Q = load(y.P + t.j0 + j);
         V by_z = V{} + 1, rest = by_z;
         if (q.function == PAIR_DIST)
@@ -361,7 +368,7 @@ class PairwiseRun {
       const R* grad = (const R*)q.grad + row * q.grad_row + t.j0 * q.grad_column;
       WideSum of_Q, of_own, of_radial;
       for (int64_t j = 0; j < t.columns; j += lanes) {
-        const PairScalars p = pair_scalars(r, load(t.z + i * tile_columns + j), t.j0 + j);
+        const PairScalars p = pair_scalars(r, load(t.products + i * t.ld + j), t.j0 + j);
         const V weight = -upstream(grad + j * q.grad_column, t.columns - j);
         V by_z, apex, other, curv;
         angle_at(r, p, t.j0 + j).slopes(by_z, apex, other, curv);
@@ -450,20 +457,21 @@ class PairwiseRun {
 };
 
 template <class T>
-bool pairwise_of(const Pairs& q) {
+PairsDone pairwise_of(const Pairs& q) {
   typedef typename Result<T>::type R;
+  Pairs rest = q;
   if constexpr (!is_double((const T*)nullptr)) {
     if (q.function == PAIR_DIST) {
       PairwiseRun<R, float> run(q, ReaderOf<T, float>::get());
-      if (run.run() == DONE) return true;
+      if (run.run() == DONE) return q.kept ? PAIRS_DONE_AND_KEPT : PAIRS_DONE;
+      rest.kept = nullptr;
     }
   }
-  PairwiseRun<R, double> run(q, ReaderOf<T, double>::get());
-  return run.run() == DONE;
+  PairwiseRun<R, double> run(rest, ReaderOf<T, double>::get());
+  return run.run() != DONE ? PAIRS_OUT_OF_RANGE : rest.kept ? PAIRS_DONE_AND_KEPT : PAIRS_DONE;
 }
 
-// Whether the points are in range; else nothing was done.
-bool pairwise(const Pairs& q) {
+PairsDone pairwise(const Pairs& q) {
   switch (q.dtype) {
     case FLOAT64: return pairwise_of<double>(q);
     case FLOAT32: return pairwise_of<float>(q);

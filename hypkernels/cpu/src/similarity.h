@@ -55,9 +55,9 @@ struct DistanceGap {
     const V tanh = z * inverse_sinh;  // of kd/2
     excess = value * (decltype(value[0] + 0))(LN2 / 2) - tanh;
     if (NEAR) {
-      const V square = tanh * tanh, fine = larger(z, resolution);
-      excess = square < 0.2f ? tanh * square * atanh_excess_near(square) : excess;
-      inverse_sinh = fine > z ? 1 / sinh_of(fine) : inverse_sinh;
+      const V square = tanh * tanh;
+      if (any_of(square < 0.2f)) excess = square < 0.2f ? tanh * square * atanh_excess_near(square) : excess;
+      if (any_of(resolution > z)) inverse_sinh = resolution > z ? 1 / sinh_of(resolution) : inverse_sinh;
     }
     by_z = inverse_sinh;
     return value;

@@ -141,6 +141,21 @@ inline void narrow(Float16* p, vd v) {
 #endif
 }
 
+// Whether a comparison holds in any lane.
+template <class M>
+inline bool any_of(M mask) {
+  static_assert(sizeof(M) == 4 * LANES, "a whole vector");
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+  uint64_t words[2];
+  memcpy(words, &mask, sizeof words);
+  return words[0] | words[1];
+#endif
+}
+
 // The sum of the lanes, halves first.
 inline double sum(vd v) {
   double s[HALF];
