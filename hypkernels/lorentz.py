@@ -270,8 +270,8 @@ def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
             ``(..., M)``.
 
     Returns:
-        ``(..., M, N)``, at most ``-1/c``; float64 for float64 points, float32 otherwise. No temporary is of that
-        size, but for up to 8 MiB of a small matrix.
+        ``(..., M, N)``, at most ``-1/c``; float64 for float64 points, float32 otherwise. No temporary is of
+        that size, but for up to 8 MiB of a small matrix.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
