@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypkernels import backend
 from hypkernels.checks import Check, check_differentiable_range, check_positive, check_values
-from hypkernels.operators import Operator, batched, differentiable, dispatched, register
+from hypkernels.operators import Keeping, Operator, batched, differentiable, dispatched, register
 from hypkernels.saturation import copy_gradient
 
 Formula = Callable[..., Tensor]
@@ -180,6 +180,7 @@ class RowwiseOp:
             dispatched(self._operators[1], self._backward),
             self._by_smooth_formula,
             self.tensors,
+            Keeping(self._value_and_splits, self._gradients_with_splits),
         )
 
     def __call__(self, *arguments: Tensor) -> Tensor:
@@ -189,7 +190,11 @@ class RowwiseOp:
         return self._call(*arguments, setting)
 
     def _forward(self, *arguments: Any) -> Tensor:
-        points, scalars, options, choice, launcher = self._unpack("", arguments)
+        return self._value(*self._unpack("", arguments))
+
+    def _value(
+        self, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Any, choice: str, launcher: Any
+    ) -> Tensor:
         if launcher:
             out = launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
         else:
@@ -198,6 +203,16 @@ class RowwiseOp:
             points, scalars = _on_cpu(points), _on_cpu(scalars)
             out = self._by_closed_form(points, scalars, options).to(out.device)
         return out
+
+    def _value_and_splits(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        points, scalars, options, choice, launcher = self._unpack("", arguments)
+        if choice == "native":
+            return _native_module().value_and_splits(self.name, points, scalars, options)
+        return self._value(points, scalars, options, choice, launcher), None
+
+    def _gradients_with_splits(self, grad: Tensor, splits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        points, scalars, options, *_ = self._unpack("_backward", arguments)
+        return _native_module().gradients_with_splits(self.name, grad, splits, points, scalars, options)
 
     def of_batch(self, *operands: Tensor) -> Tensor:
         """The closed form of points and scalars, for other operators; without options."""
@@ -340,6 +355,10 @@ class RowwiseOp:
             for one, dim in tensors[self.points :]
         ]
         return [*points, *scalars]
+
+
+def _native_module() -> Any:
+    return importlib.import_module("hypkernels.cpu.rows")
 
 
 def _on_cpu(operands: Sequence[Tensor]) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 ``name(*points, *scalars, *options)`` takes points of one shape ``(*batch, D)`` and scalars that are 0-d or of
 the batch's shape; ``name_backward`` an upstream gradient before them. Gradients by scalars are float64, one
-number for a 0-d scalar, else one for each row.
+number for a 0-d scalar, else one for each row. :func:`value_and_splits` and :func:`gradients_with_splits` are
+the same of any name, where the backward pass takes what the forward pass found of its rows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,22 @@ class _Op(IntEnum):
     ENTAILMENT = 9
 
 
-_LAYOUT = struct.Struct("13q 35q 4d 7q")  # struct Rows of src/api.h
+_MAPS = ("exp_map0", "scaled_exp_map0", "log_map0", "exp_map", "log_map")
+_OPS = {
+    "exp_map0": _Op.EXP_MAP0,
+    "scaled_exp_map0": _Op.EXP_MAP0,
+    "log_map0": _Op.LOG_MAP0,
+    "exp_map": _Op.EXP_MAP,
+    "log_map": _Op.LOG_MAP,
+    "elementwise_inner": _Op.INNER,
+    "elementwise_dist": _Op.DIST,
+    "dist0": _Op.DIST0,
+    "half_aperture": _Op.HALF_APERTURE,
+    "oxy_angle": _Op.OXY_ANGLE,
+    "entailment_loss": _Op.ENTAILMENT,
+}
+_KEPT_OF_ROW = 5
+_LAYOUT = struct.Struct("13q 35q 4d 8q")  # struct Rows of src/api.h
 _NOWHERE = (0,) * (1 + MAX_DIMS)
 _NO_OPTIONS = (0.0,) * 4
 
@@ -49,132 +65,153 @@ def _run() -> Any:
     return run
 
 
+def value_and_splits(
+    name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
+) -> tuple[Tensor, Tensor | None]:
+    """``scalars`` end with the curvature. Splits are kept that take no more than an eighth of the points."""
+    *batch, width = points[0].shape
+    splits_of_row, points_of_row = 8 * _KEPT_OF_ROW, len(points) * width * points[0].element_size()
+    if splits_of_row > points_of_row / 8:
+        return _forward(name, points, scalars, options), None
+    splits = torch.empty(*batch, _KEPT_OF_ROW, dtype=torch.float64)
+    return _forward(name, points, scalars, options, splits), splits
+
+
+def gradients_with_splits(
+    name: str,
+    grad: Tensor,
+    splits: Tensor,
+    points: Sequence[Tensor],
+    scalars: Sequence[Tensor],
+    options: Sequence[float],
+) -> tuple[Tensor, ...]:
+    return _backward(name, grad, points, scalars, options, splits)
+
+
 def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.EXP_MAP0, (v,), curv, is_map=True)
+    return _forward("exp_map0", (v,), (curv,))
 
 
 def exp_map0_backward(grad: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.EXP_MAP0, grad, (v,), curv)
+    return _backward("exp_map0", grad, (v,), (curv,))
 
 
 def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.EXP_MAP0, (x,), curv, scale=scale, is_map=True)
+    return _forward("scaled_exp_map0", (x,), (scale, curv))
 
 
 def scaled_exp_map0_backward(grad: Tensor, x: Tensor, scale: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.EXP_MAP0, grad, (x,), curv, scale=scale)
+    return _backward("scaled_exp_map0", grad, (x,), (scale, curv))
 
 
 def log_map0(x: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.LOG_MAP0, (x,), curv, is_map=True)
+    return _forward("log_map0", (x,), (curv,))
 
 
 def log_map0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.LOG_MAP0, grad, (x,), curv)
+    return _backward("log_map0", grad, (x,), (curv,))
 
 
 def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.EXP_MAP, (x, v), curv, is_map=True)
+    return _forward("exp_map", (x, v), (curv,))
 
 
 def exp_map_backward(grad: Tensor, x: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.EXP_MAP, grad, (x, v), curv)
+    return _backward("exp_map", grad, (x, v), (curv,))
 
 
 def log_map(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.LOG_MAP, (x, y), curv, is_map=True)
+    return _forward("log_map", (x, y), (curv,))
 
 
 def log_map_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.LOG_MAP, grad, (x, y), curv)
+    return _backward("log_map", grad, (x, y), (curv,))
 
 
 def elementwise_inner(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.INNER, (x, y), curv)
+    return _forward("elementwise_inner", (x, y), (curv,))
 
 
 def elementwise_inner_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.INNER, grad, (x, y), curv)
+    return _backward("elementwise_inner", grad, (x, y), (curv,))
 
 
 def elementwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.DIST, (x, y), curv)
+    return _forward("elementwise_dist", (x, y), (curv,))
 
 
 def elementwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.DIST, grad, (x, y), curv)
+    return _backward("elementwise_dist", grad, (x, y), (curv,))
 
 
 def dist0(x: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.DIST0, (x,), curv)
+    return _forward("dist0", (x,), (curv,))
 
 
 def dist0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.DIST0, grad, (x,), curv)
+    return _backward("dist0", grad, (x,), (curv,))
 
 
 def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
-    return _forward(_Op.HALF_APERTURE, (x,), curv, (min_radius,))
+    return _forward("half_aperture", (x,), (curv,), (min_radius,))
 
 
 def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: float) -> tuple[Tensor, ...]:
-    return _backward(_Op.HALF_APERTURE, grad, (x,), curv, (min_radius,))
+    return _backward("half_aperture", grad, (x,), (curv,), (min_radius,))
 
 
 def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward(_Op.OXY_ANGLE, (x, y), curv)
+    return _forward("oxy_angle", (x, y), (curv,))
 
 
 def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward(_Op.OXY_ANGLE, grad, (x, y), curv)
+    return _backward("oxy_angle", grad, (x, y), (curv,))
 
 
 def entailment_loss(apex: Tensor, point: Tensor, curv: Tensor, *options: float) -> Tensor:
     """``options`` are ``aperture_scale, min_radius, margin, leak``."""
-    return _forward(_Op.ENTAILMENT, (apex, point), curv, options)
+    return _forward("entailment_loss", (apex, point), (curv,), options)
 
 
 def entailment_loss_backward(
     grad: Tensor, apex: Tensor, point: Tensor, curv: Tensor, *options: float
 ) -> tuple[Tensor, ...]:
-    return _backward(_Op.ENTAILMENT, grad, (apex, point), curv, options)
+    return _backward("entailment_loss", grad, (apex, point), (curv,), options)
 
 
 def _forward(
-    op: _Op,
+    name: str,
     points: Sequence[Tensor],
-    curv: Tensor,
+    scalars: Sequence[Tensor],
     options: Sequence[float] = (),
-    *,
-    scale: Tensor | None = None,
-    is_map: bool = False,
+    splits: Tensor | None = None,
 ) -> Tensor:
     x = points[0]
-    if is_map:
+    if name in _MAPS:
         out = torch.empty(x.shape, dtype=x.dtype)
     else:
         out = torch.empty(x.shape[:-1], dtype=result_dtype(x.dtype))
-    _call(op, points, None, scale, curv, options, [out, None, None, None, None, None, None])
+    _call(_OPS[name], points, None, scalars, options, [out, None, None, None, None, None, None, splits])
     return out
 
 
 def _backward(
-    op: _Op,
+    name: str,
     grad: Tensor,
     points: Sequence[Tensor],
-    curv: Tensor,
+    scalars: Sequence[Tensor],
     options: Sequence[float] = (),
-    *,
-    scale: Tensor | None = None,
+    splits: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
+    *scale, curv = scalars
     batch = points[0].shape[:-1]
     grads: list[Any] = [torch.empty(point.shape, dtype=point.dtype) for point in points]
     by_curv, curv_total = _shares_of(curv, batch)
-    by_scale, scale_total = (None, None) if scale is None else _shares_of(scale, batch)
+    by_scale, scale_total = _shares_of(scale[0], batch) if scale else (None, None)
     by_y = grads[1] if len(grads) == 2 else None
-    outputs = [None, grads[0], by_y, by_scale, by_curv, scale_total, curv_total]
-    _call(op, points, grad, scale, curv, options, outputs)
-    if scale is not None:
+    outputs = [None, grads[0], by_y, by_scale, by_curv, scale_total, curv_total, splits]
+    _call(_OPS[name], points, grad, scalars, options, outputs)
+    if scale:
         grads.append(by_scale if scale_total is None else scale_total)
     return (*grads, by_curv if curv_total is None else curv_total)
 
@@ -189,8 +226,7 @@ def _call(
     op: _Op,
     points: Sequence[Tensor],
     grad: Tensor | None,
-    scale: Tensor | None,
-    curv: Tensor,
+    scalars: Sequence[Tensor],
     options: Sequence[float],
     outputs: Sequence[Tensor | None],
 ) -> None:
@@ -198,7 +234,7 @@ def _call(
     batch, width = x.shape[:-1], x.shape[-1]
     of_points = [_adjacent(point) for point in points]
     of_grad = [] if grad is None else [_adjacent(grad) if grad.dim() > len(batch) else grad]
-    of_scalars = [one.double() for one in (scale, curv) if one is not None]
+    of_scalars = [one.double() for one in scalars]
     tensors = [*of_points, *of_grad, *of_scalars]
     sizes, strides = merged_dims(batch, tensors)
     if not batch.numel():  # dimensions of no rows have no strides to merge by
@@ -216,7 +252,7 @@ def _call(
             *operands[0],
             *(operands[1] if n == 2 else _NOWHERE),
             *(operands[n] if of_grad else _NOWHERE),
-            *(operands[-2] if scale is not None else _NOWHERE),
+            *(operands[-2] if len(scalars) == 2 else _NOWHERE),
             *operands[-1],
             *options,
             *_NO_OPTIONS[len(options) :],

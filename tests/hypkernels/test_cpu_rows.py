@@ -327,6 +327,37 @@ def test_the_number_of_threads_changes_no_bit(name, isa):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPS)
+def test_what_is_kept_of_rows_changes_no_bit(name, dtype, isa):
+    """Of rows beyond the range of plain formulas, too."""
+    options, generator = OPS[name][3], torch.Generator().manual_seed(0)
+    points, scalars = arguments(name, (5, 7, 200), dtype, generator)
+    points[0][1, :3] *= torch.finfo(dtype).max / 1e3
+    points[-1][2, :3] *= torch.finfo(dtype).smallest_normal * 1e3
+    points[0][3, :3] = 0
+    expected = getattr(native, name)(*points, *scalars, *options)
+    out, splits = native.value_and_splits(name, points, scalars, options)
+    assert splits is not None
+    assert_equal_bits(out, expected)
+    upstream = upstream_of(name, points, generator)
+    grads = native.gradients_with_splits(name, upstream, splits, points, scalars, options)
+    true = getattr(native, f"{name}_backward")(upstream, *points, *scalars, *options)
+    for one, other in zip(grads, true, strict=True):
+        assert_equal_bits(one, other)
+
+
+def assert_equal_bits(one, other):
+    assert one.dtype == other.dtype
+    assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
+def test_of_narrow_rows_nothing_is_kept():
+    x = torch.randn(9, 10)
+    assert native.value_and_splits("elementwise_dist", [x, x], [torch.tensor(1.0)], ())[1] is None
+    assert native.value_and_splits("dist0", [x.repeat(1, 8)], [torch.tensor(1.0)], ())[1] is not None
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_gradcheck(name):
     generator = torch.Generator().manual_seed(3)

@@ -41,7 +41,10 @@ struct Rows {
   void *by_x, *by_y;             // backward
   double *by_scale, *by_curv;    // backward: each row's share
   double *scale_total, *curv_total;  // backward: their sums, unless null
+  double* kept;                  // KEPT_OF_ROW numbers of each row, from the forward to the backward pass; or null
 };
+
+enum { KEPT_OF_ROW = 5 };
 
 enum Similarity { SIM_DIST, SIM_SQDIST, SIM_INNER, SIM_ANGLE };
 

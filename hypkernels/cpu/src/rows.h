@@ -4,6 +4,7 @@
 // `p` at the place in question, or a single one as a double, or as a long double, for rows whose squares or whose
 // gradients leave double's range.
 #pragma once
+#include "api.h"
 #include "functions.h"
 #include "vectors.h"
 
@@ -72,6 +73,8 @@ struct Split {
   Real alpha() const { return coarse + fine; }
   Real alpha_minus_1() const { return (coarse - 1) + fine; }
 };
+
+static_assert(sizeof(Split<double>) == KEPT_OF_ROW * sizeof(double), "what is kept of a row is its split");
 
 // Rounded to 8 bits: the product with a float is exact, and a number next to 1 becomes 1.
 inline double leading_bits(double v) {

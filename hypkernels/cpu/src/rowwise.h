@@ -83,8 +83,9 @@ inline double bound(const Combination<double>& f, const Split<double>& s, double
 }
 
 template <class Op, class T>
-void forward_row(const RowSet<T>& r, double scale, double c, const double* options, void* out) {
+void forward_row(const RowSet<T>& r, double scale, double c, const double* options, Split<double>* kept, void* out) {
   const Input<double> in = input_of<Op>(r, scale, c, options);
+  if (kept) *kept = in.split;
   const bool plain = is_plain<Op>(in, r.x);
   if constexpr (Op::is_map) {
     if (plain) {
@@ -115,13 +116,13 @@ struct Shares {
 };
 
 template <class Op, class T>
-void backward_row(const RowSet<T>& r, const void* grad, double scale, double c, const double* options, T* by_x,
-                  T* by_y, Shares shares) {
+void backward_row(const RowSet<T>& r, const void* grad, double scale, double c, const double* options,
+                  const Split<double>* kept, T* by_x, T* by_y, Shares shares) {
   const auto store_shares = [&](auto g) {
     if (shares.by_scale) *shares.by_scale = (double)g.by_scale;
     *shares.by_curv = (double)g.by_curv;
   };
-  const Input<double> in = input_of<Op>(r, scale, c, options);
+  const Input<double> in = kept ? Input<double>{*kept, scale, c, options} : input_of<Op>(r, scale, c, options);
   if (is_plain<Op>(in, r.x)) {
     const Upstream<double> up = upstream_of<Op>(r, grad, in.split);
     const Gradient<double> g = Op::gradient(up, in);
@@ -173,15 +174,16 @@ void run_rows(const Rows& q) {
       RowSet<T> r = {row_of<T>(q, q.x, i), nullptr, nullptr, q.width};
       if (Op::points == 2) r.y = row_of<T>(q, q.y, i);
       const double c = *row_of<double>(q, q.curv, i), scale = q.scale.data ? *row_of<double>(q, q.scale, i) : 1;
+      Split<double>* kept = q.kept ? (Split<double>*)q.kept + i : nullptr;
       if (!q.backward) {
         void* out = Op::is_map ? (void*)((T*)q.out + i * q.width) : (void*)((Number*)q.out + i);
-        forward_row<Op>(r, scale, c, q.options, out);
+        forward_row<Op>(r, scale, c, q.options, kept, out);
         continue;
       }
       if (Op::is_map) r.g = row_of<T>(q, q.grad, i);
       const void* grad = Op::is_map ? nullptr : row_of<Number>(q, q.grad, i);
       const Shares shares = {q.by_scale ? q.by_scale + i : nullptr, q.by_curv + i};
-      backward_row<Op>(r, grad, scale, c, q.options, (T*)q.by_x + i * q.width,
+      backward_row<Op>(r, grad, scale, c, q.options, kept, (T*)q.by_x + i * q.width,
                        Op::points == 2 ? (T*)q.by_y + i * q.width : nullptr, shares);
     }
   });
