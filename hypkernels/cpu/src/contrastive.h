@@ -10,7 +10,7 @@
 namespace {
 
 constexpr int64_t TILE_ROWS = 256, TILE_BYTES = 2048;  // of a row of a tile
-constexpr int64_t PUSH_BYTES = int64_t(16) << 20;      // of the weights that are held at once
+constexpr int64_t PUSH_BYTES = int64_t(8) << 20;       // of the weights that are held at once
 constexpr int64_t OUT_ROWS = 256;                      // of a product with the weights that is one task
 constexpr int64_t FEW = 32;                            // terms of a column that are summed in the tile's precision
 constexpr int64_t FEW_VECTORS = 16;                    // of a row
