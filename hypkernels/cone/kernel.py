@@ -78,12 +78,17 @@ def angle_gradient(grad, pair, options):
     )
 
 
+def moderate(min_radius: float) -> float:
+    """One whose double is a number. So large, it makes half-spaces of all cones."""
+    return min(min_radius, 1e300)
+
+
 def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
-    return launch_forward(norm_forward, _half_aperture, (x,), curv, min_radius)
+    return launch_forward(norm_forward, _half_aperture, (x,), curv, moderate(min_radius))
 
 
 def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: float) -> tuple[Tensor, ...]:
-    return launch_backward(norm_backward, _half_aperture_gradient, grad, (x,), curv, min_radius)
+    return launch_backward(norm_backward, _half_aperture_gradient, grad, (x,), curv, moderate(min_radius))
 
 
 def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:

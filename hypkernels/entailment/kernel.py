@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hypkernels.cone.kernel import angle, angle_gradient, aperture, aperture_slope
+from hypkernels.cone.kernel import angle, angle_gradient, aperture, aperture_slope, moderate
 from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
 from hypkernels.tritonlib.row_kernels import (
@@ -61,7 +61,7 @@ def entailment_loss(
     margin: float,
     leak: float,
 ) -> Tensor:
-    options = (aperture_scale, min_radius, margin, leak)
+    options = (aperture_scale, moderate(min_radius), margin, leak)
     return launch_forward(pair_forward, _loss, (apex, point), curv, *options)
 
 
@@ -75,7 +75,7 @@ def entailment_loss_backward(
     margin: float,
     leak: float,
 ) -> tuple[Tensor, ...]:
-    options = (aperture_scale, min_radius, margin, leak)
+    options = (aperture_scale, moderate(min_radius), margin, leak)
     return launch_backward(pair_backward, _loss_gradient, grad, (apex, point), curv, *options)
 
 

@@ -133,3 +133,12 @@ def test_cone_within_the_minimal_radius_is_a_half_space(norm):
     gradients = run(kernel.half_aperture_backward, torch.ones(1), x, curv, 0.25)
     assert torch.equal(out, torch.tensor([math.pi / 2]))
     assert not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_minimal_radius_whose_double_is_no_number(dtype):
+    x = torch.tensor([[3.0, 4.0], [1e-3, 0.0]], dtype=dtype)
+    assert (run(kernel.half_aperture, x, CURV, 1e308) == torch.tensor(math.pi / 2, dtype=dtype)).all()
+    assert not any(
+        g.any() for g in run(kernel.half_aperture_backward, torch.ones(2).to(dtype), x, CURV, 1e308)
+    )

@@ -94,3 +94,20 @@ def test_a_point_in_the_cone_costs_nothing():
         assert run(kernel.entailment_loss, apex, point, CURV, *DEFAULTS.options) == 0
         gradients = run(kernel.entailment_loss_backward, torch.ones(1), apex, point, CURV, *DEFAULTS.options)
         assert not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_minimal_radius_whose_double_is_no_number(dtype):
+    apex = torch.tensor([[3.0, 4.0], [0.5, 1.0]], dtype=dtype)
+    point = torch.tensor([[-3.0, 5.0], [-2.0, 1.0]], dtype=dtype)
+    upstream = torch.ones(2, dtype=dtype)
+    results = [
+        (
+            run(kernel.entailment_loss, apex, point, CURV, 0.5, radius, 0.0, 0.1),
+            *run(kernel.entailment_loss_backward, upstream, apex, point, CURV, 0.5, radius, 0.0, 0.1),
+        )
+        for radius in (1e308, 1e10)
+    ]
+    assert (results[0][0] > 0).all()
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
