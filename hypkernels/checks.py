@@ -24,7 +24,7 @@ def check_points(name: str, points: Tensor) -> Tensor:
     """``points`` must be a dense floating tensor ``(..., D)`` with ``D >= 1``."""
     if not isinstance(points, Tensor):
         raise TypeError(f"{name} must be a tensor of space components (..., D), got {type(points).__name__}")
-    _check_dense(name, points)
+    check_dense(name, points)
     if points.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {points.dtype}")
     if points.dim() == 0 or points.shape[-1] == 0:
@@ -126,7 +126,7 @@ def check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
-def _number(name: str, value: Any, expected: str) -> float:
+def check_number(name: str, value: Any, expected: str) -> float:
     """A Python number as a float, an infinite one if it is larger than any."""
     if type(value) is float:  # what it nearly always is: asking for a ``Real`` takes longer
         return value
@@ -140,7 +140,7 @@ def _number(name: str, value: Any, expected: str) -> float:
 
 def check_positive(name: str, value: float, expected: str = "a float or a one-element tensor") -> float:
     """A positive and finite Python number, as a float."""
-    number = _number(name, value, expected)
+    number = check_number(name, value, expected)
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {number}")
     return number
@@ -148,7 +148,7 @@ def check_positive(name: str, value: float, expected: str = "a float or a one-el
 
 def check_finite(name: str, value: float) -> float:
     """A finite Python number, as a float."""
-    number = _number(name, value, "a number")
+    number = check_number(name, value, "a number")
     if not -math.inf < number < math.inf:
         raise ValueError(f"{name} must be finite, got {number}")
     return number
@@ -221,7 +221,7 @@ def scale_tensor(name: str, value: float | Tensor, points: Tensor) -> Tensor:
     return value.reshape(()) if value.numel() == 1 else value
 
 
-def _check_dense(name: str, tensor: Tensor) -> None:
+def check_dense(name: str, tensor: Tensor) -> None:
     if tensor.is_nested or tensor.layout != torch.strided:
         kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
         raise TypeError(f"{name} must be a dense tensor, got {kind}")
@@ -229,7 +229,7 @@ def _check_dense(name: str, tensor: Tensor) -> None:
 
 def check_scalars(name: str, value: Tensor) -> None:
     """A dense floating tensor of any shape."""
-    _check_dense(name, value)
+    check_dense(name, value)
     if value.dtype not in SUPPORTED_DTYPES:
         raise TypeError(f"{name} must be a floating tensor, got {value.dtype}")
 
@@ -245,7 +245,7 @@ def target_tensor(name: str, targets: Tensor, points: Tensor) -> Tensor:
     """One index for each of ``points``, as int64."""
     if not isinstance(targets, Tensor):
         raise TypeError(f"{name} must be a tensor of one index for each row, got {type(targets).__name__}")
-    _check_dense(name, targets)
+    check_dense(name, targets)
     if targets.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} must be int64 or int32, got {targets.dtype}")
     if targets.shape != points.shape[:1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import hypkernels as hk
+from hypkernels.checks import SUPPORTED_DTYPES, check_dense, check_number, check_positive
 from hysac.distributed import gather_rows
 
 CONTRASTIVE_PAIRINGS = (
@@ -27,9 +27,6 @@ ENTAILMENT_CONES = (
     ("safe_image", "unsafe_text"),
 )
 """(apex, point): the apex is the more general of the two. S > V, U > G, V > U in the paper's letters."""
-
-# Of features and their scale.
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class _Points(NamedTuple):
@@ -122,14 +119,11 @@ class HySACLoss(nn.Module):
             raise ValueError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
         if accum_freq < 1:
             raise ValueError(f"accum_freq must be at least 1, got {accum_freq}")
-        entail_weight = _number("entail_weight", entail_weight)
+        entail_weight = check_number("entail_weight", entail_weight, "a number")
         if not 0 <= entail_weight < math.inf:
             raise ValueError(f"entail_weight must be finite and not negative, got {entail_weight}")
-        aperture_scale = _number("aperture_scale", aperture_scale)
-        min_radius = _number("min_radius", min_radius)
-        for name, number in (("aperture_scale", aperture_scale), ("min_radius", min_radius)):
-            if not 0 < number < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {number}")
+        aperture_scale = check_positive("aperture_scale", aperture_scale, "a number")
+        min_radius = check_positive("min_radius", min_radius, "a number")
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
         self.rank = rank
@@ -263,20 +257,8 @@ def _check_features(name: str, features: object) -> None:
 
 
 def _check_floating(name: str, tensor: Tensor) -> None:
-    if tensor.is_nested or tensor.layout != torch.strided:
-        kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
-        raise TypeError(f"{name} must be a dense tensor, got {kind}")
-    if tensor.dtype not in _DTYPES:
+    check_dense(name, tensor)
+    if tensor.dtype not in SUPPORTED_DTYPES:
         raise TypeError(
             f"{name} must be a floating tensor, float64, float32, bfloat16 or float16, got {tensor.dtype}"
         )
-
-
-def _number(name: str, value: float) -> float:
-    """As a float, an infinite one if it is larger than any."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf

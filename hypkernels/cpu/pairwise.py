@@ -66,14 +66,9 @@ def pairwise_oxy_angle_backward(
 
 def value_and_products(name: str, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor | None] | None:
     """The function's value, and its pairs' products if there are some to keep."""
-    size = _bytes_of_products(name, x, y)
-    if not size:
-        out = _forward(name, x, y, curv)
-        return None if out is None else (out, None)
-    out = torch.empty(x.shape[0], y.shape[0], dtype=result_dtype(x.dtype))
-    products = torch.empty(size, dtype=torch.uint8)
-    done = _call(name, x, y, curv.item(), out, None, (0, 0, 0), products.data_ptr())
-    return None if done == _OUT_OF_RANGE else (out, products if done == _DONE_AND_KEPT else None)
+    products = torch.empty(_bytes_of_products(name, x, y), dtype=torch.uint8)
+    out, done = _values(name, x, y, curv, products.data_ptr())
+    return None if out is None else (out, products if done == _DONE_AND_KEPT else None)
 
 
 def gradients_with_products(
@@ -94,14 +89,20 @@ def _bytes_of_products(name: str, x: Tensor, y: Tensor) -> int:
 
 
 def _forward(name: str, x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
-    out = torch.empty(*x.shape[:-1], y.shape[-2], dtype=result_dtype(x.dtype))
+    return _values(name, x, y, curv)[0]
+
+
+def _values(name: str, x: Tensor, y: Tensor, curv: Tensor, products: int = 0) -> tuple[Tensor | None, int]:
+    """And what was done."""
+    out, done = torch.empty(*x.shape[:-1], y.shape[-2], dtype=result_dtype(x.dtype)), _DONE
     if not out.numel():
-        return out
+        return out, done
     matrices = _matrices(out)
     for index, (one, other, c) in enumerate(_each(x, y, curv)):
-        if not _call(name, one, other, c, matrices[index], None, (0, 0, 0)):
-            return None
-    return out
+        done = _call(name, one, other, c, matrices[index], None, (0, 0, 0), products)
+        if done == _OUT_OF_RANGE:
+            return None, done
+    return out, done
 
 
 def _backward(

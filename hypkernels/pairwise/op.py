@@ -93,10 +93,11 @@ class PairwiseOp:
         self, x: Tensor, y: Tensor, curv: Tensor, requested: str
     ) -> tuple[Tensor, Tensor | None]:
         check_values("curv", curv)
-        found = None
         if self._is_native(x, requested):
             found = _native_module().value_and_products(self.name, x, y, curv)
-        return found or (self._forward(x, y, curv, requested), None)
+            if found is not None:
+                return found
+        return self._in_pytorch(x, y, curv, requested), None
 
     def _gradients_with_products(
         self, grad: Tensor, products: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
@@ -125,6 +126,9 @@ class PairwiseOp:
             out = native(x, y, curv)
             if out is not None:
                 return out
+        return self._in_pytorch(x, y, curv, requested)
+
+    def _in_pytorch(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
         out = self._fake_forward(x, y, curv, requested)
         if _beyond_range(x, y, curv):
             on_cpu = x.cpu(), y.cpu(), curv.cpu()
