@@ -47,8 +47,13 @@ def _beside(s: Tensor, min_radius: float) -> Tensor:
 
 
 def _opposite(min_radius: float) -> float:
-    """``2K``, or the largest number there is: infinity has no difference to it, and no quotient."""
-    return min(2 * min_radius, sys.float_info.max)
+    """``2K``, or the largest number there is."""
+    return 2 * moderate(min_radius)
+
+
+def moderate(min_radius: float) -> float:
+    """One whose double is no infinity, which has no difference to it, and no quotient."""
+    return min(min_radius, sys.float_info.max / 2)
 
 
 @repaired()

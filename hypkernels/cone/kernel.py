@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hypkernels.cone.closed_form import moderate
 from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
 from hypkernels.tritonlib.row_kernels import (
@@ -76,11 +77,6 @@ def angle_gradient(grad, pair, options):
     return PairGradient(
         scale * lateral / A, -scale * turn_x, -scale / B * lateral, scale / B * P2 * turn_y, by_curv
     )
-
-
-def moderate(min_radius: float) -> float:
-    """One whose double is a number. So large, it makes half-spaces of all cones."""
-    return min(min_radius, 1e300)
 
 
 def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:

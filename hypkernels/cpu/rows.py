@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from ctypes import c_char_p
-from enum import IntEnum
 from functools import cache
 from typing import Any
 
@@ -25,32 +24,19 @@ MAX_DIMS = 6
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-class _Op(IntEnum):
-    EXP_MAP0 = 0
-    LOG_MAP0 = 1
-    EXP_MAP = 2
-    LOG_MAP = 3
-    INNER = 4
-    DIST = 5
-    DIST0 = 6
-    HALF_APERTURE = 7
-    OXY_ANGLE = 8
-    ENTAILMENT = 9
-
-
 _MAPS = ("exp_map0", "scaled_exp_map0", "log_map0", "exp_map", "log_map")
-_OPS = {
-    "exp_map0": _Op.EXP_MAP0,
-    "scaled_exp_map0": _Op.EXP_MAP0,
-    "log_map0": _Op.LOG_MAP0,
-    "exp_map": _Op.EXP_MAP,
-    "log_map": _Op.LOG_MAP,
-    "elementwise_inner": _Op.INNER,
-    "elementwise_dist": _Op.DIST,
-    "dist0": _Op.DIST0,
-    "half_aperture": _Op.HALF_APERTURE,
-    "oxy_angle": _Op.OXY_ANGLE,
-    "entailment_loss": _Op.ENTAILMENT,
+_OPS = {  # RowOp of src/api.h
+    "exp_map0": 0,
+    "scaled_exp_map0": 0,
+    "log_map0": 1,
+    "exp_map": 2,
+    "log_map": 3,
+    "elementwise_inner": 4,
+    "elementwise_dist": 5,
+    "dist0": 6,
+    "half_aperture": 7,
+    "oxy_angle": 8,
+    "entailment_loss": 9,
 }
 _KEPT_OF_ROW = 5
 _LAYOUT = struct.Struct("13q 35q 4d 8q")  # struct Rows of src/api.h
@@ -223,7 +209,7 @@ def _shares_of(scalar: Tensor, batch: torch.Size) -> tuple[Any, Tensor | None]:
 
 
 def _call(
-    op: _Op,
+    op: int,
     points: Sequence[Tensor],
     grad: Tensor | None,
     scalars: Sequence[Tensor],

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hypkernels.cone.kernel import angle, angle_gradient, aperture, aperture_slope, moderate
+from hypkernels.cone.closed_form import moderate
+from hypkernels.cone.kernel import angle, angle_gradient, aperture, aperture_slope
 from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import PairGradient, ratio
 from hypkernels.tritonlib.row_kernels import (
