@@ -149,12 +149,28 @@ def contrastives(
     pairings: Sequence[tuple[int, int]],
     c: Tensor,
     scale: Tensor,
-    symmetric: bool = True,
+    symmetric: Sequence[bool] | None = None,
     contrastive: Callable[..., Tensor] = contrastive,
 ) -> list[Tensor]:
-    """The contrastive loss of each pair of point sets."""
+    """The contrastive loss of each pair of point sets, symmetric unless said otherwise."""
+    both_ways = symmetric or [True] * len(pairings)
     return [
-        contrastive(points[row], points[column], c, scale, symmetric=symmetric) for row, column in pairings
+        contrastive(points[row], points[column], c, scale, symmetric=each)
+        for (row, column), each in zip(pairings, both_ways, strict=True)
+    ]
+
+
+def entailments(
+    points: Sequence[Tensor],
+    pairings: Sequence[tuple[int, int]],
+    c: Tensor,
+    aperture_scale: Sequence[float] | None = None,
+) -> list[Tensor]:
+    """The entailment loss of each pair of apexes and points."""
+    scales = aperture_scale or [1.0] * len(pairings)
+    return [
+        entailment_loss(points[apex], points[point], c, scale)
+        for (apex, point), scale in zip(pairings, scales, strict=True)
     ]
 
 
@@ -163,18 +179,16 @@ def hysac_block(
     text: Tensor,
     scale: Tensor,
     contrastives: Callable[..., list[Tensor]] = contrastives,
-    entailment: Callable[..., Tensor] = entailment_loss,
+    entailments: Callable[..., list[Tensor]] = entailments,
 ) -> Tensor:
     """HySAC's seven terms of quadruplets ``(B, 2, D)``, safe then unsafe, on the unit hyperboloid.
 
-    A provider that has its own contrastive losses of several pairings and entailment loss passes them.
+    A provider that has its own losses of several pairings passes them.
     """
     c = torch.ones_like(scale)
-    points = (*text.unbind(1), *image.unbind(1))
-    safe_text, unsafe_text, safe_image, unsafe_image = points
+    points = (*text.unbind(1), *image.unbind(1))  # safe text, unsafe text, safe image, unsafe image
     terms = contrastives(points, ((0, 2), (1, 3), (0, 3), (1, 2)), c, scale)
-    cones = ((safe_text, safe_image), (unsafe_text, unsafe_image), (safe_image, unsafe_text))
-    return torch.stack([*terms, *(entailment(apex, point, c) for apex, point in cones)]).sum()
+    return torch.stack([*terms, *entailments(points, ((0, 2), (1, 3), (2, 1)), c)]).sum()
 
 
 def hycoclip_block(
@@ -185,13 +199,10 @@ def hycoclip_block(
     c: Tensor,
     scale: Tensor,
     contrastives: Callable[..., list[Tensor]] = contrastives,
-    entailment: Callable[..., Tensor] = entailment_loss,
+    entailments: Callable[..., list[Tensor]] = entailments,
 ) -> Tensor:
     """HyCoCLIP's four one-way contrastive terms and four cones, with the weights of its configuration."""
-    (pairs,) = contrastives((image, text), ((0, 1),), c, scale)
-    boxes = contrastives((image, text, box_image, box_text), ((2, 1), (3, 0)), c, scale, symmetric=False)
-    between = [(text, image), (box_text, box_image)]
-    within = [(box_image, image), (box_text, text)]
-    cones = [entailment(apex, point, c, aperture_scale=0.7) for apex, point in between]
-    cones += [entailment(apex, point, c, aperture_scale=1.2) for apex, point in within]
+    points = (image, text, box_image, box_text)
+    pairs, *boxes = contrastives(points, ((0, 1), (2, 1), (3, 0)), c, scale, symmetric=[True, False, False])
+    cones = entailments(points, ((1, 0), (3, 2), (2, 0), (3, 1)), c, aperture_scale=[0.7, 0.7, 1.2, 1.2])
     return 0.5 * pairs + 0.25 * torch.stack(boxes).sum() + 0.2 * 0.5 * torch.stack(cones).sum()

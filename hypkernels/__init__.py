@@ -40,6 +40,7 @@ from hypkernels.losses import (
     contrastive_loss,
     contrastive_losses,
     entailment_loss,
+    entailment_losses,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "elementwise_dist",
     "elementwise_inner",
     "entailment_loss",
+    "entailment_losses",
     "exp_map",
     "exp_map0",
     "half_aperture",

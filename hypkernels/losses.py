@@ -32,6 +32,7 @@ from hypkernels.checks import (
 from hypkernels.contrastive import op as contrastive
 from hypkernels.contrastive.similarity import SIMILARITIES
 from hypkernels.entailment import op as entailment
+from hypkernels.entailment import together
 
 REDUCTIONS = ("mean", "sum", "none")
 PRECISIONS = (None, "ieee", "tf32", "tf32x3")
@@ -98,7 +99,7 @@ def contrastive_loss(
         NotImplementedError: a second or a forward-mode derivative is asked for.
     """
     check_matrices("x", x, "y", y)
-    options = similarity, targets, reduction, symmetric, precision
+    options = similarity, targets, reduction, [symmetric], precision
     (loss,) = _contrastive_losses((x, y), ((0, 1),), curv, logit_scale, *options)
     return loss
 
@@ -112,21 +113,23 @@ def contrastive_losses(
     similarity: str = "dist",
     targets: Tensor | None = None,
     reduction: str = "mean",
-    symmetric: bool = True,
+    symmetric: bool | Sequence[bool] = True,
     precision: str | None = None,
 ) -> list[Tensor]:
     """:func:`contrastive_loss` of several pairings of shared point sets, in one call.
 
     What belongs to one set, such as its norms and directions, is computed once.
     HySAC's four terms are the pairings ``(0, 2), (1, 3), (0, 3), (1, 2)`` of safe texts, unsafe texts, safe
-    images and unsafe images; HyCoCLIP's are those of whole and boxed images and texts.
+    images and unsafe images; HyCoCLIP's are ``(0, 1), (2, 1), (3, 0)`` of images, texts, boxes of images and
+    of texts, with ``symmetric=[True, False, False]``.
 
     Args:
         points: at least one set, each ``(M_k, D)``; one dtype, device and ``D`` for all, those in no pairing
             included.
         pairings: for each loss the indices into ``points`` of its ``x`` and its ``y``.
-        curv, logit_scale, similarity, targets, reduction, symmetric, precision: of :func:`contrastive_loss`,
-            for all pairings; ``targets`` and a ``logit_scale`` of one value a row need as many rows in each.
+        curv, logit_scale, similarity, targets, reduction, precision: of :func:`contrastive_loss`, for all
+            pairings; ``targets`` and a ``logit_scale`` of one value a row need as many rows in each.
+        symmetric: of :func:`contrastive_loss`, for all pairings or one for each.
 
     Returns:
         One loss for each pairing, as :func:`contrastive_loss` returns it.
@@ -137,7 +140,7 @@ def contrastive_losses(
     sets, pairs = _listed("points", points), _listed("pairings", pairings)
     _check_sets(sets)
     _check_pairings(len(sets), pairs)
-    options = similarity, targets, reduction, symmetric, precision
+    options = similarity, targets, reduction, _for_each("symmetric", symmetric, len(pairs)), precision
     return _contrastive_losses(sets, pairs, curv, logit_scale, *options)
 
 
@@ -149,11 +152,12 @@ def _contrastive_losses(
     similarity: str,
     targets: Tensor | None,
     reduction: str,
-    symmetric: bool,
+    symmetric: Sequence[bool],
     precision: str | None,
 ) -> list[Tensor]:
     """Of checked points and pairings."""
-    _check_contrastive_options(similarity, reduction, symmetric, precision)
+    for one in symmetric or [True]:
+        _check_contrastive_options(similarity, reduction, one, precision)
     if not pairings:
         return []
     scale, *_ = [scale_tensor("logit_scale", logit_scale, points[row]) for row, _ in pairings]
@@ -178,6 +182,17 @@ def _check_contrastive_options(
     check_choice("reduction", reduction, REDUCTIONS)
     check_bool("symmetric", symmetric)
     check_choice("precision", precision, PRECISIONS)
+
+
+def _for_each(name: str, value: Any, pairings: int) -> list[Any]:
+    """An option that all pairings share or that each has its own of."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return [value] * pairings
+    if len(value) != pairings:
+        raise ValueError(
+            f"{name} must be one for all or one for each of the {pairings} pairings, got {len(value)}"
+        )
+    return list(value)
 
 
 def _listed(name: str, values: Iterable[Any]) -> list[Any]:
@@ -256,20 +271,85 @@ def entailment_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     losses = entailment.entailment_loss(
         *broadcast_rows(apex, point, curv=scalar_or_rows("curv", curv, apex)),
-        constant(check_not_negative("aperture_scale", aperture_scale)),
-        constant(check_positive("min_radius", min_radius, "a float")),
-        constant(check_finite("margin", margin)),
-        constant(check_not_negative("leak", leak)),
+        *map(constant, _cone_options(aperture_scale, min_radius, margin, leak)),
     )
     return _reduce(losses, reduction)
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
+def entailment_losses(
+    points: Iterable[Tensor],
+    pairings: Iterable[tuple[int, int]],
+    curv: float | Tensor = 1.0,
+    *,
+    aperture_scale: float | Sequence[float] = 1.0,
+    min_radius: float | Sequence[float] = 0.1,
+    margin: float | Sequence[float] = 0.0,
+    leak: float | Sequence[float] = 0.0,
+    reduction: str = "mean",
+) -> list[Tensor]:
+    """:func:`entailment_loss` of several pairings of shared point sets, in one call.
+
+    The compiled CPU lane makes the gradient of a set in one place, for all its pairings.
+    HySAC's three cones are the pairings ``(0, 2), (1, 3), (2, 1)`` of safe texts, unsafe texts, safe images
+    and unsafe images; HyCoCLIP's four are ``(1, 0), (3, 2), (2, 0), (3, 1)`` of images, texts, boxes of
+    images and of texts, with ``aperture_scale=[0.7, 0.7, 1.2, 1.2]``.
+
+    Args:
+        points: at least one set, each ``(M_k, D)``; one dtype, device and ``D`` for all, those in no pairing
+            included.
+        pairings: for each loss the indices into ``points`` of its apexes and its points, two sets of as many
+            rows.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        aperture_scale, min_radius, margin, leak: of :func:`entailment_loss`, a number for all pairings or one
+            for each.
+        reduction: of :func:`entailment_loss`, for all pairings.
+
+    Returns:
+        One loss for each pairing, as :func:`entailment_loss` returns it.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
+    """
+    sets, pairs = _listed("points", points), _listed("pairings", pairings)
+    _check_sets(sets)
+    _check_pairings(len(sets), pairs)
+    for apex, point in pairs:
+        if sets[apex].shape != sets[point].shape:
+            raise ValueError(
+                f"points[{apex}] and points[{point}], a pairing, must have as many rows, "
+                f"got {tuple(sets[apex].shape)} and {tuple(sets[point].shape)}"
+            )
+    check_choice("reduction", reduction, REDUCTIONS)
+    named = {"aperture_scale": aperture_scale, "min_radius": min_radius, "margin": margin, "leak": leak}
+    of_each = zip(*(_for_each(name, value, len(pairs)) for name, value in named.items()), strict=True)
+    cones = [
+        together.Cone(apex, point, _cone_options(*options))
+        for (apex, point), options in zip(pairs, of_each, strict=True)
+    ]
+    if not cones:
+        return []
+    losses = together.entailment_losses(sets, cones, scalar_tensor("curv", curv, sets[0]))
+    if isinstance(losses, Tensor):
+        return list(_reduce(losses, reduction, dim=1).unbind())
+    return [_reduce(one, reduction) for one in losses]
+
+
+def _cone_options(aperture_scale: float, min_radius: float, margin: float, leak: float) -> list[float]:
+    return [
+        check_not_negative("aperture_scale", aperture_scale),
+        check_positive("min_radius", min_radius, "a float"),
+        check_finite("margin", margin),
+        check_not_negative("leak", leak),
+    ]
+
+
+def _reduce(losses: Tensor, reduction: str, dim: int | None = None) -> Tensor:
+    """All, or each row of dimension ``dim``."""
     if reduction == "none":
         return losses
     if reduction == "mean" and losses.numel():
-        return losses.mean(dtype=torch.float64).to(losses.dtype)
-    return losses.sum(dtype=torch.float64).to(losses.dtype)
+        return losses.mean(dim, dtype=torch.float64).to(losses.dtype)
+    return losses.sum(dim, dtype=torch.float64).to(losses.dtype)
 
 
 class LorentzContrastiveLoss(nn.Module):

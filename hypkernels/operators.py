@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 # A part of every operator's name, so that caches of compiled graphs see it. To be raised whenever an
 # operator's arguments change, or the number, shapes or dtypes of its results: an old graph would go on with
 # the old ones.
-VERSION = "v4"
+VERSION = "v5"
 
 _JVP = torch._C._functorch.TransformType.Jvp
 
@@ -115,14 +115,14 @@ def dispatched(operator: Callable[..., Any], run: Callable[..., Any]) -> Callabl
     """
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _seen_by_others(arguments):
+        if torch.compiler.is_compiling() or seen_by_others(arguments):
             return operator(*arguments)
         return run(*arguments)
 
     return call
 
 
-def _seen_by_others(arguments: Sequence[Any]) -> bool:
+def seen_by_others(arguments: Sequence[Any]) -> bool:
     """Whether a mode, a profiler, a tracer, a transform or a special tensor is to see an operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
@@ -273,12 +273,12 @@ def differentiable(
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             *saved, kept = ctx.saved_tensors
             arguments = (grad, kept, *saved, *ctx.settings)
-            if keeping is None or kept is None or torch.is_grad_enabled() or _seen_by_others(arguments):
+            if keeping is None or kept is None or torch.is_grad_enabled() or seen_by_others(arguments):
                 return pulled(ctx, grad, saved)
             return learning(keeping.gradient(*arguments), saved, ctx)
 
     def value_and_kept(*arguments: Any) -> tuple[Tensor, Tensor | None]:
-        if keeping is None or _seen_by_others(arguments):
+        if keeping is None or seen_by_others(arguments):
             return value(*arguments), None
         return keeping.value(*arguments)
 

@@ -204,16 +204,15 @@ class HySACLoss(nn.Module):
         return {name: 0.5 * (text + image) for name, (text, image) in zip(names, both, strict=True)}
 
     def _entailment_terms(self, local: _Points) -> dict[str, Tensor]:
+        losses = hk.entailment_losses(
+            local,
+            [(_place(apex), _place(point)) for apex, point in ENTAILMENT_CONES],
+            aperture_scale=self.aperture_scale,
+            min_radius=self.min_radius,
+        )
         return {
-            f"entailment_{apex}_{point}_loss": self.entail_weight
-            * hk.entailment_loss(
-                getattr(local, apex),
-                getattr(local, point),
-                1.0,
-                aperture_scale=self.aperture_scale,
-                min_radius=self.min_radius,
-            )
-            for apex, point in ENTAILMENT_CONES
+            f"entailment_{apex}_{point}_loss": self.entail_weight * loss
+            for (apex, point), loss in zip(ENTAILMENT_CONES, losses, strict=True)
         }
 
     def _gather(self, local: _Points) -> _Points:

@@ -42,7 +42,7 @@ def _programs(precision: str | None) -> dict[str, Program]:
 
     def block(function: Callable[..., Tensor], names: tuple[str, ...]) -> Program:
         contrastives = partial(hk.contrastive_losses, precision=precision)
-        return program(partial(function, contrastives=contrastives, entailment=hk.entailment_loss), names)
+        return program(partial(function, contrastives=contrastives, entailments=hk.entailment_losses), names)
 
     return {
         "exp_map0": program(hk.exp_map0, UNARY),

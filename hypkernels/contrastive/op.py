@@ -33,7 +33,7 @@ from hypkernels.rowwise import beside, result_dtype
 
 _ARGUMENTS = (
     "Tensor[] points, Tensor curv, Tensor logit_scale, Tensor[] targets, int[] rows, int[] columns, "
-    "str similarity, bool symmetric, str? precision, str backend"
+    "str similarity, bool[] symmetric, str? precision, str backend"
 )
 
 
@@ -50,7 +50,7 @@ class _Call(NamedTuple):
     rows: Sequence[int]
     columns: Sequence[int]
     similarity: str
-    symmetric: bool
+    symmetric: Sequence[bool]
     precision: str | None
     backend: str
 
@@ -135,9 +135,11 @@ def _by_definition(call: _Call) -> list[Tensor]:
             call.logit_scale.double(),
             targets if len(targets) else torch.arange(len(call.points[row]), device=targets.device),
             similarity=call.similarity,
-            symmetric=call.symmetric,
+            symmetric=symmetric,
         ).to(result_dtype(call.points[row].dtype))
-        for row, column, targets in zip(call.rows, call.columns, call.targets, strict=True)
+        for row, column, targets, symmetric in zip(
+            call.rows, call.columns, call.targets, call.symmetric, strict=True
+        )
     ]
 
 
@@ -153,7 +155,8 @@ def _run_losses(*args: Any) -> list[Tensor]:
     with torch.autocast(call.points[0].device.type, enabled=False):
         summed = implementation.summaries(call.points)
         parts = [
-            implementation.forward(one, call.similarity, call.symmetric) for one in call.problems(summed)
+            implementation.forward(one, call.similarity, symmetric)
+            for one, symmetric in zip(call.problems(summed), call.symmetric, strict=True)
         ]
     losses = [of_rows.to(result_dtype(call.points[0].dtype)) for of_rows, _ in parts]
     statistics = chain.from_iterable(one for _, one in parts)
@@ -164,13 +167,13 @@ def _fake_losses(*args: Any) -> list[Tensor]:
     call = _Call(*args)
     x, n_sets = call.points[0], len(call.points)
     losses, statistics = [], []
-    for row, column in zip(call.rows, call.columns, strict=True):
+    for row, column, symmetric in zip(call.rows, call.columns, call.symmetric, strict=True):
         rows, columns = call.points[row].shape[0], call.points[column].shape[0]
         losses.append(x.new_empty(rows, dtype=result_dtype(x.dtype)))
         statistics += [
-            x.new_empty(len(logit_matrices(call.similarity, call.symmetric)), rows, dtype=torch.float64),
+            x.new_empty(len(logit_matrices(call.similarity, symmetric)), rows, dtype=torch.float64),
             x.new_empty(rows, dtype=torch.float64),
-            x.new_empty(columns if call.symmetric else 0, dtype=torch.float64),
+            x.new_empty(columns if symmetric else 0, dtype=torch.float64),
         ]
     shapes = [(n_sets, x.shape[1]), *((one.shape[0], 1 + n_sets) for one in call.points)]
     summed = (x.new_empty(shape, dtype=torch.float64) for shape in shapes)
@@ -196,7 +199,9 @@ def _run_gradients(
     with torch.autocast(call.points[0].device.type, enabled=False):
         for index, one in enumerate(call.problems(saved[each * len(grads) :], learns)):
             statistics = Statistics(*saved[each * index : each * (index + 1)])
-            part = implementation.backward(grads[index], one, statistics, call.similarity, call.symmetric)
+            part = implementation.backward(
+                grads[index], one, statistics, call.similarity, call.symmetric[index]
+            )
             for place, by_points in ((call.rows[index], part.x), (call.columns[index], part.y)):
                 if by_points is not None:
                     total[place] = _sum(total[place], by_points)

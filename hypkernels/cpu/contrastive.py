@@ -27,8 +27,8 @@ KEPT_BYTES, LEAST_KEPT_BYTES = 16 << 20, 1 << 20
 NOTHING_KEPT = 64
 
 _SET = struct.Struct("5q")  # the structs of src/api.h
-_PAIRING = struct.Struct("9q")
-_CALL = struct.Struct("9q d 6q")
+_PAIRING = struct.Struct("10q")
+_CALL = struct.Struct("8q d 6q")
 
 
 @cache
@@ -67,7 +67,7 @@ def forward(
     rows: Sequence[int],
     columns: Sequence[int],
     similarity: str,
-    symmetric: bool,
+    symmetric: Sequence[bool],
 ) -> tuple[list[Tensor], list[Tensor]] | None:
     """The losses of each row, for each pairing, and what the backward pass takes.
 
@@ -77,13 +77,13 @@ def forward(
     points = [_dense(one) for one in points]
     x, n_sets = points[0], len(points)
     losses, statistics = [], []
-    for row, column in zip(rows, columns, strict=True):
+    for row, column, both_ways in zip(rows, columns, symmetric, strict=True):
         M, N = points[row].shape[0], points[column].shape[0]
         losses.append(torch.empty(M, dtype=result_dtype(x.dtype)))
         statistics += [
-            torch.empty(matrices(similarity, symmetric), M, dtype=torch.float64),
+            torch.empty(matrices(similarity, both_ways), M, dtype=torch.float64),
             torch.empty(M, dtype=torch.float64),
-            torch.empty(N if symmetric else 0, dtype=torch.float64),
+            torch.empty(N if both_ways else 0, dtype=torch.float64),
         ]
     summaries = [torch.empty(n_sets, x.shape[1], dtype=torch.float64)]
     summaries += [torch.empty(one.shape[0], 1 + n_sets, dtype=torch.float64) for one in points]
@@ -104,7 +104,7 @@ def backward(
     rows: Sequence[int],
     columns: Sequence[int],
     similarity: str,
-    symmetric: bool,
+    symmetric: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale.
 
@@ -141,7 +141,7 @@ def _call(
     rows: Sequence[int],
     columns: Sequence[int],
     similarity: str,
-    symmetric: bool,
+    symmetric: Sequence[bool],
 ) -> bool:
     x, n_sets, n_pairings = points[0], len(points), len(rows)
     statistics, (centres, *tables) = saved[: 3 * n_pairings], saved[3 * n_pairings : -1]
@@ -152,7 +152,7 @@ def _call(
     targets = [one.contiguous() for one in targets]
     pairings = b"".join(
         _PAIRING.pack(
-            *(rows[n], columns[n], targets[n].data_ptr() if len(targets[n]) else 0),
+            *(rows[n], columns[n], symmetric[n], targets[n].data_ptr() if len(targets[n]) else 0),
             *(one.data_ptr() for one in statistics[3 * n : 3 * n + 3]),
             losses[n].data_ptr() if losses else 0,
             *((grads[n].data_ptr(), grads[n].stride(0)) if grads else (0, 0)),
@@ -164,7 +164,7 @@ def _call(
     kept = saved[-1].data_ptr() if saved[-1].numel() > NOTHING_KEPT else 0
     call = _CALL.pack(
         *(DTYPES[x.dtype], torch.get_num_threads(), x.shape[1], n_sets, n_pairings),
-        *(SIMILARITIES[similarity], symmetric, 0, 0),
+        *(SIMILARITIES[similarity], 0, 0),
         c,
         *(wide_scale.data_ptr(), scale.dim(), centres.data_ptr(), kept, *scalar_outputs),
     )

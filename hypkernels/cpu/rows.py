@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from ctypes import c_char_p
+from ctypes import c_char_p, c_int64
 from functools import cache
 from typing import Any
 
@@ -39,7 +39,7 @@ _OPS = {  # RowOp of src/api.h
     "entailment_loss": 9,
 }
 _KEPT_OF_ROW = 5
-_LAYOUT = struct.Struct("13q 35q 4d 8q")  # struct Rows of src/api.h
+_LAYOUT = struct.Struct("13q 35q 4d 10q")  # struct Rows of src/api.h
 _NOWHERE = (0,) * (1 + MAX_DIMS)
 _NO_OPTIONS = (0.0,) * 4
 
@@ -47,7 +47,7 @@ _NO_OPTIONS = (0.0,) * 4
 @cache
 def _run() -> Any:
     run = load().hk_rows
-    run.argtypes, run.restype = [c_char_p], None
+    run.argtypes, run.restype = [c_char_p, c_int64], None
     return run
 
 
@@ -55,12 +55,15 @@ def value_and_splits(
     name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
 ) -> tuple[Tensor, Tensor | None]:
     """``scalars`` end with the curvature. Splits are kept that take no more than an eighth of the points."""
-    *batch, width = points[0].shape
-    splits_of_row, points_of_row = 8 * _KEPT_OF_ROW, len(points) * width * points[0].element_size()
-    if splits_of_row > points_of_row / 8:
+    if not _keeps_splits(*points):
         return _forward(name, points, scalars, options), None
-    splits = torch.empty(*batch, _KEPT_OF_ROW, dtype=torch.float64)
+    splits = torch.empty(*points[0].shape[:-1], _KEPT_OF_ROW, dtype=torch.float64)
     return _forward(name, points, scalars, options, splits), splits
+
+
+def _keeps_splits(*points: Tensor) -> bool:
+    of_row = sum(one.shape[-1] * one.element_size() for one in points)
+    return of_row >= 8 * 8 * _KEPT_OF_ROW
 
 
 def gradients_with_splits(
@@ -165,6 +168,73 @@ def entailment_loss_backward(
     return _backward("entailment_loss", grad, (apex, point), (curv,), options)
 
 
+def entailment_losses(
+    points: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    options: Sequence[Sequence[float]],
+    curv: Tensor,
+    *,
+    keeps: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """``(pairs, rows)``, of the sets ``points[apex]`` and ``points[point]`` of a pair; and their splits."""
+    x = points[pairs[0][0]]
+    rows = x.shape[0]
+    losses = torch.empty(len(pairs), rows, dtype=result_dtype(x.dtype))
+    splits = None
+    if keeps and _keeps_splits(x, x):
+        splits = torch.empty(len(pairs), rows, _KEPT_OF_ROW, dtype=torch.float64)
+    calls = [
+        _Prepared(
+            _OPS["entailment_loss"],
+            (points[apex], points[point]),
+            None,
+            (curv,),
+            options[n],
+            [losses[n], *[None] * 6, None if splits is None else splits[n]],
+        )
+        for n, (apex, point) in enumerate(pairs)
+    ]
+    _run()(b"".join(one.layout for one in calls), len(calls))
+    return losses, splits
+
+
+def entailment_losses_backward(
+    grad: Tensor,
+    splits: Tensor | None,
+    points: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    options: Sequence[Sequence[float]],
+    curv: Tensor,
+) -> list[Tensor]:
+    """By the curvature and by each set, for all pairs. Every set is in one."""
+    rows = points[pairs[0][0]].shape[0]
+    written: dict[int, Tensor] = {}
+    shares = torch.empty(rows, dtype=torch.float64)
+    by_curv = torch.empty(len(pairs), dtype=torch.float64)
+    calls = []
+    for n, pair in enumerate(pairs):
+        adds, outputs = [], []
+        for index in pair:
+            adds.append(index in written)
+            if index not in written:
+                written[index] = torch.empty(points[index].shape, dtype=points[index].dtype)
+            outputs.append(written[index])
+        of_scalars = [None, shares, None, by_curv[n], None if splits is None else splits[n]]
+        calls.append(
+            _Prepared(
+                _OPS["entailment_loss"],
+                [points[index] for index in pair],
+                grad[n],
+                (curv,),
+                options[n],
+                [None, *outputs, *of_scalars],
+                adds,
+            )
+        )
+    _run()(b"".join(one.layout for one in calls), len(calls))
+    return [by_curv.sum(), *(written[index] for index in range(len(points)))]
+
+
 def _forward(
     name: str,
     points: Sequence[Tensor],
@@ -208,31 +278,44 @@ def _shares_of(scalar: Tensor, batch: torch.Size) -> tuple[Any, Tensor | None]:
     return of_rows, None if scalar.dim() else torch.empty((), dtype=torch.float64)
 
 
-def _call(
-    op: int,
-    points: Sequence[Tensor],
-    grad: Tensor | None,
-    scalars: Sequence[Tensor],
-    options: Sequence[float],
-    outputs: Sequence[Tensor | None],
-) -> None:
-    x = points[0]
-    batch, width = x.shape[:-1], x.shape[-1]
-    of_points = [_adjacent(point) for point in points]
-    of_grad = [] if grad is None else [_adjacent(grad) if grad.dim() > len(batch) else grad]
-    of_scalars = [one.double() for one in scalars]
-    tensors = [*of_points, *of_grad, *of_scalars]
-    sizes, strides = merged_dims(batch, tensors)
-    if not batch.numel():  # dimensions of no rows have no strides to merge by
-        sizes, strides = [0], [[0]] * len(tensors)
-    elif len(sizes) > MAX_DIMS:
-        tensors = [tensor.contiguous() for tensor in tensors]
+def _call(*arguments: Any) -> None:
+    prepared = _Prepared(*arguments)
+    _run()(prepared.layout, 1)
+
+
+class _Prepared:
+    """A call of the library: ``layout`` for it, and the tensors that it points to."""
+
+    def __init__(
+        self,
+        op: int,
+        points: Sequence[Tensor],
+        grad: Tensor | None,
+        scalars: Sequence[Tensor],
+        options: Sequence[float],
+        outputs: Sequence[Tensor | None],
+        adds: Sequence[bool] = (False, False),
+    ) -> None:
+        x = points[0]
+        batch, width = x.shape[:-1], x.shape[-1]
+        of_points = [_adjacent(point) for point in points]
+        of_grad = [] if grad is None else [_adjacent(grad) if grad.dim() > len(batch) else grad]
+        of_scalars = [one.double() for one in scalars]
+        tensors = [*of_points, *of_grad, *of_scalars]
         sizes, strides = merged_dims(batch, tensors)
-    padding = (0,) * (MAX_DIMS - len(sizes))
-    operands = [(tensor.data_ptr(), *steps, *padding) for tensor, steps in zip(tensors, strides, strict=True)]
-    n = len(points)
-    _run()(
-        _LAYOUT.pack(
+        if not batch.numel():  # dimensions of no rows have no strides to merge by
+            sizes, strides = [0], [[0]] * len(tensors)
+        elif len(sizes) > MAX_DIMS:
+            tensors = [tensor.contiguous() for tensor in tensors]
+            sizes, strides = merged_dims(batch, tensors)
+        padding = (0,) * (MAX_DIMS - len(sizes))
+        operands = [
+            (tensor.data_ptr(), *steps, *padding) for tensor, steps in zip(tensors, strides, strict=True)
+        ]
+        n = len(points)
+        addresses = [0 if output is None else output.data_ptr() for output in outputs]
+        self.tensors = tensors, outputs
+        self.layout = _LAYOUT.pack(
             *(op, DTYPES[x.dtype], grad is not None, torch.get_num_threads(), width, batch.numel()),
             *(len(sizes), *sizes, *padding),
             *operands[0],
@@ -242,9 +325,8 @@ def _call(
             *operands[-1],
             *options,
             *_NO_OPTIONS[len(options) :],
-            *(0 if output is None else output.data_ptr() for output in outputs),
+            *(*addresses[:3], *adds, *addresses[3:]),
         )
-    )
 
 
 def _adjacent(rows: Tensor) -> Tensor:

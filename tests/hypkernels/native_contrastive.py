@@ -29,7 +29,7 @@ def losses(
         rows,
         columns,
         similarity,
-        symmetric,
+        [symmetric] * len(pairings),
     )
 
     class Losses(torch.autograd.Function):

@@ -570,7 +570,7 @@ def test_opcheck(similarity, symmetric, row_scales, dtype):
     x, y = (p.requires_grad_() for p in sets((4, 5), (6, 5), dtype=dtype))
     curv = torch.tensor(0.7, requires_grad=True)
     scale = (torch.linspace(1, 4, 4) if row_scales else torch.tensor(3.0)).requires_grad_()
-    options = ([torch.tensor([5, 0, 0, 2])] * 2, [0, 2], [1, 1], similarity, symmetric, None, "torch")
+    options = ([torch.tensor([5, 0, 0, 2])] * 2, [0, 2], [1, 1], similarity, [symmetric] * 2, None, "torch")
     z = (x.detach() + 1).requires_grad_()
     opcheck(OPERATOR, ([x, y, z], curv, scale, *options))
     inputs = ([x.detach(), y.detach(), z.detach()], curv.detach(), scale.detach())
@@ -585,7 +585,7 @@ def test_opcheck(similarity, symmetric, row_scales, dtype):
 def test_opcheck_of_transposed_points():
     x, y = (p.mT.contiguous().mT.requires_grad_() for p in sets((4, 5), (6, 5)))
     scalars = torch.tensor(0.7), torch.tensor(3.0)
-    opcheck(OPERATOR, ([x, y], *scalars, [torch.arange(4)], [0], [1], "dist", True, None, "torch"))
+    opcheck(OPERATOR, ([x, y], *scalars, [torch.arange(4)], [0], [1], "dist", [True], None, "torch"))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -783,6 +783,45 @@ def test_pairings_are_separate_losses():
     expected = torch.autograd.grad(weights @ torch.stack(alone), inputs)
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_pairings_may_be_symmetric_each_by_itself(similarity):
+    points = [one.requires_grad_() for one in sets(*SETS, seed=6)]
+    both_ways = [True, False, False, True]
+    losses = hk.contrastive_losses(points, PAIRINGS, 0.7, 3.0, similarity=similarity, symmetric=both_ways)
+    expected = [
+        reference.contrastive_loss(
+            points[row],
+            points[column],
+            0.7,
+            3.0,
+            torch.arange(len(points[row])),
+            similarity=similarity,
+            symmetric=each,
+        ).mean()
+        for (row, column), each in zip(PAIRINGS, both_ways, strict=True)
+    ]
+    torch.testing.assert_close(losses, expected)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    found, wanted = (torch.autograd.grad(weights @ torch.stack(of), points) for of in (losses, expected))
+    torch.testing.assert_close(found, wanted)
+    with hk.use_backend("reference"):
+        again = hk.contrastive_losses(points, PAIRINGS, 0.7, 3.0, similarity=similarity, symmetric=both_ways)
+    torch.testing.assert_close(again, expected)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "error", "message"),
+    [
+        ([True], ValueError, "symmetric must be one for all or one for each of the 2 pairings, got 1"),
+        ([True, 1], TypeError, "symmetric must be True or False, got int"),
+        (None, TypeError, "symmetric must be True or False, got NoneType"),
+    ],
+)
+def test_bad_symmetries_are_named(symmetric, error, message):
+    with pytest.raises(error, match=message):
+        hk.contrastive_losses(PAIR, [(0, 1), (1, 0)], symmetric=symmetric)
 
 
 def test_pairings_of_a_set_with_itself_and_frozen_sets():

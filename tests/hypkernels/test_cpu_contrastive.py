@@ -1,6 +1,8 @@
 """The compiled contrastive losses: accuracy, every option, layouts, edge cases, threads."""
 
 import math
+import subprocess
+import sys
 from functools import partial
 
 import native_contrastive as by_library
@@ -170,6 +172,49 @@ def test_any_shape(data):
     assert_like_float64((x, y), [(0, 1)], curv, scale, 1e-8, targets=targets, **options)
 
 
+# More pairs than a stage has, of points that are all centred at once, and of more than that.
+STAGED = {
+    "rectangles": ([(1500, 40), (1800, 40)], [(0, 1), (1, 1), (0, 0)]),
+    "few rows": ([(3, 12), (700_000, 12)], [(0, 1)]),
+    "windows": ([(1100, 1024), (3100, 1024)], [(0, 1), (0, 0)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "similarity", "symmetric"),
+    [
+        ("rectangles", "dist", True),
+        ("rectangles", "angle", True),
+        ("few rows", "sqdist", False),
+        ("windows", "dist", True),
+        ("windows", "inner", False),
+    ],
+)
+def test_what_is_made_in_stages(shape, similarity, symmetric, dtype):
+    """To what dense sets leave of digits; the last blocks are ragged, and a set is paired with itself."""
+    shapes, pairings = STAGED[shape]
+    options = {"similarity": similarity, "symmetric": symmetric}
+    tolerance = 1e-7 if dtype == torch.float64 else 2e-4
+    curv, scale = (torch.tensor(one, dtype=torch.float64) for one in (0.7, 8.0))
+    assert_like_float64(sets(*shapes, dtype=dtype), pairings, curv, scale, tolerance, **options)
+
+
+def test_memory_does_not_grow_with_the_pairs():
+    """Of a process, beyond points and gradients: a number of each row for each tile would be more."""
+    script = """
+import resource, torch, hypkernels as hk
+def step(rows):
+    x, y = (0.3 * torch.randn(rows, 8) for _ in range(2))
+    hk.contrastive_loss(x.requires_grad_(), y.requires_grad_()).backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+step(2000)
+print(step(16384) - step(2000))
+"""
+    grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert float(grown) <= 32
+
+
 def run(points, pairings=((0, 1),), **options):
     curv, scale = torch.tensor(0.7), torch.tensor(9.0)
     return with_gradients(
@@ -177,8 +222,11 @@ def run(points, pairings=((0, 1),), **options):
     )
 
 
-@pytest.mark.parametrize("points", [sets((999, 65), (1100, 65), dtype=torch.float32)], ids=["float32"])
-def test_the_number_of_threads_changes_no_bit(points, isa):
+@pytest.mark.parametrize(
+    "shapes", [((999, 65), (1100, 65)), STAGED["rectangles"][0]], ids=["one stage", "two"]
+)
+def test_the_number_of_threads_changes_no_bit(shapes, isa):
+    points = sets(*shapes, dtype=torch.float32)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 4):
@@ -238,7 +286,7 @@ def test_points_out_of_range_are_left_to_others(bad, dtype):
     x, y = sets((20, 4), (20, 4), dtype=dtype)
     x[3, 2] = bad if dtype == torch.float32 else bad**12
     none = [by_library.NO_TARGETS]
-    arguments = (torch.tensor(0.7), torch.tensor(9.0), none, [0], [1], "dist", True)
+    arguments = (torch.tensor(0.7), torch.tensor(9.0), none, [0], [1], "dist", [True])
     assert native.forward((x, y), *arguments) is None
 
 
@@ -261,8 +309,8 @@ def test_saved_statistics_are_those_of_the_pytorch_path():
     """So that the backward pass of the one can follow the forward pass of the other."""
     points = sets((40, 9), (50, 9), dtype=torch.float32)
     arguments = (points, torch.tensor(0.7), torch.tensor(9.0), [by_library.NO_TARGETS], [0], [1])
-    _, saved = native.forward(*arguments, "dist", True)
-    _, *expected = torch.ops.hypkernels.contrastive_losses(*arguments, "dist", True, None, "torch")
+    _, saved = native.forward(*arguments, "dist", [True])
+    _, *expected = torch.ops.hypkernels.contrastive_losses(*arguments, "dist", [True], None, "torch")
     for a, b in zip(saved[:3], expected[:3], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     for a, b in zip(saved[4:-1], expected[4:], strict=True):

@@ -36,6 +36,16 @@ def value_and_gradients(subject, arguments):
     return out.detach(), *torch.autograd.grad(out.sum(), arguments)
 
 
+def assert_same(found, expected, subject):
+    """To the bit; where one call adds the gradients of several pairings, to the rounding of their sum."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        if subject.public == "entailment_losses":
+            torch.testing.assert_close(one, other, rtol=4e-16, atol=4e-16 * other.abs().max().item())
+        else:
+            assert torch.equal(one, other)
+
+
 @pytest.fixture
 def names(subject):
     """The operators of the function and of its gradient."""
@@ -61,9 +71,7 @@ def test_a_mode_changes_no_bit(subject):
     plain = value_and_gradients(subject, leaves(subject))
     with Seen():
         dispatched = value_and_gradients(subject, leaves(subject))
-    for one, other in zip(plain, dispatched, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
+    assert_same(dispatched, plain, subject)
 
 
 def test_a_profiler_sees_the_operators(subject, names):
@@ -90,8 +98,7 @@ def negated(tensor: Tensor) -> Tensor:
 def test_numbers_that_are_negated_by_a_mark(subject):
     expected = value_and_gradients(subject, leaves(subject))
     marked = [negated(one.detach()).requires_grad_() for one in leaves(subject)]
-    for one, other in zip(value_and_gradients(subject, marked), expected, strict=True):
-        assert torch.equal(one, other)
+    assert_same(value_and_gradients(subject, marked), expected, subject)
 
 
 def test_an_upstream_gradient_that_is_negated_by_a_mark(subject):
@@ -99,8 +106,7 @@ def test_an_upstream_gradient_that_is_negated_by_a_mark(subject):
     out = subject.function(*arguments)
     upstream = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
     expected = torch.autograd.grad(out, arguments, upstream, retain_graph=True)
-    for one, other in zip(torch.autograd.grad(out, arguments, negated(upstream)), expected, strict=True):
-        assert torch.equal(one, other)
+    assert_same(torch.autograd.grad(out, arguments, negated(upstream)), expected, subject)
 
 
 def test_a_subclass_comes_back(subject):

@@ -86,6 +86,11 @@ def _several(x: Tensor, y: Tensor, curv: Tensor | float, logit_scale: Tensor | f
     return torch.stack(hk.contrastive_losses([x, y], [(0, 1), (1, 0)], curv, logit_scale))
 
 
+def _cones(x: Tensor, y: Tensor, curv: Tensor | float, **options: float) -> Tensor:
+    options = {"leak": [0.1, 0.2, 0.0], "reduction": "none", **options}
+    return torch.stack(hk.entailment_losses([x, y], [(0, 1), (1, 0), (0, 1)], curv, **options), -1)
+
+
 def _hysac(image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
     return HySACLoss(entail_weight=0.5, aperture_scale=1.2)(image, text, logit_scale)
 
@@ -108,6 +113,7 @@ SUBJECTS = {
     "entailment_loss": _two(
         "entailment_loss", partial(hk.entailment_loss, aperture_scale=0.5, leak=0.1), **_ENTAILMENT
     ),
+    "entailment_losses": _two("entailment_losses", _cones, **_ENTAILMENT),
     "EntailmentConeLoss": _two("EntailmentConeLoss", hk.EntailmentConeLoss(leak=0.1, reduction="none")),
     "pairwise_inner": _all_pairs("pairwise_inner"),
     "pairwise_dist": _all_pairs("pairwise_dist"),

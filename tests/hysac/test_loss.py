@@ -148,7 +148,7 @@ def test_half_precision_features_are_computed_in_float32(dtype):
 def test_autocast_is_off_around_the_geometry(monkeypatch):
     image, text = quadruplets(dtype=torch.float32)
     states = []
-    for function in ("contrastive_losses", "entailment_loss"):
+    for function in ("contrastive_losses", "entailment_losses"):
         original = getattr(hk, function)
 
         def recorded(*args, original=original, **options):
@@ -160,7 +160,7 @@ def test_autocast_is_off_around_the_geometry(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = HySACLoss()(image, text, 5.0, output_dict=True)
     assert all(torch.equal(plain[name], inside[name]) for name in plain)
-    assert states == 2 * 4 * [False]  # one call for all pairings, one for each cone
+    assert states == 2 * 2 * [False]  # one call for all pairings, one for all cones
 
 
 def test_forms_of_the_scale_and_a_bias_that_cancels():
@@ -226,12 +226,18 @@ def test_what_is_saved_may_lie_elsewhere():
 
 
 def test_gradients_of_an_ensemble():
+    """To the rounding of sums: outside of transforms one call adds the gradients of all cones."""
     inputs = ensemble()
     grad = torch.func.grad(HySACLoss(accum_freq=2), (0, 1, 2))
     alone = [loss_gradients(member) for member in zip(*inputs, strict=True)]
-    assert equal(grad(*(one[0] for one in inputs)), alone[0])
+    assert_rounded(grad(*(one[0] for one in inputs)), alone[0])
     for together, each in zip(torch.vmap(grad)(*inputs), zip(*alone, strict=True), strict=True):
-        assert torch.equal(together, torch.stack(each))
+        assert_rounded([together], [torch.stack(each)])
+
+
+def assert_rounded(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=5e-7, atol=5e-7 * other.abs().max().item())
 
 
 @pytest.mark.parametrize("argument", range(3))

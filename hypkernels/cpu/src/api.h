@@ -39,6 +39,7 @@ struct Rows {
   double options[4];             // min_radius; or aperture_scale, min_radius, margin, leak
   void* out;                     // forward
   void *by_x, *by_y;             // backward
+  int64_t adds_to_x, adds_to_y;  // backward: whether to what is there, of ops of two points that return a number
   double *by_scale, *by_curv;    // backward: each row's share
   double *scale_total, *curv_total;  // backward: their sums, unless null
   double* kept;                  // KEPT_OF_ROW numbers of each row, from the forward to the backward pass; or null
@@ -58,6 +59,7 @@ struct PointSet {
 
 struct Pairing {
   int64_t x, y;  // indices of sets, M and N points
+  int64_t symmetric;       // whether columns have their softmax, too
   const int64_t* targets;  // (M,); null: row i belongs to column i
   double* positives;       // (matrices, M): gaps in units of c^-power; forward: written, as the next two
   double* row_negatives;   // (M,): log-sum-exp over what is no positive
@@ -69,7 +71,7 @@ struct Pairing {
 
 // Contrastive losses of pairings of sets that share width, dtype and curvature.
 struct Contrastive {
-  int64_t dtype, threads, width, n_sets, n_pairings, similarity, symmetric;
+  int64_t dtype, threads, width, n_sets, n_pairings, similarity;
   const PointSet* sets;     // of a caller an argument of its own, as the next
   const Pairing* pairings;
   double c;

@@ -3,6 +3,9 @@
 //
 // A tile's product is one sequential call of the thread that makes the rest of the tile, in its own cache. Tiles,
 // tasks and the orders of sums depend on shapes alone: results do not depend on the number of threads.
+//
+// What is made at a time is a stage: a rectangle of the pairs of one pairing, or of several small ones all pairs. What
+// is held beyond that grows with the points alone.
 #pragma once
 #include "sides.h"
 #include "similarity.h"
@@ -10,7 +13,10 @@
 namespace {
 
 constexpr int64_t TILE_ROWS = 256, TILE_BYTES = 2048;  // of a row of a tile
-constexpr int64_t PUSH_BYTES = int64_t(8) << 20;       // of the weights that are held at once
+constexpr int64_t PUSH_BYTES = int64_t(8) << 20;       // of the weights of a stage
+constexpr int64_t CENTRED_BYTES = int64_t(16) << 20;   // of centred points, beyond which a stage makes its own
+constexpr int64_t WINDOW_BYTES = int64_t(4) << 20;     // of which it then has as many of either set
+constexpr int64_t LEAST_WINDOW = 1024;                 // points, or as many as these
 constexpr int64_t OUT_ROWS = 256;                      // of a product with the weights that is one task
 constexpr int64_t FEW = 32;                            // terms of a column that are summed in the tile's precision
 constexpr int64_t FEW_VECTORS = 16;                    // of a row
@@ -53,16 +59,20 @@ class ContrastiveRun {
   struct Pair {  // a pairing
     const Pairing* q;
     const Side<F>*x, *y;
-    int64_t M, N, ld, tiles_i, tiles_j;
+    int64_t M, N, ld;
     F *t_x, *t_y;
     F* z;             // of all pairs, kept; or null
-    double *part_x, *part_y;  // (tiles_j, M), (tiles_i, N): log-sum-exp of each tile's rows and columns
+    // The rectangle of the stage: its rows and columns, tiles, centred points; the log-sum-exp of each tile's rows and
+    // columns, (tiles_j, rows) and (tiles_i, columns); sums of each tile and the weights.
+    int64_t i0, i1, j0, j1, tiles_i, tiles_j;
+    const F *u_x, *u_y;
+    double *part_x, *part_y, *tile_sums;
+    F* W;
+    int64_t ld_W;
     // Backward: of each row or column.
     double *row_weight, *row_total, *column_weight, *column_total;
     double* by_positive[2];  // by each positive's logit in the first matrix and in the last
-    double *gap, *Q, *own_x, *radial, *P, *own_y;  // sums over the negatives
-    double* tile_sums;
-    F* W;
+    double *gap, *Q, *own_x, *radial, *P, *own_y, excess;  // sums over the negatives
     int64_t *first_row, *rows_of;  // of each column, the rows whose target it is; null: its own
     Positive* positives[2];        // of each row, in the first matrix and in the last
 
@@ -132,21 +142,26 @@ class ContrastiveRun {
   Side<F>* sides;
   Pair* pairs;
   double typical = 0, *cosines;
-  int64_t tile_rows = TILE_ROWS, table_width, all_pairs = 0;
+  int64_t tile_rows = TILE_ROWS, table_width, all_pairs = 0, all_points = 0;
+  F* window[2] = {};      // centred points of the stage, where not all of them are held
+  int64_t in_window = 0;  // points of either set
   int threads;
 
  public:
   ContrastiveRun(const Contrastive& call, const PointReader<F>* reader)
-      : q(call), rows(*reader), gap(gap_by_name(call.similarity)), D(call.width), is_angle(call.similarity == SIM_ANGLE), c(call.c), k(root(call.c)),
-        unit(gap.power == 0 ? 1 : gap.power == 0.5 ? 1 / k : 1 / c), table_width(1 + call.n_sets), threads((int)call.threads) {
+      : q(call), rows(*reader), gap(gap_by_name(call.similarity)), D(call.width),
+        is_angle(call.similarity == SIM_ANGLE), c(call.c), k(root(call.c)),
+        unit(gap.power == 0 ? 1 : gap.power == 0.5 ? 1 / k : 1 / c), table_width(1 + call.n_sets),
+        threads((int)call.threads) {
     sides = arena.take<Side<F>>(q.n_sets + 1), pairs = arena.take<Pair>(q.n_pairings + 1);
     cosines = arena.take<double>(q.n_sets * q.n_sets + 1);
     int64_t most = 0;
-    for (int64_t s = 0; s < q.n_sets; ++s) most = q.sets[s].count > most ? q.sets[s].count : most;
+    for (int64_t s = 0; s < q.n_sets; ++s) most = larger_of(q.sets[s].count, most), all_points += q.sets[s].count;
     // Small problems in smaller tiles, so that there are some for each thread.
     const int64_t quarter = up(most * q.n_pairings / 4, 32);
     tile_rows = quarter < 32 ? 32 : at_most(TILE_ROWS, quarter);
-    for (int64_t n = 0; n < q.n_pairings; ++n) all_pairs += q.sets[q.pairings[n].x].count * q.sets[q.pairings[n].y].count;
+    for (int64_t n = 0; n < q.n_pairings; ++n)
+      all_pairs += q.sets[q.pairings[n].x].count * q.sets[q.pairings[n].y].count;
     if (all_pairs * D <= SMALL) threads = 1;
   }
 
@@ -156,11 +171,7 @@ class ContrastiveRun {
     for_blocks_of_rows([&](int64_t s, int64_t begin, int64_t end) { fill_table(s, begin, end); });
     if (!in_range()) return false;
     prepare();
-    for (int64_t n = 0; n < q.n_pairings; ++n) {
-      pairs[n].part_x = arena.take<double>(pairs[n].tiles_j * pairs[n].M + 1);
-      pairs[n].part_y = arena.take<double>(pairs[n].tiles_i * pairs[n].N + 1);
-    }
-    for_tiles([&](Pair& o, int64_t index, Tile& t) { forward_tile(o, index, t); });
+    sum_negatives();
     for (int64_t n = 0; n < q.n_pairings; ++n) finish_forward(pairs[n]);
     return true;
   }
@@ -182,14 +193,20 @@ class ContrastiveRun {
 
   // What is kept is z of all pairs, from a multiple of 64 bytes.
   void lay_out() {
+    if (all_points * D * (int64_t)sizeof(F) > CENTRED_BYTES) {
+      const int64_t fitting = WINDOW_BYTES / (int64_t)sizeof(F) / D / OUT_ROWS * OUT_ROWS;
+      in_window = larger_of(fitting, LEAST_WINDOW);
+      for (F*& w : window) w = arena.take<F>(in_window * D);
+    }
     F* kept = q.kept ? (F*)up((int64_t)q.kept, 64) : nullptr;
     for (int64_t s = 0; s < q.n_sets; ++s) {
       const PointSet& of = q.sets[s];
       Side<F>& side = sides[s];
-      side.reader = &rows, side.points = (const char*)of.points, side.stride = of.stride * rows.item, side.count = of.count, side.table = of.table;
+      side.reader = &rows, side.points = (const char*)of.points, side.stride = of.stride * rows.item;
+      side.count = of.count, side.table = of.table;
       side.centre = q.centres + s * D;
       const int64_t padded = up(of.count, LANES) + LANES;
-      side.u = arena.take<F>(of.count * D + 1);
+      side.u = in_window ? nullptr : arena.take<F>(of.count * D + 1);
       F** scalars[] = {&side.P, &side.A, &side.inverse_A, &side.apart, &side.growth, &side.shrink};
       for (F** f : scalars) *f = arena.take<F>(padded);
       side.P_wide = arena.take<double>(of.count + 1), side.A_wide = arena.take<double>(of.count + 1);
@@ -198,7 +215,6 @@ class ContrastiveRun {
       Pair& o = pairs[n];
       o.q = &q.pairings[n], o.x = &sides[o.q->x], o.y = &sides[o.q->y];
       o.M = o.x->count, o.N = o.y->count, o.ld = up(o.N, lanes);
-      o.tiles_i = blocks_of(o.M, tile_rows), o.tiles_j = blocks_of(o.N, tile_columns);
       o.t_x = arena.take<F>(up(o.M, LANES) + LANES), o.t_y = arena.take<F>(up(o.N, LANES) + LANES);
       o.z = kept;
       if (kept) kept += o.M * o.ld;
@@ -252,7 +268,8 @@ class ContrastiveRun {
       const int64_t step = sides[s].count > 16 ? sides[s].count / 16 : 1;
       for (int64_t i = 0; i < sides[s].count; i += step, ++count)
         total += __builtin_asinh(k * root(sides[s].table[i * table_width]));
-      for (int64_t o = 0; o < q.n_sets; ++o) cosines[s * q.n_sets + o] = ReaderOf<double, double>::dot(sides[s].centre, sides[o].centre, D);
+      for (int64_t o = 0; o < q.n_sets; ++o)
+        cosines[s * q.n_sets + o] = ReaderOf<double, double>::dot(sides[s].centre, sides[o].centre, D);
     }
     typical = count ? total / count : 0;
     for_blocks_of_rows([&](int64_t s, int64_t begin, int64_t end) {
@@ -280,8 +297,8 @@ class ContrastiveRun {
 
   Tile tile_at(const Pair& o, int64_t index, F* buffer) const {
     Tile t;
-    t.i0 = index / o.tiles_j * tile_rows, t.j0 = index % o.tiles_j * tile_columns;
-    t.rows = at_most(tile_rows, o.M - t.i0), t.columns = at_most(tile_columns, o.N - t.j0);
+    t.i0 = o.i0 + index / o.tiles_j * tile_rows, t.j0 = o.j0 + index % o.tiles_j * tile_columns;
+    t.rows = at_most(tile_rows, o.i1 - t.i0), t.columns = at_most(tile_columns, o.j1 - t.j0);
     t.least = buffer;
     t.held = buffer + up(tile_rows, LANES), t.held_ld = tile_columns;
     t.z = o.z ? o.z + t.i0 * o.ld + t.j0 : t.held + (is_angle ? tile_rows * tile_columns : 0);
@@ -291,23 +308,82 @@ class ContrastiveRun {
 
   int64_t buffer_size() const { return up(tile_rows, LANES) + ((q.kept ? 0 : 1) + is_angle) * tile_rows * tile_columns; }
 
+  // ---- stages --------------------------------------------------------------------------------------------------
+
+  // The pairings [first, last), each with its rectangle.
+  struct Stage {
+    int64_t first, last;
+  };
+
+  // body(stage) for every stage.
+  template <class Body>
+  void for_stages(const Body& body) {
+    const int64_t most = PUSH_BYTES / (int64_t)sizeof(F);
+    for (int64_t first = 0, last; first < q.n_pairings; first = last) {
+      last = first + 1;
+      Pair& o = pairs[first];
+      int64_t held = o.M * o.ld;
+      if (in_window || held > most) {
+        for_rectangles(o, most, [&] { body(Stage{first, last}); });
+        continue;
+      }
+      while (last < q.n_pairings && held + pairs[last].M * pairs[last].ld <= most) {
+        held += pairs[last].M * pairs[last].ld;
+        ++last;
+      }
+      for (int64_t n = first; n < last; ++n) set_rectangle(pairs[n], 0, pairs[n].M, 0, pairs[n].N);
+      body(Stage{first, last});
+    }
+  }
+
+  // Of `most` pairs.
+  template <class Body>
+  void for_rectangles(Pair& o, int64_t most, const Body& body) {
+    const int64_t points = in_window ? in_window : most;
+    const int64_t columns = at_most(at_most(points, most / OUT_ROWS), up(o.N, tile_columns)) / tile_columns * tile_columns;
+    const int64_t rows = at_most(points, most / larger_of(columns, 1)) / OUT_ROWS * OUT_ROWS;
+    for (int64_t i = 0; i < o.M; i += rows)
+      for (int64_t j = 0; j < o.N; j += columns) {
+        set_rectangle(o, i, at_most(i + rows, o.M), j, at_most(j + columns, o.N));
+        body();
+      }
+  }
+
+  void set_rectangle(Pair& o, int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
+    o.i0 = i0, o.i1 = i1, o.j0 = j0, o.j1 = j1;
+    o.tiles_i = blocks_of(i1 - i0, tile_rows), o.tiles_j = blocks_of(j1 - j0, tile_columns);
+    o.ld_W = up(j1 - j0, lanes);
+  }
+
+  // The centred points of a stage.
+  void centre(Stage stage) {
+    for (int64_t n = stage.first; n < stage.last; ++n) {
+      Pair& o = pairs[n];
+      o.u_x = in_window ? window[0] : o.x->u + o.i0 * D, o.u_y = in_window ? window[1] : o.y->u + o.j0 * D;
+      if (!in_window) continue;
+      if (o.j0 == 0) centre_rows(*o.x, o.i0, o.i1, window[0]);
+      centre_rows(*o.y, o.j0, o.j1, window[1]);
+    }
+  }
+
+  void centre_rows(const Side<F>& side, int64_t begin, int64_t end, F* u) {
+    for_rows(end - begin, threads, [&](int64_t i) {
+      rows.centred(u + i * D, k, side.row(begin + i), side.P_wide[begin + i], side.centre, D);
+    });
+  }
+
   struct Job {
     int32_t pairing, index;
   };
 
   template <class Body>
-  void for_tiles(const Body& body) {
+  void for_tiles(Arena& here, Stage stage, const Body& body) {
     int64_t tasks = 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n) tasks += pairs[n].tiles_i * pairs[n].tiles_j;
-    Job* jobs = arena.take<Job>(tasks + 1);
+    for (int64_t n = stage.first; n < stage.last; ++n) tasks += pairs[n].tiles_i * pairs[n].tiles_j;
+    Job* jobs = here.template take<Job>(tasks + 1);
     tasks = 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n)
+    for (int64_t n = stage.first; n < stage.last; ++n)
       for (int64_t t = 0; t < pairs[n].tiles_i * pairs[n].tiles_j; ++t) jobs[tasks++] = {(int32_t)n, (int32_t)t};
-    run_tiles(jobs, tasks, body);
-  }
-
-  template <class Body>
-  void run_tiles(const Job* jobs, int64_t tasks, const Body& body) {
     for_tasks_with_buffer(tasks, threads, buffer_size() * sizeof(F), [&](int64_t task, void* buffer) {
       Pair& o = pairs[jobs[task].pairing];
       Tile t = tile_at(o, jobs[task].index, (F*)buffer);
@@ -327,7 +403,8 @@ class ContrastiveRun {
 
   // z of all pairs, and each row's least of a negative, infinite if there is none. A positive's z is its row's least.
   void fill_z(const Pair& o, const Tile& t) const {
-    product_of_rows<F>(t.rows, t.columns, D, o.x->u + t.i0 * D, o.y->u + t.j0 * D, t.z, t.ld);
+    product_of_rows<F>(t.rows, t.columns, D, o.u_x + (t.i0 - o.i0) * D, o.u_y + (t.j0 - o.j0) * D, t.z,
+                       t.ld);
     const Mask numbers = lane_numbers<F>();
     const F *Q = o.y->P + t.j0, *t_y = o.t_y + t.j0, *growth = o.y->growth + t.j0, *shrink = o.y->shrink + t.j0;
     for (int64_t i = 0; i < t.rows; ++i) {
@@ -389,12 +466,44 @@ class ContrastiveRun {
 
   // ---- forward -------------------------------------------------------------------------------------------------
 
+  void sum_negatives() {
+    for (int64_t n = 0; n < q.n_pairings; ++n) {
+      const Pair& o = pairs[n];
+      for (int64_t i = 0; i < o.M; ++i) o.q->row_negatives[i] = -__builtin_inf();
+      for (int64_t j = 0; o.q->symmetric && j < o.N; ++j) o.q->column_negatives[j] = -__builtin_inf();
+    }
+    for_stages([&](Stage stage) {
+      Arena here;
+      centre(stage);
+      for (int64_t n = stage.first; n < stage.last; ++n) {
+        Pair& o = pairs[n];
+        o.part_x = here.take<double>(o.tiles_j * (o.i1 - o.i0) + 1);
+        o.part_y = here.take<double>(o.tiles_i * (o.j1 - o.j0) + 1);
+      }
+      for_tiles(here, stage, [&](Pair& o, int64_t index, Tile& t) { forward_tile(o, index, t); });
+      for (int64_t n = stage.first; n < stage.last; ++n) add_negatives(pairs[n]);
+    });
+  }
+
+  void add_negatives(const Pair& o) {
+    const int64_t M = o.i1 - o.i0, N = o.j1 - o.j0;
+    for_rows(M, threads, [&](int64_t i) {
+      double& total = o.q->row_negatives[o.i0 + i];
+      for (int64_t t = 0; t < o.tiles_j; ++t) total = log_add(total, o.part_x[t * M + i]);
+    });
+    for_rows(o.q->symmetric ? N : 0, threads, [&](int64_t j) {
+      double& total = o.q->column_negatives[o.j0 + j];
+      for (int64_t t = 0; t < o.tiles_i; ++t) total = log_add(total, o.part_y[t * N + j]);
+    });
+  }
+
   void forward_tile(Pair& o, int64_t index, Tile& t) {
     fill_z(o, t);
-    double *by_row = o.part_x + index % o.tiles_j * o.M + t.i0, *by_column = o.part_y + index / o.tiles_j * o.N + t.j0;
+    double* by_row = o.part_x + index % o.tiles_j * (o.i1 - o.i0) + t.i0 - o.i0;
+    double* by_column = o.part_y + index / o.tiles_j * (o.j1 - o.j0) + t.j0 - o.j0;
     if (!is_angle) return log_sums_of(o, t, by_row, by_column);
     alignas(64) double unused[TILE_ROWS > tile_columns ? TILE_ROWS : tile_columns];
-    for (int64_t m = 0; m <= last_matrix(); ++m) {
+    for (int64_t m = 0; m <= last_matrix(o); ++m) {
       const Tile held = hold_angles(o, t, m);
       log_sums_of(o, held, m ? unused : by_row, m ? by_column : unused);
     }
@@ -430,13 +539,13 @@ class ContrastiveRun {
     const F level = level_of(t);
     if (!(level < F(__builtin_inf()))) {
       for (int64_t i = 0; i < t.rows; ++i) by_row[i] = -__builtin_inf();
-      for (int64_t j = 0; q.symmetric && j < t.columns; ++j) by_column[j] = -__builtin_inf();
+      for (int64_t j = 0; o.q->symmetric && j < t.columns; ++j) by_column[j] = -__builtin_inf();
       return;
     }
     (this->*gap.log_sums)(o, t, level, by_row, by_column);
     double low = __builtin_inf();
     for (int64_t i = 0; i < t.rows; ++i) low = by_row[i] < low ? by_row[i] : low;
-    for (int64_t j = 0; q.symmetric && j < t.columns; ++j) low = by_column[j] < low ? by_column[j] : low;
+    for (int64_t j = 0; o.q->symmetric && j < t.columns; ++j) low = by_column[j] < low ? by_column[j] : low;
     if (!(low + level * LN2 > LEAST_LOG_SUM)) (this->*gap.log_sums_apart)(o, t, level, by_row, by_column);
   }
 
@@ -445,7 +554,7 @@ class ContrastiveRun {
   void log_sums(const Pair& o, const Tile& t, F level, double* by_row, double* by_column) const {
     const Mask numbers = lane_numbers<F>();
     const V top = all_of(level);
-    const bool columns = q.symmetric;
+    const bool columns = o.q->symmetric;
     alignas(64) F few[tile_columns] = {};
     alignas(64) double all[tile_columns] = {};
     for (int64_t i = 0; i < t.rows; ++i) {
@@ -492,7 +601,7 @@ class ContrastiveRun {
       }
       by_row[i] = any ? __builtin_log(sum(total)) - level * LN2 : -__builtin_inf();
     }
-    for (int64_t i = 0; q.symmetric && i < t.rows; ++i) {
+    for (int64_t i = 0; o.q->symmetric && i < t.rows; ++i) {
       const F* z = t.z + i * t.ld;
       const int64_t positive = positive_in(o, t, i);
       const V slope = all_of(bits_per_unit(t.i0 + i));
@@ -504,38 +613,28 @@ class ContrastiveRun {
       if (i % FEW == FEW - 1 || i == t.rows - 1)
         for (int64_t j = 0; j < tile_columns; ++j) all[j] += few[j], few[j] = 0;
     }
-    for (int64_t j = 0; q.symmetric && j < t.columns; ++j)
+    for (int64_t j = 0; o.q->symmetric && j < t.columns; ++j)
       by_column[j] = least[j] < F(__builtin_inf()) ? __builtin_log(all[j]) - least[j] * LN2 : -__builtin_inf();
   }
 
   void finish_forward(Pair& o) {
     const Pairing& of = *o.q;
-    for_tasks(blocks_of(o.M, PREPARED_ROWS), threads, [&](int64_t task) {
-      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, o.M); ++i) {
-        double total = -__builtin_inf();
-        for (int64_t t = 0; t < o.tiles_j; ++t) total = log_add(total, o.part_x[t * o.M + i]);
-        of.row_negatives[i] = total;
-        const void *x = o.x->row(i), *y = o.y->row(o.target(i));
-        of.positives[i] = gap.of_rows(pair_geometry(rows.split(x, y, D), c)) / unit;
-        if (last_matrix()) of.positives[o.M + i] = gap.of_rows(pair_geometry(rows.split(y, x, D), c)) / unit;
-      }
+    for_rows(o.M, threads, [&](int64_t i) {
+      const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+      of.positives[i] = gap.of_rows(pair_geometry(rows.split(x, y, D), c)) / unit;
+      if (last_matrix(o)) of.positives[o.M + i] = gap.of_rows(pair_geometry(rows.split(y, x, D), c)) / unit;
     });
-    for (int64_t j = 0; q.symmetric && j < o.N; ++j) {
-      double total = -__builtin_inf();
-      for (int64_t t = 0; t < o.tiles_i; ++t) total = log_add(total, o.part_y[t * o.N + j]);
-      of.column_negatives[j] = total;
-    }
-    double* rivals = q.symmetric ? arena.take<double>(o.M + 1) : nullptr;
-    if (q.symmetric) column_sums(o, rivals, nullptr);
+    double* rivals = o.q->symmetric ? arena.take<double>(o.M + 1) : nullptr;
+    if (o.q->symmetric) column_sums(o, rivals, nullptr);
     for (int64_t i = 0; i < o.M; ++i) {
       double loss = softplus(of.row_negatives[i] - logit_of_positive(o, i, 0));
-      if (q.symmetric) loss = (loss + softplus(rivals[i] - logit_of_positive(o, i, last_matrix()))) / 2;
+      if (o.q->symmetric) loss = (loss + softplus(rivals[i] - logit_of_positive(o, i, last_matrix(o)))) / 2;
       if (wide) ((double*)of.losses)[i] = loss;
       else ((float*)of.losses)[i] = (float)loss;
     }
   }
 
-  int64_t last_matrix() const { return is_angle && q.symmetric ? 1 : 0; }
+  int64_t last_matrix(const Pair& o) const { return is_angle && o.q->symmetric ? 1 : 0; }
   double logit_of_positive(const Pair& o, int64_t i, int64_t matrix) const {
     return -(double)bits_per_unit(i) * o.q->positives[matrix * o.M + i];
   }
@@ -547,14 +646,14 @@ class ContrastiveRun {
     if (!o.q->targets) {
       for (int64_t i = 0; i < o.M; ++i) rivals[i] = negatives[i];
       for (int64_t j = 0; totals && j < o.N; ++j)
-        totals[j] = j < o.M ? log_add(negatives[j], logit_of_positive(o, j, last_matrix())) : negatives[j];
+        totals[j] = j < o.M ? log_add(negatives[j], logit_of_positive(o, j, last_matrix(o))) : negatives[j];
       return;
     }
     double *top = arena.take<double>(o.N + 1), *mass = arena.zeros<double>(o.N + 1);
     double* logits = arena.take<double>(o.M + 1);  // each rounded once: a row's own has to leave nothing
     for (int64_t j = 0; j < o.N; ++j) top[j] = -__builtin_inf();
     for (int64_t i = 0; i < o.M; ++i) {
-      logits[i] = logit_of_positive(o, i, last_matrix());
+      logits[i] = logit_of_positive(o, i, last_matrix(o));
       double& of = top[o.target(i)];
       of = logits[i] > of ? logits[i] : of;
     }
@@ -571,8 +670,9 @@ class ContrastiveRun {
   // ---- backward ------------------------------------------------------------------------------------------------
 
   double upstream(const Pair& o, int64_t i) const {
-    const double g = wide ? ((const double*)o.q->grad)[i * o.q->grad_stride] : ((const float*)o.q->grad)[i * o.q->grad_stride];
-    return g / (q.symmetric ? 2 : 1);
+    const int64_t at = i * o.q->grad_stride;
+    const double g = wide ? ((const double*)o.q->grad)[at] : ((const float*)o.q->grad)[at];
+    return g / (o.q->symmetric ? 2 : 1);
   }
 
   // The gradient of the loss by each negative l_ij is row_weight_i exp(l_ij - row_total_i) plus the same of its column;
@@ -584,19 +684,19 @@ class ContrastiveRun {
       *d = arena.zeros<double>(o.M + 1);
     double** of_columns[] = {&o.column_weight, &o.column_total, &o.P, &o.own_y};
     for (double** d : of_columns) *d = arena.zeros<double>(o.N + 1);
-    o.tile_sums = arena.take<double>(o.tiles_i * o.tiles_j * tile_doubles() + 1);
-    o.by_positive[1] = last_matrix() ? arena.zeros<double>(o.M + 1) : o.by_positive[0];
+    o.excess = 0;
+    o.by_positive[1] = last_matrix(o) ? arena.zeros<double>(o.M + 1) : o.by_positive[0];
     o.first_row = o.rows_of = nullptr;
-    double* rivals = q.symmetric ? arena.take<double>(o.M + 1) : nullptr;
-    if (q.symmetric) column_sums(o, rivals, o.column_total);
+    double* rivals = o.q->symmetric ? arena.take<double>(o.M + 1) : nullptr;
+    if (o.q->symmetric) column_sums(o, rivals, o.column_total);
     for (int64_t i = 0; i < o.M; ++i) {
       const double w = o.row_weight[i] = upstream(o, i), positive = logit_of_positive(o, i, 0);
       o.row_total[i] = log_add(of.row_negatives[i], positive);
       o.by_positive[0][i] = -w * sigmoid(of.row_negatives[i] - positive);
-      if (q.symmetric) o.column_weight[o.target(i)] += w;
+      if (o.q->symmetric) o.column_weight[o.target(i)] += w;
     }
-    for (int64_t i = 0; q.symmetric && i < o.M; ++i) {
-      const double w = o.row_weight[i], positive = logit_of_positive(o, i, last_matrix());
+    for (int64_t i = 0; o.q->symmetric && i < o.M; ++i) {
+      const double w = o.row_weight[i], positive = logit_of_positive(o, i, last_matrix(o));
       o.by_positive[1][i] -= w * sigmoid(rivals[i] - positive);
       if (of.targets) o.by_positive[1][i] += (o.column_weight[o.target(i)] - w) * sigmoid(positive - rivals[i]);
     }
@@ -611,84 +711,108 @@ class ContrastiveRun {
   int64_t tile_doubles() const { return 4 * tile_rows + 2 * tile_columns + 1; }
 
   void gradients() {
-    int64_t most = 0, width = 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n) most = pairs[n].M > most ? pairs[n].M : most, width += pairs[n].ld;
-    const int64_t fitting = PUSH_BYTES / (int64_t)sizeof(F) / (width ? width : 1) / tile_rows * tile_rows;
-    const int64_t block = fitting > tile_rows ? fitting : tile_rows;  // of rows whose weights are held at once
-    int64_t tiles = 0, outputs = 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n) {
-      pairs[n].W = arena.take<F>(at_most(pairs[n].M, block) * pairs[n].ld + 1);
-      tiles += pairs[n].tiles_i * pairs[n].tiles_j;
-    }
-    F** G = arena.take<F*>(q.n_sets + 1);
+    int64_t weights = 0;
+    for (int64_t n = 0; n < q.n_pairings; ++n) weights += pairs[n].M * pairs[n].ld;
+    F* W = arena.take<F>(at_most(weights, PUSH_BYTES / (int64_t)sizeof(F)) + 1);
+    Output* outputs = arena.take<Output>(q.n_sets + 1);
+    int64_t blocks = 0;
     for (int64_t s = 0; s < q.n_sets; ++s) {
       const bool in_place = rows.item == sizeof(F);
       in_large_pages(q.sets[s].grad, sides[s].count * D * rows.item);
-      G[s] = !q.sets[s].grad ? nullptr : in_place ? (F*)q.sets[s].grad : arena.take<F>(sides[s].count * D + 1);
-      outputs += blocks_of(sides[s].count, OUT_ROWS);
+      F* G = !q.sets[s].grad ? nullptr : in_place ? (F*)q.sets[s].grad : arena.take<F>(sides[s].count * D + 1);
+      outputs[s] = {G, arena.zeros<bool>(blocks_of(sides[s].count, OUT_ROWS) + 1)};
+      blocks += blocks_of(sides[s].count, OUT_ROWS);
     }
-    Job* jobs = arena.take<Job>(tiles + outputs + 1);
-    int64_t n_jobs;
-    for (int64_t first = 0; first < most || first == 0; first += block) {
-      n_jobs = 0;
-      for (int64_t n = 0; n < q.n_pairings; ++n)
-        for (int64_t t = first / tile_rows * pairs[n].tiles_j;
-             t < at_most(pairs[n].tiles_i, (first + block) / tile_rows) * pairs[n].tiles_j; ++t)
-          jobs[n_jobs++] = {(int32_t)n, (int32_t)t};
-      run_tiles(jobs, n_jobs, [&](Pair& o, int64_t index, Tile& t) {
-        F* W = o.W + (t.i0 - first) * o.ld + t.j0;
-        if (!o.z) fill_z(o, t);
-        else if (!is_angle) find_least(t);
-        double* sums = o.tile_sums + index * tile_doubles();
-        for (int64_t n = 0; n < tile_doubles(); ++n) sums[n] = 0;
-        if (!is_angle) return backward_tile(o, t, 0, W, sums);
-        for (int64_t m = 0; m <= last_matrix(); ++m) backward_tile(o, hold_angles(o, t, m), m, W, sums, &t);
-      });
-      n_jobs = 0;
-      for (int64_t s = 0; s < q.n_sets; ++s)
-        for (int64_t b = 0; G[s] && b < blocks_of(sides[s].count, OUT_ROWS); ++b) jobs[n_jobs++] = {(int32_t)s, (int32_t)b};
+    Job* jobs = arena.take<Job>(blocks + 1);
+    for_stages([&](Stage stage) {
+      Arena here;
+      centre(stage);
+      F* next = W;
+      for (int64_t n = stage.first; n < stage.last; ++n) {
+        Pair& o = pairs[n];
+        o.W = next, next += (o.i1 - o.i0) * o.ld_W;
+        o.tile_sums = here.take<double>(o.tiles_i * o.tiles_j * tile_doubles() + 1);
+      }
+      for_tiles(here, stage, [&](Pair& o, int64_t index, Tile& t) { weigh_tile(o, index, t); });
+      const int64_t n_jobs = list_blocks(jobs, outputs, stage);
       for_tasks(n_jobs, threads, [&](int64_t task) {
-        add_products(jobs[task].pairing, jobs[task].index * OUT_ROWS, first, block, G[jobs[task].pairing]);
+        add_products(stage, jobs[task].pairing, jobs[task].index, outputs[jobs[task].pairing]);
       });
-    }
-    sum_tiles();
+      for (int64_t n = stage.first; n < stage.last; ++n) sum_tiles(pairs[n]);
+    });
+    const int64_t n_jobs = list_blocks(jobs, outputs, {0, 0});
     for_tasks_with_buffer(n_jobs, threads, D * sizeof(double), [&](int64_t task, void* buffer) {
-      const int64_t s = jobs[task].pairing, begin = jobs[task].index * OUT_ROWS;
-      for (int64_t i = begin; i < at_most(begin + OUT_ROWS, sides[s].count); ++i)
-        finish_row(s, i, G[s] + i * D, (char*)q.sets[s].grad + i * D * rows.item, (double*)buffer);
+      finish_block(jobs[task].pairing, jobs[task].index, outputs[jobs[task].pairing], (double*)buffer);
     });
   }
 
-  // Adds what the weights of a block of rows give to some rows of a set's gradient, in units of k.
-  void add_products(int64_t s, int64_t begin, int64_t first, int64_t block, F* G) {
-    const int64_t end = at_most(begin + OUT_ROWS, sides[s].count);
-    bool empty = first == 0;
-    for (int64_t n = 0; n < q.n_pairings; ++n) {  // of all columns first: they write every row
-      const Pair& o = pairs[n];
-      const int64_t last = at_most(first + block, o.M);
-      if (o.q->y != s || last <= first) continue;
-      add_transposed_product<F>(end - begin, D, last - first, (F)k, o.W + begin, o.ld, o.x->u + first * D, empty,
-                                G + begin * D);
-      empty = false;
-    }
-    for (int64_t n = 0; n < q.n_pairings; ++n) {
-      const Pair& o = pairs[n];
-      const int64_t low = begin > first ? begin : first, high = at_most(end, at_most(first + block, o.M));
-      if (o.q->x != s || low >= high) continue;
-      if (empty && (low > begin || high < end)) {
-        memset((void*)(G + begin * D), 0, (end - begin) * D * sizeof(F));
-        empty = false;
+  // A set's gradient in units of k, as far as it is made, and of which of its blocks of OUT_ROWS there is something.
+  struct Output {
+    F* G;
+    bool* begun;
+  };
+
+  void weigh_tile(Pair& o, int64_t index, Tile& t) {
+    F* W = o.W + (t.i0 - o.i0) * o.ld_W + t.j0 - o.j0;
+    if (!o.z) fill_z(o, t);
+    else if (!is_angle) find_least(t);
+    double* sums = o.tile_sums + index * tile_doubles();
+    for (int64_t n = 0; n < tile_doubles(); ++n) sums[n] = 0;
+    if (!is_angle) return backward_tile(o, t, 0, W, sums);
+    for (int64_t m = 0; m <= last_matrix(o); ++m) backward_tile(o, hold_angles(o, t, m), m, W, sums, &t);
+  }
+
+  // Whether the rectangle has pairs of the rows, or of the columns, from `begin` of a set.
+  static bool has_rows(const Pair& o, int64_t s, int64_t begin) {
+    return o.q->x == s && begin >= o.i0 && begin < o.i1 && o.j0 < o.j1;
+  }
+  static bool has_columns(const Pair& o, int64_t s, int64_t begin) {
+    return o.q->y == s && begin >= o.j0 && begin < o.j1 && o.i0 < o.i1;
+  }
+
+  // The blocks of the gradients that are wanted, all or, of a stage that has pairings, those that it adds to.
+  int64_t list_blocks(Job* jobs, const Output* outputs, Stage stage) const {
+    int64_t count = 0;
+    for (int64_t s = 0; s < q.n_sets; ++s)
+      for (int64_t b = 0; outputs[s].G && b < blocks_of(sides[s].count, OUT_ROWS); ++b) {
+        bool takes = stage.first == stage.last;
+        for (int64_t n = stage.first; n < stage.last; ++n)
+          takes |= has_rows(pairs[n], s, b * OUT_ROWS) || has_columns(pairs[n], s, b * OUT_ROWS);
+        if (takes) jobs[count++] = {(int32_t)s, (int32_t)b};
       }
-      add_product<F>(high - low, D, o.N, (F)k, o.W + (low - first) * o.ld, o.ld, o.y->u, empty, G + low * D);
-      empty = false;
+    return count;
+  }
+
+  // Adds what the weights of a stage give to a block of a set's gradient. Rectangles end with blocks.
+  void add_products(Stage stage, int64_t s, int64_t block, const Output& out) {
+    const int64_t begin = block * OUT_ROWS, count = at_most(OUT_ROWS, sides[s].count - begin);
+    F* G = out.G + begin * D;
+    bool& begun = out.begun[block];
+    for (int64_t n = stage.first; n < stage.last; ++n) {
+      const Pair& o = pairs[n];
+      if (!has_columns(o, s, begin)) continue;
+      add_transposed_product<F>(count, D, o.i1 - o.i0, (F)k, o.W + begin - o.j0, o.ld_W, o.u_x, !begun, G);
+      begun = true;
     }
-    if (empty) memset((void*)(G + begin * D), 0, (end - begin) * D * sizeof(F));
+    for (int64_t n = stage.first; n < stage.last; ++n) {
+      const Pair& o = pairs[n];
+      if (!has_rows(o, s, begin)) continue;
+      add_product<F>(count, D, o.j1 - o.j0, (F)k, o.W + (begin - o.i0) * o.ld_W, o.ld_W, o.u_y, !begun, G);
+      begun = true;
+    }
+  }
+
+  void finish_block(int64_t s, int64_t block, const Output& out, double* row) {
+    const int64_t begin = block * OUT_ROWS, end = at_most(begin + OUT_ROWS, sides[s].count);
+    if (!out.begun[block]) memset((void*)(out.G + begin * D), 0, (end - begin) * D * sizeof(F));
+    for (int64_t i = begin; i < end; ++i)
+      finish_row(s, i, out.G + i * D, (char*)q.sets[s].grad + i * D * rows.item, row);
   }
 
   // Of an angle the directions in which the matrix has no softmax have no weights, and `laterals` are the tile's.
   void backward_tile(const Pair& o, const Tile& t, int64_t matrix, F* W, double* sums, const Tile* laterals = nullptr) {
     F level = level_of(t);
-    const bool by_row = !matrix, by_column = q.symmetric && (!is_angle || matrix);
+    const bool by_row = !matrix, by_column = o.q->symmetric && (!is_angle || matrix);
     alignas(64) F row_factor[TILE_ROWS], row_total[TILE_ROWS], column_factor[tile_columns], column_total[tile_columns];
     const bool any = level < F(__builtin_inf());
     if (!any) level = 0;
@@ -742,7 +866,7 @@ class ContrastiveRun {
     const F *Q = o.y->P + t.j0, *B = o.y->A + t.j0, *inverse_B = o.y->inverse_A + t.j0, *apart = o.y->apart + t.j0;
     for (int64_t i = 0; i < t.rows; ++i) {
       const F* z = t.z + i * t.ld;
-      F* w = W + i * o.ld;
+      F* w = W + i * o.ld_W;
       const int64_t r = t.i0 + i, positive = positive_in(o, t, i);
       const V slope = all_of(bits_per_unit(r)), factor = all_of(row_factor[i]), total = all_of(row_total[i]);
       PointTerms<V> x = {}, y = {};
@@ -807,7 +931,7 @@ class ContrastiveRun {
         const AngleGap<V> at = angle_at(o, t, i, j, matrix);
         at.slopes(by_z, apex, other, curv);
         const V along = weight * by_z;
-        F* w = W + i * o.ld + j;
+        F* w = W + i * o.ld_W + j;
         store(w, matrix ? load(w) + along : along);
         const V of_apex = weight * AngleGap<V>::quotient(apex * at.A, at.P * at.P), of_other = weight * other;
         of_gap.add(push * of_pair);
@@ -825,26 +949,24 @@ class ContrastiveRun {
     for (int64_t lane = 0; lane < lanes; ++lane) to[lane] += terms[lane];
   }
 
-  void sum_tiles() {
-    for (int64_t n = 0; n < q.n_pairings; ++n) {
-      Pair& o = pairs[n];
-      for_tasks(o.tiles_i + o.tiles_j, threads, [&](int64_t task) {
-        if (task < o.tiles_i) {
-          for (int64_t j = 0; j < o.tiles_j; ++j) {
-            const double* d = o.tile_sums + (task * o.tiles_j + j) * tile_doubles();
-            for (int64_t i = task * tile_rows; i < at_most((task + 1) * tile_rows, o.M); ++i, ++d)
-              o.gap[i] += d[0], o.Q[i] += d[tile_rows], o.own_x[i] += d[2 * tile_rows], o.radial[i] += d[3 * tile_rows];
-          }
-          return;
+  void sum_tiles(Pair& o) {
+    for_tasks(o.tiles_i + o.tiles_j, threads, [&](int64_t task) {
+      if (task < o.tiles_i) {
+        const int64_t begin = o.i0 + task * tile_rows, end = at_most(begin + tile_rows, o.i1);
+        for (int64_t j = 0; j < o.tiles_j; ++j) {
+          const double* d = o.tile_sums + (task * o.tiles_j + j) * tile_doubles();
+          for (int64_t i = begin; i < end; ++i, ++d)
+            o.gap[i] += d[0], o.Q[i] += d[tile_rows], o.own_x[i] += d[2 * tile_rows], o.radial[i] += d[3 * tile_rows];
         }
-        for (int64_t i = 0; i < o.tiles_i; ++i) {
-          const int64_t tile = task - o.tiles_i;
-          const double* d = o.tile_sums + (i * o.tiles_j + tile) * tile_doubles() + 4 * tile_rows;
-          for (int64_t j = tile * tile_columns; j < at_most((tile + 1) * tile_columns, o.N); ++j, ++d)
-            o.P[j] += d[0], o.own_y[j] += d[tile_columns];
-        }
-      });
-    }
+        return;
+      }
+      const int64_t tile = task - o.tiles_i, begin = o.j0 + tile * tile_columns, end = at_most(begin + tile_columns, o.j1);
+      for (int64_t i = 0; i < o.tiles_i; ++i) {
+        const double* d = o.tile_sums + (i * o.tiles_j + tile) * tile_doubles() + 4 * tile_rows;
+        for (int64_t j = begin; j < end; ++j, ++d) o.P[j] += d[0], o.own_y[j] += d[tile_columns];
+      }
+    });
+    for (int64_t t = 0; t < o.tiles_i * o.tiles_j; ++t) o.excess += o.tile_sums[(t + 1) * tile_doubles() - 1];
   }
 
   // All that a row of a set's gradient takes besides the products, for all pairings, rounded once.
@@ -875,7 +997,7 @@ class ContrastiveRun {
   // What row i's positive adds to the gradient of its point of x, or of y. The second matrix has it at the other end.
   void add_positive(GradientRow<F>& sum, const Pair& o, int64_t i, bool of_x) const {
     const void *x = o.x->row(i), *y = o.y->row(o.target(i));
-    for (int64_t m = 0; m <= last_matrix(); ++m) {
+    for (int64_t m = 0; m <= last_matrix(o); ++m) {
       const Positive& p = o.positives[m][i];
       const Combination<double>& of = of_x == !m ? p.gradient.by_x : p.gradient.by_y;
       m ? sum.add_points(y, x, of, p.split) : sum.add_points(x, y, of, p.split);
@@ -883,36 +1005,33 @@ class ContrastiveRun {
   }
 
   void find_positives(Pair& o) {
-    for (int64_t m = 0; m <= last_matrix(); ++m) o.positives[m] = arena.take<Positive>(o.M + 1);
-    for_tasks(blocks_of(o.M, PREPARED_ROWS), threads, [&](int64_t task) {
-      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, o.M); ++i)
-        for (int64_t m = 0; m <= last_matrix(); ++m) {
-          const void *x = o.x->row(i), *y = o.y->row(o.target(i));
-          Positive& p = o.positives[m][i];
-          p.split = m ? rows.split(y, x, D) : rows.split(x, y, D);
-          const double by_gap = -o.by_positive[m][i] * q.scale[i * q.scale_stride];
-          p.gradient = gap.of_rows_gradient(by_gap, pair_geometry(p.split, c));
-        }
+    for (int64_t m = 0; m <= last_matrix(o); ++m) o.positives[m] = arena.take<Positive>(o.M + 1);
+    for_rows(o.M, threads, [&](int64_t i) {
+      const void *x = o.x->row(i), *y = o.y->row(o.target(i));
+      for (int64_t m = 0; m <= last_matrix(o); ++m) {
+        Positive& p = o.positives[m][i];
+        p.split = m ? rows.split(y, x, D) : rows.split(x, y, D);
+        const double by_gap = -o.by_positive[m][i] * q.scale[i * q.scale_stride];
+        p.gradient = gap.of_rows_gradient(by_gap, pair_geometry(p.split, c));
+      }
     });
   }
 
   // The gradients by the scale of each row, and what the pairing adds to that by the curvature.
   double finish_scalars(Pair& o) {
-    double excess = 0;
-    for (int64_t t = 0; t < o.tiles_i * o.tiles_j; ++t) excess += o.tile_sums[(t + 1) * tile_doubles() - 1];
     double* of_rows = arena.take<double>(o.M + 1);
     for (int64_t i = 0; i < o.M; ++i) {
       double of_gaps = o.gap[i] * LN2;
-      for (int64_t m = 0; m <= last_matrix(); ++m) of_gaps += o.by_positive[m][i] * o.q->positives[m * o.M + i];
+      for (int64_t m = 0; m <= last_matrix(o); ++m) of_gaps += o.by_positive[m][i] * o.q->positives[m * o.M + i];
       of_rows[i] = -unit * of_gaps;
       if (q.scale_stride) q.by_scale[i] += of_rows[i];
     }
     if (!q.scale_stride) *q.by_scale += total_of(of_rows, o.M);
     for (int64_t i = 0; i < o.M; ++i) {
       of_rows[i] = o.radial[i] / (2 * c * o.x->A_wide[i]);
-      for (int64_t m = 0; m <= last_matrix(); ++m) of_rows[i] += o.positives[m][i].gradient.by_curv;
+      for (int64_t m = 0; m <= last_matrix(o); ++m) of_rows[i] += o.positives[m][i].gradient.by_curv;
     }
-    return excess / c + total_of(of_rows, o.M);
+    return o.excess / c + total_of(of_rows, o.M);
   }
 };
 

@@ -79,7 +79,7 @@ void in_child() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int hk_abi() { return 1; }
+EXPORT int hk_abi() { return 2; }
 
 // The names of the copies that this machine runs, separated by spaces.
 EXPORT const char* hk_available() {
@@ -105,7 +105,10 @@ EXPORT void hk_set_runtime(const Runtime* runtime) {
 }
 
 EXPORT int hk_is_alone() { return hk_alone; }
-EXPORT void hk_rows(const Rows* call) { chosen->api->rows(*call); }
+// One after the other: a call may add to what one before it wrote.
+EXPORT void hk_rows(const Rows* calls, int64_t count) {
+  for (int64_t n = 0; n < count; ++n) chosen->api->rows(calls[n]);
+}
 static Contrastive with(const Contrastive* call, const PointSet* sets, const Pairing* pairings) {
   Contrastive whole = *call;
   whole.sets = sets, whole.pairings = pairings;

@@ -111,10 +111,7 @@ class PairwiseRun {
   // Squares, and whether all of them are such that tiles stay in range.
   bool in_range(Side<F>& s) {
     if (!(c >= LEAST_CURV && c <= LARGEST_CURV)) return false;
-    for_tasks(blocks_of(s.count, PREPARED_ROWS), threads, [&](int64_t task) {
-      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, s.count); ++i)
-        s.table[2 * i] = reader.square(s.row(i), D);
-    });
+    for_rows(s.count, threads, [&](int64_t i) { s.table[2 * i] = reader.square(s.row(i), D); });
     bool all = true;
     for (int64_t i = 0; i < s.count; ++i) {
       const double P = k * root(s.table[2 * i]);
@@ -148,10 +145,7 @@ class PairwiseRun {
   F* norms(const Side<F>& s) {
     if (exact) return nullptr;
     F* of = arena.zeros<F>(up(s.count, LANES) + LANES);
-    for_tasks(blocks_of(s.count, PREPARED_ROWS), threads, [&](int64_t task) {
-      for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, s.count); ++i)
-        of[i] = (F)root(square_of<double>(s.u + i * D, D));
-    });
+    for_rows(s.count, threads, [&](int64_t i) { of[i] = (F)root(square_of<double>(s.u + i * D, D)); });
     return of;
   }
 

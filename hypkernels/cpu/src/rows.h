@@ -203,24 +203,34 @@ __attribute__((noinline)) void combine(T* out, const Combination<double>& f, con
   }
 }
 
+// Where both gradients of a pair go. They may be one row, to which the second then adds.
+template <class T>
+struct PairOfRows {
+  T *x, *y;
+  bool adds_to_x, adds_to_y;
+};
+
 // Both gradients of a pair at a time, for rows that are all there.
 template <class T>
-__attribute__((noinline)) void combine_both(T* by_x, T* by_y, const Combination<double>& of_x,
+__attribute__((noinline)) void combine_both(const PairOfRows<T>& out, const Combination<double>& of_x,
                                             const Combination<double>& of_y, const RowSet<T>& r,
                                             const Split<double>& s) {
+  T *by_x = out.x, *by_y = out.y;
+  const bool adds_to_x = out.adds_to_x, adds_to_y = out.adds_to_y;
   const double xx = of_x.of_x, xn = of_x.of_n, yx = of_y.of_x, yn = of_y.of_n, coarse = s.coarse, fine = s.fine;
   const T *x = r.x, *y = r.y;
   const int64_t width = r.width;
   int64_t j = 0;
   for (; j + HALF <= width; j += HALF) {
-    const vd a = widen(x + j), n = (widen(y + j) - coarse * a) - fine * a;
-    narrow(by_x + j, xx * a + xn * n);
-    narrow(by_y + j, yx * a + yn * n);
+    const vd a = widen(x + j), n = (widen(y + j) - coarse * a) - fine * a, gx = xx * a + xn * n, gy = yx * a + yn * n;
+    narrow(by_x + j, adds_to_x ? widen(by_x + j) + gx : gx);
+    narrow(by_y + j, adds_to_y ? widen(by_y + j) + gy : gy);
   }
   for (; j < width; ++j) {
     const double a = to_double(x[j]), n = (to_double(y[j]) - coarse * a) - fine * a;
-    from_double(by_x + j, xx * a + xn * n);
-    from_double(by_y + j, yx * a + yn * n);
+    const double gx = xx * a + xn * n, gy = yx * a + yn * n;
+    from_double(by_x + j, adds_to_x ? to_double(by_x[j]) + gx : gx);
+    from_double(by_y + j, adds_to_y ? to_double(by_y[j]) + gy : gy);
   }
 }
 

@@ -111,13 +111,23 @@ Upstream<Real> upstream_of(const RowSet<T>& r, const void* grad, const Split<Rea
   else return {(Real)*(const typename Result<T>::type*)grad, {}};
 }
 
+// A gradient of a row out of range, by itself or added to what is there.
+template <class T>
+void put_wide(T* out, bool adds, const Combination<Wide>& f, const RowSet<T>& r, const Split<Wide>& s, bool beyond) {
+  if (!adds) return combine_wide(out, f, r, s, beyond, KEEP_DIRECTION);
+  Arena arena;
+  T* row = arena.take<T>(r.width);
+  combine_wide(row, f, r, s, beyond, KEEP_DIRECTION);
+  for (int64_t j = 0; j < r.width; ++j) from_double(out + j, to_double(out[j]) + to_double(row[j]));
+}
+
 struct Shares {
   double *by_scale, *by_curv;  // null: not wanted
 };
 
 template <class Op, class T>
 void backward_row(const RowSet<T>& r, const void* grad, double scale, double c, const double* options,
-                  const Split<double>* kept, T* by_x, T* by_y, Shares shares) {
+                  const Split<double>* kept, const PairOfRows<T>& out, Shares shares) {
   const auto store_shares = [&](auto g) {
     if (shares.by_scale) *shares.by_scale = (double)g.by_scale;
     *shares.by_curv = (double)g.by_curv;
@@ -131,17 +141,17 @@ void backward_row(const RowSet<T>& r, const void* grad, double scale, double c, 
                       (Op::points == 1 || bound(g.by_y, in.split, gg) <= limit);
     if (fits && absolute(g.by_curv) < LARGEST_TERM && absolute(g.by_scale) < LARGEST_TERM) {
       store_shares(g);
-      if (Op::points == 2 && !Op::is_map) return combine_both(by_x, by_y, g.by_x, g.by_y, r, in.split);
-      combine(by_x, g.by_x, r, in.split);
-      if (Op::points == 2) combine(by_y, g.by_y, r, in.split);
+      if (Op::points == 2 && !Op::is_map) return combine_both(out, g.by_x, g.by_y, r, in.split);
+      combine(out.x, g.by_x, r, in.split);
+      if (Op::points == 2) combine(out.y, g.by_y, r, in.split);
       return;
     }
   }
   const Input<Wide> wide = input_of<Op>(r, Wide(scale), Wide(c), options);
   const Gradient<Wide> g = Op::gradient(upstream_of<Op>(r, grad, wide.split), wide);
   store_shares(g);
-  combine_wide(by_x, g.by_x, r, wide.split, g.beyond, KEEP_DIRECTION);
-  if (Op::points == 2) combine_wide(by_y, g.by_y, r, wide.split, g.beyond, KEEP_DIRECTION);
+  put_wide(out.x, out.adds_to_x, g.by_x, r, wide.split, g.beyond);
+  if (Op::points == 2) put_wide(out.y, out.adds_to_y, g.by_y, r, wide.split, g.beyond);
 }
 
 // ---- a batch of rows -------------------------------------------------------------------------------------------
@@ -183,8 +193,9 @@ void run_rows(const Rows& q) {
       if (Op::is_map) r.g = row_of<T>(q, q.grad, i);
       const void* grad = Op::is_map ? nullptr : row_of<Number>(q, q.grad, i);
       const Shares shares = {q.by_scale ? q.by_scale + i : nullptr, q.by_curv + i};
-      backward_row<Op>(r, grad, scale, c, q.options, kept, (T*)q.by_x + i * q.width,
-                       Op::points == 2 ? (T*)q.by_y + i * q.width : nullptr, shares);
+      const PairOfRows<T> grads = {(T*)q.by_x + i * q.width, Op::points == 2 ? (T*)q.by_y + i * q.width : nullptr,
+                                   q.adds_to_x != 0, q.adds_to_y != 0};
+      backward_row<Op>(r, grad, scale, c, q.options, kept, grads, shares);
     }
   });
   if (q.curv_total) *q.curv_total = total_of(q.by_curv, q.count);

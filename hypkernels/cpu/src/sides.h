@@ -20,7 +20,17 @@ constexpr int64_t PREPARED_ROWS = 64;   // that are one task
 
 inline int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// body(i) for each of `count` rows, many of them one task.
+template <class Body>
+void for_rows(int64_t count, int threads, const Body& body) {
+  for_tasks(blocks_of(count, PREPARED_ROWS), threads, [&](int64_t task) {
+    for (int64_t i = task * PREPARED_ROWS; i < at_most((task + 1) * PREPARED_ROWS, count); ++i) body(i);
+  });
+}
+
 inline double cosh_minus_1(double a) {
   const double half = __builtin_sinh(a / 2);
   return 2 * half * half;
@@ -134,7 +144,7 @@ struct Side {
   int64_t stride, count;  // stride: in bytes
   double* table;          // a row: |x|^2, products with all centres
   double* centre;
-  F* u;                                             // (count, width)
+  F* u;                                             // (count, width); or null
   F *P, *A, *inverse_A, *apart, *growth, *shrink;   // padded to whole vectors
   double *P_wide, *A_wide;
 
@@ -156,7 +166,7 @@ void find_centre(Side<F>& s, int64_t width) {
   for (int64_t j = 0; j < width && found; ++j) s.centre[j] = (F)(s.centre[j] / found);
 }
 
-// Fills what the tables tell of some rows, and u.
+// Fills what the tables tell of some rows, and u, if there is one.
 template <class F>
 void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t table_width, double c,
                   double typical) {
@@ -166,7 +176,7 @@ void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t
     s.P_wide[i] = P, s.A_wide[i] = A;
     s.P[i] = (F)P, s.A[i] = (F)A, s.inverse_A[i] = (F)(1 / A), s.apart[i] = (F)(P * P / (1 + A) - typical_A_minus_1);
     s.growth[i] = (F)__builtin_expm1(a), s.shrink[i] = (F)__builtin_exp(-a / 2);
-    s.reader->centred(s.u + i * width, k, s.row(i), P, s.centre, width);
+    if (s.u) s.reader->centred(s.u + i * width, k, s.row(i), P, s.centre, width);
   }
   if (end < s.count) return;
   F* scalars[] = {s.P, s.A, s.inverse_A, s.apart, s.growth, s.shrink};
