@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import hypkernels as hk
+
 if TYPE_CHECKING:
     from hysac.model import HySAC
 
@@ -123,7 +125,8 @@ def encode_dataset(
         model: a HySAC model: ``encode_image`` and ``encode_text`` with ``normalize=True`` return lifted
             points, ``curvature`` the positive ``c``.
         loader: batches of :func:`hysac.data.collate`: ``"image"`` ``(B, 2, 3, H, W)`` (absent for text-only
-            data), ``"text"`` ``(B, 2, L)``, and optionally ``"tag"`` and ``"id"``, lists of ``B`` strings.
+            data), ``"text"`` ``(B, 2, L)``, and optionally ``"tag"`` and ``"id"``, lists of ``B`` strings,
+            and windows of texts beyond the context: of those the one farthest from the origin counts.
         device: where to encode; the model's own device by default. The model is not moved.
         progress: show a progress bar.
 
@@ -138,7 +141,11 @@ def encode_dataset(
     with evaluation_mode(model):
         curv = float(model.curvature)
         for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
-            texts.append(model.encode_text(batch["text"].to(device), normalize=True))
+            text = model.encode_text(batch["text"].to(device), normalize=True)
+            if "windows" in batch:
+                windows = model.encode_text(batch["windows"].to(device), normalize=True)
+                text = _worst_of_windows(text, windows, batch["window_of"].tolist(), curv)
+            texts.append(text)
             if "image" in batch:
                 images.append(model.encode_image(batch["image"].to(device), normalize=True))
             tags.extend(batch.get("tag", ()))
@@ -158,6 +165,18 @@ def encode_dataset(
         tags=tags,
         ids=ids,
     )
+
+
+def _worst_of_windows(text: Tensor, windows: Tensor, window_of: Sequence[int], curv: float) -> Tensor:
+    """``text`` ``(B, 2, D)`` with the farthest window of each caption that has some."""
+    distances = hk.dist0(windows, curv).tolist()
+    worst: dict[int, int] = {}
+    for index, caption in enumerate(window_of):
+        if caption not in worst or distances[index] > distances[worst[caption]]:
+            worst[caption] = index
+    flat = text.flatten(0, 1).clone()
+    flat[list(worst)] = windows[list(worst.values())]
+    return flat.view_as(text)
 
 
 @contextmanager

@@ -109,7 +109,13 @@ def retrieved_images(
         caption = figure.add_subplot(grid[line, 0])
         caption.axis("off")
         text = textwrap.fill(dataset.records[row].unsafe_caption, 26)
-        caption.text(0, 0.5, text, va="center", fontsize=9, color=COLOURS["U"], transform=caption.transAxes)
+        style: dict[str, Any] = {
+            "va": "center",
+            "fontsize": 9,
+            "color": COLOURS["U"],
+            "transform": caption.transAxes,
+        }
+        caption.text(0, 0.5, text, **style, parse_math=False)  # $ is a dollar sign
     for side, nearest in enumerate(_search(embeddings, traversal, rows, "U", k)):
         for line, row in enumerate(rows):
             for place, (index, unsafe) in enumerate(nearest[line]):
@@ -148,6 +154,7 @@ def retrieved_texts(
                     color=COLOURS["U" if unsafe else "S"],
                     weight="bold" if index == row else "normal",
                     transform=axes.transAxes,
+                    parse_math=False,
                 )
     return figure
 

@@ -1,7 +1,7 @@
 """Quadruplet data: manifests of image files, shards, and a procedurally drawn set that needs no files."""
 
 from hysac.data.dataset import QuadrupletDataset, open_dataset
-from hysac.data.images import load_image
+from hysac.data.images import ToRGB, load_image, to_rgb
 from hysac.data.items import Quadruplets, collate
 from hysac.data.loading import Batches
 from hysac.data.manifest import Manifest, Quadruplet, load_manifest, save_manifest, verify_images
@@ -14,6 +14,7 @@ __all__ = [
     "Quadruplet",
     "QuadrupletDataset",
     "Quadruplets",
+    "ToRGB",
     "ToyQuadruplets",
     "collate",
     "load_image",
@@ -21,6 +22,7 @@ __all__ = [
     "load_shards",
     "open_dataset",
     "save_manifest",
+    "to_rgb",
     "verify_images",
     "write_toy",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from hysac.data.formats import READERS
-from hysac.data.images import load_image
+from hysac.data.images import MAX_PIXELS, load_image
 from hysac.data.items import Preprocess, Quadruplets, Tokenizer
 from hysac.data.manifest import Manifest, OnError, load_manifest, verify_images
 from hysac.data.shards import is_shards, load_shards
@@ -27,6 +29,8 @@ class QuadrupletDataset(Quadruplets):
             the data set is made, so that its length never changes afterwards.
         verify: False trusts the images: nothing is read now, a broken one raises when its turn comes.
         progress: show the progress of the verification.
+        max_pixels, background: of :func:`load_image`.
+        whole_texts: whether items have windows of captions beyond the context, for :func:`encode_dataset`.
 
     Attributes:
         manifest: the quadruplets left after the verification.
@@ -46,22 +50,26 @@ class QuadrupletDataset(Quadruplets):
         *,
         verify: bool = True,
         progress: bool = True,
+        max_pixels: int | None = MAX_PIXELS,
+        background: str = "none",
+        whole_texts: bool = False,
     ) -> None:
         if verify:
-            manifest = verify_images(manifest, on_error=on_error, progress=progress)
+            manifest = verify_images(manifest, on_error=on_error, progress=progress, max_pixels=max_pixels)
         elif on_error != "raise":
             raise ValueError(
                 'on_error="skip" needs verify=True: what is skipped must be known before the first item'
             )
         self.manifest = manifest
-        super().__init__(manifest.records, preprocess, tokenizer, manifest.has_images)
+        self._load = partial(load_image, max_pixels=max_pixels, background=background)
+        super().__init__(manifest.records, preprocess, tokenizer, manifest.has_images, whole_texts)
 
     def images(self, index: int) -> tuple[Image.Image, Image.Image]:
         record = self.records[index]
         if not record.images:
             raise ValueError("text-only data has no images")
         try:
-            safe, unsafe = map(load_image, record.images)
+            safe, unsafe = map(self._load, record.images)
         except ValueError as error:
             raise ValueError(f"row with id {record.id!r}: {error}") from error
         return safe, unsafe
@@ -78,6 +86,10 @@ def open_dataset(
     on_error: OnError = "raise",
     verify: bool = True,
     progress: bool = True,
+    allow_outside_root: bool = False,
+    max_pixels: int | None = MAX_PIXELS,
+    background: str = "none",
+    whole_texts: bool = False,
 ) -> Quadruplets:
     """Open a data set by its name or path.
 
@@ -89,7 +101,8 @@ def open_dataset(
         preprocess, tokenizer: see :class:`QuadrupletDataset`.
         columns, image_root: see :func:`load_manifest`; for manifests only.
         on_error: ``"raise"`` or ``"skip"``, both for unusable rows and for broken images.
-        verify, progress: see :class:`QuadrupletDataset`.
+        verify, progress, max_pixels, background, whole_texts: see :class:`QuadrupletDataset`.
+        allow_outside_root: see :func:`load_manifest`.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: as :func:`load_manifest`, :class:`QuadrupletDataset` and
@@ -99,16 +112,29 @@ def open_dataset(
         if columns is not None or image_root is not None:
             raise ValueError('columns and image_root are for manifests, not for the data set "toy"')
         return ToyQuadruplets(split, preprocess=preprocess, tokenizer=tokenizer)
+    reading: dict[str, Any] = {
+        "verify": verify,
+        "progress": progress,
+        "max_pixels": max_pixels,
+        "background": background,
+        "whole_texts": whole_texts,
+    }
     if is_shards(os.fspath(spec)):
         if columns is not None or image_root is not None:
             raise ValueError("columns and image_root are for manifests, not for shards")
         manifest = load_shards(os.fspath(spec), on_error=on_error, progress=progress)
-        return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, verify=verify, progress=progress)
+        return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, **reading)
     path = Path(spec)
     if path.is_dir():
         path = _manifest_of(path, split)
-    manifest = load_manifest(path, columns=columns, image_root=image_root, on_error=on_error)
-    return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, verify=verify, progress=progress)
+    manifest = load_manifest(
+        path,
+        columns=columns,
+        image_root=image_root,
+        on_error=on_error,
+        allow_outside_root=allow_outside_root,
+    )
+    return QuadrupletDataset(manifest, preprocess, tokenizer, on_error, **reading)
 
 
 def _manifest_of(folder: Path, split: str) -> Path:

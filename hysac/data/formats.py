@@ -5,10 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_OPEN_QUOTE = (
+    'a quote opens a cell and none closes it. A table has the quotes of CSV: a cell that starts with " ends '
+    'with one, and within it " is written twice'
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def _json_lines(text: str) -> Iterator[Row]:
     for index, (number, line) in enumerate(lines):
         place = f"line {number}"
         try:
-            yield _json_row(place, str(index), _parse_json(line))
+            yield _json_row(place, str(index), parse_json(line))
         except ValueError as error:
             yield Row(place, str(index), {}, fault=f"not valid JSON: {error}")
 
@@ -63,7 +69,7 @@ def _json_lines(text: str) -> Iterator[Row]:
 def _json_document(text: str) -> Iterator[Row]:
     """``{"data": {key: row}}``, ``{key: row}``, ``[row]``, or one row a line."""
     try:
-        document = _parse_json(text)
+        document = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             yield from _json_lines(text)
@@ -84,35 +90,70 @@ def _json_row(place: str, key: str, row: object) -> Row:
     return Row(place, key, {}, fault=f"expected an object, got {type(row).__name__}")
 
 
-def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object_with_distinct_keys)
+def parse_json(text: str) -> Any:
+    """The value of a JSON text whose objects have distinct keys.
+
+    Raises:
+        ValueError: it is not JSON, repeats a key or is nested beyond what Python's parser takes.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object_with_distinct_keys)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _object_with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Plain ``json`` keeps the last of several equal keys, and so loses rows without a word."""
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"repeated keys: {first_few(sorted({key for key in keys if keys.count(key) > 1}))}")
-    return dict(pairs)
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"repeated keys: {first_few(sorted(key for key, n in counts.items() if n > 1))}")
+    return made
 
 
 def _table(text: str) -> Iterator[Row]:
-    """A table with a header; separated by tabs where the header has one, by commas otherwise."""
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    """A table with a header; separated by tabs where the header has one, by commas otherwise.
+
+    Quotes are those of CSV, as pandas and so open_clip read them: a cell that starts with ``"`` goes on to
+    the next ``"`` that is not doubled, over separators and line breaks.
+    """
+    header_line = text.partition("\n")[0]
+    delimiter = "\t" if "\t" in header_line else ","
+    if delimiter not in header_line and ";" in header_line:
+        raise ValueError(
+            f"the header {header_line.strip()!r} has semicolons; a table is separated by tabs or commas"
+        )
+    rows = _cells(text, delimiter)
+    _, header = next(rows, (1, []))
+    if len(set(header)) < len(header):
+        raise ValueError(f"repeated columns in the header: {', '.join(header)}")
+    for index, (line, cells) in enumerate(rows):
+        if len(cells) == len(header):
+            yield Row(f"line {line}", str(index), dict(zip(header, cells, strict=True)))
+        else:
+            fault = f"has {len(cells)} cells where the header has {len(header)}"
+            yield Row(f"line {line}", str(index), {}, fault=fault)
+
+
+def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The last line of each row that is not empty, and its cells."""
+    end = "\x1e"  # a line after the last one, which an open quote swallows
+    while end in text:
+        end += "\x1e"
+    reader = csv.reader(io.StringIO(f"{text}\n{end}", newline=""), delimiter=delimiter)
+    first = 1
     try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise ValueError(f"repeated columns in the header: {', '.join(header)}")
-        for index, cells in enumerate(cells for cells in reader if cells):
-            place = f"line {reader.line_num}"
-            if len(cells) == len(header):
-                yield Row(place, str(index), dict(zip(header, cells, strict=True)))
-            else:
-                fault = f"has {len(cells)} cells where the header has {len(header)}"
-                yield Row(place, str(index), {}, fault=fault)
+        for cells in reader:
+            if cells == [end]:
+                return
+            if cells and cells[-1].endswith(end):
+                raise ValueError(f"line {first}: {_OPEN_QUOTE}")
+            if cells:
+                yield reader.line_num, cells
+            first = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
+        reason = _OPEN_QUOTE if "field larger" in str(error) else error
+        raise ValueError(f"line {first}: {reason}") from error
 
 
 def first_few(values: list[str], limit: int = 5) -> str:

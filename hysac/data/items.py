@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from hysac.data.manifest import Quadruplet
+from hysac.text import text_windows
 
 Preprocess = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
@@ -21,7 +22,9 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
     """A data set of quadruplets; dimension 0 of an item's tensors is (safe, unsafe).
 
     An item is ``{"image": (2, 3, H, W) float, "text": (2, L) int64, "tag": str, "id": str}``; text-only data
-    has no ``"image"``, an untagged quadruplet has the tag "". ``preprocess`` is applied to each image by
+    has no ``"image"``, an untagged quadruplet has the tag "". With ``whole_texts``, captions beyond the
+    tokenizer's context have ``"windows": (W, L)`` besides, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
+    ``preprocess`` is applied to each image by
     itself: a random transform treats the safe and the unsafe image independently, since real pairs are
     different pictures with no common geometry to keep.
 
@@ -36,6 +39,7 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
         preprocess: Preprocess | None,
         tokenizer: Tokenizer,
         has_images: bool = True,
+        whole_texts: bool = False,
     ) -> None:
         if not callable(tokenizer):
             raise TypeError(
@@ -45,6 +49,7 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
             raise TypeError(f"preprocess must be callable on a PIL image, got {type(preprocess).__name__}")
         self.records = records
         self.has_images = has_images
+        self.whole_texts = whole_texts
         self.preprocess = preprocess
         self.tokenizer = tokenizer
 
@@ -63,9 +68,23 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         item = {"text": self.tokens(index), "tag": record.tag or "", "id": record.id}
+        if self.whole_texts:
+            item |= self._windows(record)
         if self.preprocess is not None and self.has_images:
             item["image"] = torch.stack([self.preprocess(image) for image in self.images(index)])
         return item
+
+    def _windows(self, record: Quadruplet) -> dict[str, Tensor]:
+        of_sides = [
+            text_windows(self.tokenizer, text) for text in (record.safe_caption, record.unsafe_caption)
+        ]
+        long = [(side, rows) for side, rows in enumerate(of_sides) if len(rows) > 1]
+        if not long:
+            return {}
+        return {
+            "windows": torch.cat([rows for _, rows in long]),
+            "window_of": torch.cat([torch.full((len(rows),), side) for side, rows in long]),
+        }
 
 
 def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -73,7 +92,8 @@ def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``{"image": (B, 2, 3, H, W), "text": (B, 2, L), "tag": list[str], "id": list[str]}``, without
-        ``"image"`` for text-only data.
+        ``"image"`` for text-only data. Where items have windows, ``"windows": (W, L)`` of all, and
+        ``"window_of": (W,)``, the place of each among the ``2 B`` captions.
 
     Raises:
         ValueError: no items, or items with images among text-only ones.
@@ -82,4 +102,13 @@ def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         raise ValueError("a batch needs at least one item")
     if len({"image" in item for item in batch}) > 1:
         raise ValueError("a batch cannot mix items with images and text-only items")
-    return default_collate(list(batch))
+    windows = [
+        (item["windows"], 2 * index + item["window_of"])
+        for index, item in enumerate(batch)
+        if "windows" in item
+    ]
+    names = [name for name in batch[0] if name not in ("windows", "window_of")]
+    collated = default_collate([{name: item[name] for name in names} for item in batch])
+    if windows:
+        collated["windows"], collated["window_of"] = map(torch.cat, zip(*windows, strict=True))
+    return collated

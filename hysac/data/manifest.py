@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -9,20 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tqdm import tqdm
 
 from hysac.data.formats import Row, first_few, read_rows
-from hysac.data.images import ImageFile, load_image
+from hysac.data.images import MAX_PIXELS, ImageFile, ShardMember, load_image
+from hysac.files import replacing
 
 OnError = Literal["raise", "skip"]
 CAPTIONS = ("safe_caption", "unsafe_caption")
 IMAGES = ("safe_image", "unsafe_image")
 FIELDS = (*IMAGES, *CAPTIONS, "tag", "id")
 """The columns of a manifest; ``tag`` and ``id`` are optional, the images all or nothing."""
+
+MAX_CAPTION = 10_000
+"""Characters; more is no caption but a file in its place."""
 
 COCO_FOLDERS = ("train2017", "val2017", "test2017")
 
@@ -36,11 +41,12 @@ class Quadruplet:
     Attributes:
         id: unique within its manifest.
         safe_image, unsafe_image: image files, or members of a shard; both None for text-only data.
-        safe_caption, unsafe_caption: not blank.
+        safe_caption, unsafe_caption: not blank, up to 10,000 characters.
         tag: the category of what is unsafe, or None.
 
     Raises:
-        ValueError: an empty id, a blank caption, or one image without the other.
+        ValueError: an empty id, a blank caption, text that no file can hold (half of a surrogate pair), or
+            one image without the other.
     """
 
     id: str
@@ -53,9 +59,14 @@ class Quadruplet:
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("id is empty")
+        for field in ("id", *CAPTIONS, "tag"):
+            check_text(field, getattr(self, field) or "")
         for field in CAPTIONS:
-            if not getattr(self, field).strip():
+            caption = getattr(self, field)
+            if not caption.strip():
                 raise ValueError(f"{field} is empty")
+            if len(caption) > MAX_CAPTION:
+                raise ValueError(f"{field} has {len(caption)} characters, more than {MAX_CAPTION}")
         if (self.safe_image is None) != (self.unsafe_image is None):
             missing = IMAGES[0] if self.safe_image is None else IMAGES[1]
             raise ValueError(f"{missing} is empty: give both images, or none for text-only data")
@@ -110,6 +121,7 @@ def load_manifest(
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike[str] | None = None,
     on_error: OnError = "raise",
+    allow_outside_root: bool = False,
 ) -> Manifest:
     """Read a manifest file: JSON lines (``.jsonl``), JSON (``.json``), CSV or TSV with a header.
 
@@ -124,7 +136,8 @@ def load_manifest(
 
     Args:
         path: the manifest, UTF-8. JSON is ``{"data": {key: row}}``, ``{key: row}``, ``[row, ...]`` or one row
-            a line. A table is separated by tabs if its header has a tab, by commas otherwise.
+            a line. A table is separated by tabs if its header has a tab, by commas otherwise, and quoted as
+            pandas reads it: a cell that starts with ``"`` ends with one, and has ``""`` for one within.
         columns: the file's own column for a field, where it differs: open_clip's names are ``{"safe_image":
             "filepath", "safe_caption": "title", "unsafe_image": "unsafe_filepath", "unsafe_caption":
             "unsafe_title"}``.
@@ -132,6 +145,8 @@ def load_manifest(
         on_error: what to do about rows that cannot be used (invalid JSON, missing columns, blank captions,
             an image ViSU names that is not there): ``"raise"``, or ``"skip"`` them, with one warning that
             counts and names them. What concerns the file as a whole is always raised.
+        allow_outside_root: whether images may lie outside ``image_root``. A manifest of others could
+            otherwise name any file of this machine.
 
     Raises:
         ValueError: an unknown suffix, field or ``on_error``; a file that is not valid; no usable rows;
@@ -148,7 +163,9 @@ def load_manifest(
     rows = read_rows(path)
     if not rows:
         raise ValueError(f"{path}: the manifest is empty")
-    parse = _choose_layout(rows, columns, path.parent, root)
+    parse = _choose_layout(
+        rows, columns, _Root(path.parent if root is None else root, allow_outside_root), root
+    )
     records, faults = [], []
     for row in rows:
         try:
@@ -167,25 +184,55 @@ def load_manifest(
 def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
     """Write a manifest as JSON lines, image paths relative to its folder, for :func:`load_manifest`.
 
+    Of images that lie elsewhere than below its folder, the paths start with ``..``: they are read again with
+    ``allow_outside_root``.
+
     Raises:
-        ValueError: the name does not end in ``.jsonl``, or images lie within shards.
+        ValueError: the name does not end in ``.jsonl``, images lie within shards, or a path is no UTF-8. The
+            file that was there before is intact.
     """
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"a manifest is written as .jsonl, got {path}")
     if not all(isinstance(image, Path) for record in manifest.records for image in record.images):
         raise ValueError("a manifest names image files; these images lie within shards")
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for record in manifest.records:
             values = {field: getattr(record, field) for field in ("id", *IMAGES, *CAPTIONS, "tag")}
             for field in IMAGES:
                 if values[field] is not None:
                     values[field] = Path(os.path.relpath(values[field], path.parent)).as_posix()
+                    check_text(field, values[field])
             present = {field: value for field, value in values.items() if value is not None}
-            file.write(json.dumps(present, ensure_ascii=False) + "\n")
+            file.write((json.dumps(present, ensure_ascii=False) + "\n").encode())
 
 
-def verify_images(manifest: Manifest, *, on_error: OnError = "raise", progress: bool = True) -> Manifest:
+def fingerprint(records: Sequence[Quadruplet]) -> str:
+    """What the records are and in which order: a digest of ids, texts, tags, and names and sizes of images.
+
+    Where the images lie is no part of it.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        images = [(Path(image.name).name, _size_of(image)) for image in record.images]
+        fields = (record.id, record.safe_caption, record.unsafe_caption, record.tag, images)
+        digest.update(json.dumps(fields).encode())
+    return digest.hexdigest()[:16]
+
+
+def _size_of(image: ImageFile) -> int | None:
+    if isinstance(image, ShardMember):
+        return image.size
+    return image.stat().st_size if image.is_file() else None
+
+
+def verify_images(
+    manifest: Manifest,
+    *,
+    on_error: OnError = "raise",
+    progress: bool = True,
+    max_pixels: int | None = MAX_PIXELS,
+) -> Manifest:
     """Decode every image once, so that a broken one shows before training and not in the middle of it.
 
     What is left has a fixed length and order: indices, shuffles and resumed runs agree from then on. Keep the
@@ -196,6 +243,7 @@ def verify_images(manifest: Manifest, *, on_error: OnError = "raise", progress: 
         on_error: ``"raise"``, or ``"skip"`` quadruplets with an unreadable image, with one warning that
             counts and names them.
         progress: show a progress bar.
+        max_pixels: see :func:`load_image`.
 
     Returns:
         The manifest without the skipped quadruplets, which are added to its count.
@@ -207,7 +255,7 @@ def verify_images(manifest: Manifest, *, on_error: OnError = "raise", progress: 
     if not manifest.has_images:
         return manifest
     paths = list(dict.fromkeys(path for record in manifest.records for path in record.images))
-    broken = _find_unreadable(paths, progress)
+    broken = _find_unreadable(paths, progress, max_pixels)
     faults = [
         (f"row with id {record.id!r}", broken[path])
         for record in manifest.records
@@ -219,36 +267,70 @@ def verify_images(manifest: Manifest, *, on_error: OnError = "raise", progress: 
     return replace(manifest, records=good, skipped=manifest.skipped + len(manifest) - len(good))
 
 
-def _find_unreadable(paths: Sequence[ImageFile], progress: bool) -> dict[ImageFile, str]:
+def _find_unreadable(
+    paths: Sequence[ImageFile], progress: bool, max_pixels: int | None
+) -> dict[ImageFile, str]:
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        reasons = pool.map(_why_unreadable, paths)
+        reasons = pool.map(partial(_why_unreadable, max_pixels=max_pixels), paths)
         bar = tqdm(reasons, total=len(paths), desc="check images", unit="image", disable=not progress)
         return {path: reason for path, reason in zip(paths, bar, strict=True) if reason is not None}
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are left
 
 
-def _why_unreadable(path: ImageFile) -> str | None:
+def _why_unreadable(path: ImageFile, max_pixels: int | None) -> str | None:
     try:
-        load_image(path)
+        load_image(path, max_pixels=max_pixels)
     except ValueError as error:
         return str(error)
     return None
 
 
+class _Root:
+    """The folder that a manifest's image paths start from and, unless ``allows_outside``, stay in."""
+
+    def __init__(self, folder: Path, allows_outside: bool) -> None:
+        self._folder = folder
+        self._real = folder.resolve()
+        self._allows_outside = allows_outside
+        self._is_inside = cache(self._folder_is_inside)  # many images lie in few folders
+
+    def file(self, name: str) -> Path:
+        if "\0" in name:
+            raise ValueError(f"{name!r} is no path")
+        path = self._folder / name
+        if self._allows_outside:
+            return path
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            self._refuse(name)
+        real = path.resolve() if path.is_symlink() else path
+        if not self._is_inside(real.parent):
+            self._refuse(name)
+        return path
+
+    def _folder_is_inside(self, folder: Path) -> bool:
+        return folder.resolve().is_relative_to(self._real)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise ValueError(
+            f"image {name!r} lies outside of {self._folder}, or may; name the folder of all images as "
+            "image_root, or allow_outside_root (--allow-outside-root)"
+        )
+
+
 def _choose_layout(
-    rows: Sequence[Row], columns: Mapping[str, str] | None, folder: Path, image_root: Path | None
+    rows: Sequence[Row], columns: Mapping[str, str] | None, root: _Root, image_root: Path | None
 ) -> Callable[[Row], Quadruplet]:
     names = next((row.fields.keys() for row in rows if row.fault is None), {}.keys())
     if columns is None and {"safe", "nsfw"} <= names and names.isdisjoint(IMAGES + CAPTIONS):
         if image_root is None:
             return _parse_visu_text
-        return partial(_parse_visu, root=image_root, coco=_list_coco(image_root))
-    return partial(_parse_plain, columns=columns or {}, root=image_root or folder)
+        return partial(_parse_visu, root=root, folder=image_root, coco=_list_coco(image_root))
+    return partial(_parse_plain, columns=columns or {}, root=root)
 
 
-def _parse_plain(row: Row, columns: Mapping[str, str], root: Path) -> Quadruplet:
+def _parse_plain(row: Row, columns: Mapping[str, str], root: _Root) -> Quadruplet:
     name = {field: columns.get(field, field) for field in FIELDS}
     expected = {field for field in FIELDS if field in CAPTIONS or field in columns}
     if any(field in columns or name[field] in row.fields for field in IMAGES):
@@ -260,7 +342,7 @@ def _parse_plain(row: Row, columns: Mapping[str, str], root: Path) -> Quadruplet
                 f"no column {name[field]!r} for {field}; the columns are {existing or 'none at all'}"
             )
     cells = {field: _cell(row, name[field]) for field in FIELDS}
-    safe_image, unsafe_image = (root / cells[field] if cells[field] else None for field in IMAGES)
+    safe_image, unsafe_image = (root.file(cells[field]) if cells[field] else None for field in IMAGES)
     return Quadruplet(
         id=cells["id"] or row.key,
         safe_image=safe_image,
@@ -282,14 +364,15 @@ def _parse_visu_text(row: Row) -> Quadruplet:
     )
 
 
-def _parse_visu(row: Row, root: Path, coco: Mapping[str, Path]) -> Quadruplet:
+def _parse_visu(row: Row, root: _Root, folder: Path, coco: Mapping[str, str]) -> Quadruplet:
     coco_id, unsafe_image = _cell(row, "coco_id"), _cell(row, "nsfw_im_path")
     if not coco_id or not unsafe_image:
         raise ValueError("images need coco_id and nsfw_im_path; without image_root the captions load alone")
     name = f"{coco_id:0>12}.jpg"
     if name not in coco:
-        raise ValueError(f"safe image {name} is in none of {', '.join(COCO_FOLDERS)} below {root}")
-    return replace(_parse_visu_text(row), safe_image=coco[name], unsafe_image=root / unsafe_image)
+        raise ValueError(f"safe image {name} is in none of {', '.join(COCO_FOLDERS)} below {folder}")
+    safe, unsafe = root.file(coco[name]), root.file(unsafe_image)
+    return replace(_parse_visu_text(row), safe_image=safe, unsafe_image=unsafe)
 
 
 def _cell(row: Row, column: str) -> str:
@@ -304,12 +387,12 @@ def _cell(row: Row, column: str) -> str:
     raise ValueError(f"column {column!r} must be text, got {type(value).__name__} {value!r}")
 
 
-def _list_coco(root: Path) -> dict[str, Path]:
-    """COCO's image files by name, from one listing of each folder instead of a look-up per row."""
+def _list_coco(root: Path) -> dict[str, str]:
+    """The paths of COCO's image files by name, from one listing of each folder and no look-up per row."""
     folders = [root / name for name in COCO_FOLDERS if (root / name).is_dir()]
     if not folders:
         raise ValueError(f"image_root {root} has none of the folders {', '.join(COCO_FOLDERS)}")
-    return {name: folder / name for folder in folders for name in os.listdir(folder)}
+    return {name: f"{folder.name}/{name}" for folder in folders for name in os.listdir(folder)}
 
 
 def settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error: OnError) -> None:
@@ -327,6 +410,17 @@ def settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error:
     if on_error == "raise" or rows == total:
         raise ValueError(summary)
     logger.warning("%s\n  These rows are skipped.", summary)
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse what UTF-8 has no place for: JSON's escapes can spell half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} has {text[error.start]!r} at character {error.start}, half of a surrogate pair, "
+            "which is no text"
+        ) from None
 
 
 def _check_on_error(on_error: str) -> None:

@@ -4,6 +4,8 @@ import csv
 import json
 import logging
 import os
+import time
+from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -109,13 +111,34 @@ def test_image_paths_start_at_the_manifest_or_at_image_root_or_at_the_root(tmp_p
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     path = write_jsonl(tmp_path / "data.jsonl", [row(0, unsafe_image="/mnt/unsafe.jpg")])
-    assert load_manifest(path).records[0].images == (tmp_path / "safe/0.jpg", Path("/mnt/unsafe.jpg"))
-    assert load_manifest(path, image_root=elsewhere).records[0].images == (
+    anywhere = partial(load_manifest, allow_outside_root=True)
+    assert anywhere(path).records[0].images == (tmp_path / "safe/0.jpg", Path("/mnt/unsafe.jpg"))
+    assert anywhere(path, image_root=elsewhere).records[0].images == (
         elsewhere / "safe/0.jpg",
         Path("/mnt/unsafe.jpg"),
     )
     with pytest.raises(NotADirectoryError, match="image_root"):
         load_manifest(path, image_root=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../up.png", "a/../../up.png", "out/x.png", "link.png"])
+def test_images_outside_of_the_root_are_refused_unless_allowed(tmp_path, name):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret").mkdir()
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "link.png").symlink_to(tmp_path / "secret/x.png")
+    (root / "inside.png").symlink_to("other.png")
+    (root / "images").symlink_to("stored")
+    path = write_jsonl(
+        root / "data.jsonl", [row(0), row(1, safe_image="inside.png"), row(2, unsafe_image=name)]
+    )
+    with pytest.raises(ValueError, match=rf"line 3: image {name!r} lies outside of .*allow-outside-root"):
+        load_manifest(path)
+    assert len(load_manifest(path, on_error="skip")) == 2
+    assert load_manifest(path, allow_outside_root=True).records[2].unsafe_image == root / name
+    write_jsonl(path, [row(0, safe_image="images/a.png")])
+    assert load_manifest(path).records[0].safe_image == root / "images/a.png"
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
@@ -183,7 +206,7 @@ def test_saving_and_loading_is_the_identity(tmp_path, rows, with_images):
 
     manifest = Manifest(tuple(map(located, rows)))
     save_manifest(manifest, tmp_path / "saved.jsonl")
-    loaded = load_manifest(tmp_path / "saved.jsonl")
+    loaded = load_manifest(tmp_path / "saved.jsonl", allow_outside_root=True)
     assert [r.images for r in loaded.records] == [tuple(map(Path, r.images)) for r in manifest.records]
     assert loaded == manifest
 
@@ -203,6 +226,34 @@ def test_a_saved_manifest_moves_with_its_images(tmp_path):
     assert json.loads((tmp_path / "lists/data.jsonl").read_text())["safe_image"] == "../images/a.png"
     with pytest.raises(ValueError, match=r"\.jsonl"):
         save_manifest(Manifest((record,)), tmp_path / "data.csv")
+
+
+@pytest.mark.parametrize("field", ["safe_caption", "unsafe_caption", "tag", "id"])
+def test_half_of_a_surrogate_pair_is_refused_by_its_row(tmp_path, field):
+    path = write_jsonl(tmp_path / "data.jsonl", [row(0), row(1, **{field: "cat \ud83d"})])
+    message = rf"line 2: {field} has '\\ud83d' at character 4, half of a surrogate pair"
+    with pytest.raises(ValueError, match=message):
+        load_manifest(path)
+    assert len(load_manifest(path, on_error="skip")) == 1
+    write_jsonl(path, [row(0, **{field: "cat \ud83d\ude00"})])
+    assert getattr(load_manifest(path).records[0], field) == "cat \U0001f600"
+
+
+def test_a_file_that_cannot_be_written_whole_stays_what_it_was(tmp_path):
+    good = Quadruplet("0", tmp_path / "a.png", tmp_path / "b.png", "safe", "unsafe")
+    no_text = Quadruplet("1", tmp_path / "\udcff.png", tmp_path / "b.png", "safe", "unsafe")
+    save_manifest(Manifest((good,)), tmp_path / "data.jsonl")
+    before = (tmp_path / "data.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"safe_image has '\\udcff' at character 0"):
+        save_manifest(Manifest((good, no_text)), tmp_path / "data.jsonl")
+    assert (tmp_path / "data.jsonl").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_caption_that_is_a_file_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [row(0), row(1, safe_caption="c" * 10_001)])
+    with pytest.raises(ValueError, match="line 2: safe_caption has 10001 characters, more than 10000"):
+        load_manifest(path)
 
 
 # --- ViSU ---------------------------------------------------------------------------------------------
@@ -249,7 +300,10 @@ def test_visu_finds_the_coco_images(tmp_path, coco, wrapped, as_text):
 
 def test_visu_takes_absolute_paths_of_unsafe_images(tmp_path, coco):
     path = write_json_rows(tmp_path / "visu.json", {"0": visu_row(9, nsfw_im_path="/data/unsafe/0.png")})
-    assert load_manifest(path, image_root=coco).records[0].unsafe_image == Path("/data/unsafe/0.png")
+    loaded = load_manifest(path, image_root=coco, allow_outside_root=True)
+    assert loaded.records[0].unsafe_image == Path("/data/unsafe/0.png")
+    with pytest.raises(ValueError, match=r"image '/data/unsafe/0\.png' lies outside of"):
+        load_manifest(path, image_root=coco)
 
 
 def test_visu_without_image_root_is_text_only(tmp_path):
@@ -352,6 +406,8 @@ def test_a_bad_cell_is_named_by_line_and_column(tmp_path, changes, message):
         ("[1, 2]", "line 3: expected an object, got list"),
         ("17", "line 3: expected an object, got int"),
         ('{"tag": 1, "tag": 2}', "line 3: not valid JSON: repeated keys: tag"),
+        ('{"tag": ' * 100_000, "line 3: not valid JSON: it is nested too deeply"),
+        ("9" * 5000, "line 3: not valid JSON: Exceeds the limit"),
     ],
 )
 def test_a_bad_json_line_is_named_by_number(tmp_path, line, message):
@@ -372,6 +428,7 @@ def test_a_bad_json_line_is_named_by_number(tmp_path, line, message):
         ('{"safe": "a", "nsfw": "b"}', r"data\.json: expected \{"),
         ('{"0": {"safe": "a"}, "0": {"safe": "b"}}', r"data\.json: repeated keys: 0"),
         ('[{"safe": "a", "nsfw": "b"}, 3]', "row 1: expected an object, got int"),
+        ("[" * 100_000, r"data\.json: it is nested too deeply"),
     ],
 )
 def test_a_bad_json_document_says_why(tmp_path, text, message):
@@ -390,9 +447,45 @@ def test_a_bad_table_says_where(tmp_path):
     path.write_text("safe_caption,safe_caption\na,b\n")
     with pytest.raises(ValueError, match=r"data\.csv: repeated columns in the header: safe_caption"):
         load_manifest(path)
-    path.write_text('safe_caption,unsafe_caption\na,"b\n')
-    with pytest.raises(ValueError, match=r"data\.csv: line \d+: unexpected end of data"):
+    path.write_text("safe_caption;unsafe_caption\na;b\n")
+    with pytest.raises(
+        ValueError, match=r"'safe_caption;unsafe_caption' has semicolons; a table is separated by"
+    ):
         load_manifest(path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n"])
+def test_a_quote_that_nothing_closes_is_named_by_its_line(tmp_path, end):
+    path = tmp_path / "data.tsv"
+    for rows in (3, 3000):  # a cell of the latter is more than the csv module takes
+        lines = [f"caption {'long ' * 20}{i}\tunsafe {i}" for i in range(rows)]
+        lines[1] = f'"{lines[1]}'
+        path.write_text("\n".join(["safe_caption\tunsafe_caption", *lines]) + end)
+        with pytest.raises(ValueError, match=r"data\.tsv: line 3: a quote opens a cell and none closes it"):
+            load_manifest(path)
+
+
+def test_quotes_are_those_of_pandas(tmp_path):
+    """What pandas 3.1.1 makes of the same lines, by ``read_csv(path, sep="\\t")`` as open_clip calls it."""
+    read = {
+        'a "cat" there': 'a "cat" there',
+        '"a ""cat"" there"': 'a "cat" there',
+        '"cat" there': "cat there",
+        '"a, b"': "a, b",
+        "it's 5\" tall": "it's 5\" tall",
+    }
+    path = tmp_path / "data.tsv"
+    path.write_text("\n".join(["safe_caption\tunsafe_caption", *(f"{cell}\tunsafe" for cell in read)]))
+    assert [record.safe_caption for record in load_manifest(path).records] == list(read.values())
+
+
+def test_repeated_keys_are_found_in_linear_time(tmp_path):
+    keys = ", ".join(f'"k{i}": 1' for i in range(40_000))
+    path = write_jsonl(tmp_path / "data.jsonl", [f"{{{keys}, {keys}}}"])
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="repeated keys: k0, k1, k10, k100, k1000 and 39995 more"):
+        load_manifest(path)
+    assert time.perf_counter() - began < 10
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.jsonl", "\n \n"), ("a.csv", ""), ("a.csv", "safe_caption\n")])

@@ -1,7 +1,9 @@
 """The pictures: labelled, complete, and of the numbers they claim to show."""
 
 import builtins
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +117,19 @@ def test_retrieved_texts(embeddings, traversal, dataset):
     assert as_it_is == [record.unsafe_caption, record.safe_caption]
     assert redirected == [record.safe_caption, record.unsafe_caption]
     assert found[1].texts[0].get_color() == plots.COLOURS["S"]
+
+
+@pytest.mark.parametrize("caption", ["costs $5 and $7", "a $broken_{ price", r"\frac $\alpha$ _a_ ^b^"])
+def test_captions_are_literal_text(tmp_path, embeddings, traversal, dataset, caption):
+    """Between two dollar signs matplotlib sees mathematics, and may fail at it."""
+    quoted = copy.copy(dataset)
+    quoted.records = [replace(one, safe_caption=caption, unsafe_caption=caption) for one in dataset.records]
+    for draw in (plots.retrieved_images, plots.retrieved_texts):
+        figure = draw(quoted, embeddings, traversal, [3], k=2)
+        drawn = [text for axes in figure.axes for text in axes.texts]
+        assert {text.get_text().replace("\n", " ") for text in drawn} == {caption}
+        assert not any(text.get_parse_math() for text in drawn)
+        plots.save(figure, tmp_path / "a.png")
 
 
 def test_default_rows_are_spread(embeddings, traversal, dataset):
