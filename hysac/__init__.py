@@ -10,6 +10,7 @@ from hysac.factory import (
     get_tokenizer,
     transforms,
 )
+from hysac.hub import push_to_hub
 from hysac.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
 from hysac.loss import HySACLoss
 from hysac.model import HySAC
@@ -36,6 +37,7 @@ __all__ = [
     "lora_parameters",
     "lora_state_dict",
     "merge_lora",
+    "push_to_hub",
     "retrieval_table",
     "safety_metrics",
     "save_pretrained",

@@ -1,4 +1,4 @@
-"""The published HySAC checkpoint, and other CLIP weights under Hugging Face names, for open_clip.
+"""The published HySAC checkpoint, and other CLIP weights under Hugging Face's or open_clip's names.
 
 The published file is a PEFT state dict: Hugging Face names with LoRA factors beside the weights. The result
 has open_clip's names, the factors merged. Both key layouts of PEFT are read: since 0.7 an adapted weight is
@@ -7,31 +7,47 @@ has open_clip's names, the factors merged. Both key layouts of PEFT are read: si
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
 from open_clip import CLIP
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
-from safetensors.torch import load_file
 from torch import Tensor
 
-from hysac.model import HySAC
+from hysac.model import CURVATURE_RANGE, HySAC
 from hysac.safety import Bounds
+from hysac.weights import (
+    Architecture,
+    adapter_config_beside,
+    architecture_beside,
+    check_tensors,
+    preprocessing_beside,
+    read_weights,
+)
+
+logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64
 """Width of an attention head in every published CLIP; no tensor of a checkpoint tells it."""
 
 _SCALARS = ("curv", "visual_alpha", "textual_alpha")
 _UNUSED = re.compile(r"(^|\.)(pixel_mean|pixel_std|position_ids)$")
-_PREFIX = re.compile(r"^(module\.)?((visual|textual)\.(base_model\.model\.)?(?=(vision|text|visual)_))?")
-_LORA = re.compile(r"^(.*)\.lora_([AB])(?:\.\w+)?\.weight$")
+_PREFIX = re.compile(
+    r"^((module|_orig_mod|base_model\.model)\.)*"
+    r"((visual|textual)\.(base_model\.model\.)?(?=(vision|text|visual)_))?"
+)
+_LORA = re.compile(r"^(.*)\.lora_([AB])(?:\.(\w+))?\.weight$")
+_OF_OPEN_CLIP = ("visual.transformer.resblocks.", "transformer.resblocks.")
+_UNUSED_ADAPTER = re.compile(r"resblocks\.\d+\.attn\.out_proj$")
 _PATCHES = "vision_model.embeddings.patch_embedding"
 
 _RENAMED = {
@@ -78,74 +94,140 @@ class ReferenceCheckpoint(NamedTuple):
 def load_reference_checkpoint(
     path: str | os.PathLike[str],
     *,
-    lora_alpha: float = 1.0,
+    lora_alpha: float | None = None,
+    adapter: str | None = None,
     bounds: str | os.PathLike[str] | None = None,
 ) -> ReferenceCheckpoint:
-    """Read a published or trainer's HySAC checkpoint under open_clip's names.
+    """Read a checkpoint of HySAC or of a plain CLIP under open_clip's names.
 
     Args:
         path: ``.safetensors``, or a file of ``torch.save``, which is read without unpickling code. Flat, or
-            with the weights under ``"model"``; with or without adapters.
-        lora_alpha: numerator of the adapters' scaling ``alpha / r``, which the file does not hold.
+            with the weights under ``"model"`` or ``"state_dict"``, as open_clip's trainer writes; with or
+            without adapters. Or a directory of a Hugging Face ``CLIPModel``, its weights in one file or
+            several.
+        lora_alpha: numerator of the adapters' scaling ``alpha / r``, which the file does not hold; by
+            default that of PEFT's ``adapter_config.json`` beside it, which also tells of rsLoRA and of
+            modules with an alpha of their own, or else 1, as HySAC was trained with.
+        adapter: the name of the adapter to merge, where there are several.
         bounds: the JSON file of safety bounds that comes with the checkpoint.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: a damaged file, or one with more than tensors; names that are not those of a CLIP model,
-            unpaired adapters, or malformed bounds.
+            numbers that are not finite, unpaired adapters or several, or malformed bounds.
     """
-    return ReferenceCheckpoint(
-        *convert_state_dict(_read(Path(path)), lora_alpha=lora_alpha),
-        None if bounds is None else Bounds.load(Path(bounds)),
+    path = Path(path)
+    weights = read_weights(path)
+    check_tensors({name: one for name, one in weights.items() if not _UNUSED.search(name)}, str(path))
+    converted = convert_state_dict(
+        weights, lora_alpha=lora_alpha, adapter=adapter, adapter_config=adapter_config_beside(path)
     )
+    return ReferenceCheckpoint(*converted, None if bounds is None else Bounds.load(Path(bounds)))
 
 
 def from_reference(
-    path: str | os.PathLike[str], *, lora_alpha: float = 1.0, device: str | torch.device = "cpu"
+    path: str | os.PathLike[str],
+    *,
+    lora_alpha: float | None = None,
+    adapter: str | None = None,
+    quick_gelu: bool | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> HySAC:
-    """The model of a published or trainer's HySAC checkpoint, float32 and in ``eval`` mode.
+    """The model of a checkpoint of HySAC or of a plain CLIP, float32 and in ``eval`` mode.
 
-    Its architecture is inferred from the shapes: the published file is ``ViT-L-14-quickgelu``. Pass the
+    Its architecture is inferred from the shapes: the published file is ``ViT-L-14-quickgelu``. What shapes do
+    not tell, a ``config.json`` of transformers beside the file does; else it is assumed, and logged. Pass the
     model to :func:`hysac.save_pretrained` for a directory that loads without this conversion.
 
+    A plain CLIP has no curvature and no factors of the features: it gets those of a model before training,
+    and the temperature, too, which was trained for cosines.
+
     Args:
-        path: see :func:`load_reference_checkpoint`.
-        lora_alpha: see :func:`load_reference_checkpoint`.
+        path, lora_alpha, adapter: see :func:`load_reference_checkpoint`.
+        quick_gelu: whether the activation is QuickGELU, as in OpenAI's models; assumed if nothing tells.
+        vision_heads, text_heads: attention heads; assumed 64 wide if nothing tells.
         device: where the model lives.
 
     Raises:
-        ValueError: names or shapes that are not those of a CLIP model with HySAC's scalars.
+        ValueError: names or shapes that are not those of a CLIP model, or only some of HySAC's scalars.
     """
-    state_dict, scalars, _ = load_reference_checkpoint(path, lora_alpha=lora_alpha)
-    if set(scalars) != set(_SCALARS):
-        raise ValueError(f"{os.fspath(path)} must hold {', '.join(_SCALARS)}, got {sorted(scalars)}")
-    cfg = infer_model_cfg(state_dict)
+    path = Path(path)
+    state_dict, scalars, _ = load_reference_checkpoint(path, lora_alpha=lora_alpha, adapter=adapter)
+    if scalars and set(scalars) != set(_SCALARS):
+        raise ValueError(f"{path} must hold {', '.join(_SCALARS)}, got {sorted(scalars)}")
+    cfg = infer_model_cfg(state_dict, *_architecture(path, quick_gelu, vision_heads, text_heads))
     clip = CLIP(**cfg)
-    set_model_preprocess_cfg(clip, asdict(PreprocessCfg(size=clip.visual.image_size)))
-    model = HySAC.from_clip(clip, model_cfg=cfg)
-    model.load_state_dict({**state_dict, **scalars})
+    preprocessing = preprocessing_beside(path, clip.visual.image_size)
+    set_model_preprocess_cfg(clip, asdict(PreprocessCfg(**preprocessing)))
+    model = HySAC.from_clip(clip, model_cfg=cfg, curv_init=_centre_of_range(scalars))
+    if not scalars:
+        logger.info("%s has no curvature and factors of features: those of a model before training", path)
+        scalars = {name: getattr(model, name).detach() for name in (*_SCALARS, "logit_scale")}
+    try:
+        model.load_state_dict({**state_dict, **scalars})
+    except RuntimeError as error:
+        reason = shorten(str(error), 400, placeholder=" ...")  # it may list every tensor
+        raise ValueError(f"{path} is not of a CLIP with vision-transformer towers: {reason}") from error
     return model.to(device).eval()
 
 
+def _architecture(
+    path: Path, quick_gelu: bool | None, vision_heads: int | None, text_heads: int | None
+) -> Architecture:
+    """What the caller says, or else what is written beside the file."""
+    told, beside = Architecture(quick_gelu, vision_heads, text_heads), architecture_beside(path)
+    known = beside._replace(**{name: one for name, one in told._asdict().items() if one is not None})
+    assumed = [name for name, value in known._asdict().items() if value is None]
+    if assumed:
+        logger.info(
+            "%s: nothing tells %s; assumed are QuickGELU and heads %d wide, as in OpenAI's models",
+            path,
+            ", ".join(assumed),
+            HEAD_WIDTH,
+        )
+    return known
+
+
+def _centre_of_range(scalars: Mapping[str, Tensor]) -> float:
+    """1, as all models are trained around it, or the stored curvature if it is out of the range of that."""
+    curvature = math.exp(scalars["curv"].item()) if "curv" in scalars else 1.0
+    return 1.0 if 0.999 / CURVATURE_RANGE <= curvature <= 1.001 * CURVATURE_RANGE else curvature
+
+
 def convert_state_dict(
-    state_dict: Mapping[str, Tensor], *, lora_alpha: float = 1.0
+    state_dict: Mapping[str, Tensor],
+    *,
+    lora_alpha: float | None = None,
+    adapter: str | None = None,
+    adapter_config: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rename a CLIP state dict from Hugging Face's names to open_clip's and merge its adapters.
+    """Rename a CLIP state dict to open_clip's names and merge its adapters.
 
     Args:
-        state_dict: of HySAC, Safe-CLIP or a Hugging Face ``CLIPModel``, with or without PEFT's adapters.
-        lora_alpha: numerator of the adapters' scaling ``alpha / r``.
+        state_dict: of HySAC, Safe-CLIP or a Hugging Face ``CLIPModel``, with or without PEFT's adapters; or
+            of open_clip's ``CLIP`` already, whose ``logit_bias`` is dropped. Prefixes of wrappers
+            (``module.``, ``_orig_mod.``, PEFT's) are removed.
+        lora_alpha: numerator of the adapters' scaling ``alpha / r``; by default the configuration's, or 1.
+        adapter: the name of the adapter to merge, where there are several.
+        adapter_config: PEFT's configuration of the adapters.
 
     Returns:
         The state dict for open_clip's ``CLIP``, and HySAC's scalars as far as they are there.
 
     Raises:
-        ValueError: a name that is not known, an adapter without its pair or its weight, or a missing one
-            of the query, key and value projections.
+        ValueError: a name that is not known, an adapter without its pair or its weight, several adapters, or
+            a missing one of the query, key and value projections.
     """
-    if not (lora_alpha > 0 and math.isfinite(lora_alpha)):
+    if lora_alpha is not None and not (lora_alpha > 0 and math.isfinite(lora_alpha)):
         raise ValueError(f"lora_alpha must be positive and finite, got {lora_alpha}")
-    weights = _merge_adapters(_canonical(state_dict), lora_alpha)
+    weights = _merge_adapters(_canonical(state_dict), lora_alpha, adapter, adapter_config)
     scalars = {name: weights.pop(name).reshape(()) for name in _SCALARS if name in weights}
+    if any(name.startswith(_OF_OPEN_CLIP) for name in weights):
+        if weights.pop("logit_bias", None) is not None:
+            logger.info("logit_bias is dropped: one bias for all logits cancels in HySAC's losses")
+        return weights, scalars
     _fold_patch_bias(weights)
 
     converted: dict[str, Tensor] = {}
@@ -174,14 +256,22 @@ def convert_state_dict(
     return converted, scalars
 
 
-def infer_model_cfg(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+def infer_model_cfg(
+    state_dict: Mapping[str, Tensor],
+    quick_gelu: bool | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> dict[str, Any]:
     """open_clip's configuration of a converted CLIP with vision-transformer towers, from its shapes.
 
-    Attention heads are 64 wide and the activation is QuickGELU, as in OpenAI's CLIP and what is
-    fine-tuned from it.
+    Args:
+        state_dict: of open_clip's ``CLIP``.
+        quick_gelu: whether the activation is QuickGELU; by default it is, as in OpenAI's CLIP and what is
+            fine-tuned from it.
+        vision_heads, text_heads: attention heads; by default they are 64 wide, as there.
 
     Raises:
-        ValueError: a tensor that tells the architecture is missing.
+        ValueError: a tensor that tells the architecture is missing, or heads that do not divide a width.
     """
     try:
         _, _, _, patch_size = state_dict["visual.conv1.weight"].shape
@@ -191,43 +281,27 @@ def infer_model_cfg(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         embed_dim = state_dict["text_projection"].shape[1]
     except KeyError as missing:
         raise ValueError(f"state_dict is not of a CLIP with a vision transformer: no {missing}") from None
+    vision_heads = _heads("vision_heads", vision_heads, vision_width)
+    text_heads = _heads("text_heads", text_heads, text_width)
+    head_width = vision_width // vision_heads
     return {
         "embed_dim": embed_dim,
-        "quick_gelu": True,
+        "quick_gelu": True if quick_gelu is None else quick_gelu,
         "vision_cfg": {
             "image_size": patch_size * math.isqrt(positions - 1),
             "layers": _count_layers(state_dict, "visual.transformer"),
             "width": vision_width,
             "patch_size": patch_size,
+            **({} if head_width == HEAD_WIDTH else {"head_width": head_width}),
         },
         "text_cfg": {
             "context_length": context_length,
             "vocab_size": vocab_size,
             "width": text_width,
-            "heads": text_width // HEAD_WIDTH,
+            "heads": text_heads,
             "layers": _count_layers(state_dict, "transformer"),
         },
     }
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged file raises half a dozen types
-        raise ValueError(
-            f"{path} is no file of weights alone: damaged, incomplete, or with objects besides tensors, "
-            "which are not unpickled"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} does not hold a state dict of tensors")
-    return content
 
 
 def _canonical(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -239,25 +313,59 @@ def _canonical(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _merge_adapters(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    factors: dict[str, dict[str, Tensor]] = {}
+def _merge_adapters(
+    weights: dict[str, Tensor], alpha: float | None, adapter: str | None, config: Mapping[str, Any] | None
+) -> dict[str, Tensor]:
+    factors: dict[str, dict[str, dict[str, Tensor]]] = {}  # by the adapter's name and its module
     merged = {}
     for name, tensor in weights.items():
-        adapter = _LORA.match(name)
-        if adapter:
-            factors.setdefault(f"{adapter[1]}.weight", {})[adapter[2]] = tensor
+        found = _LORA.match(name)
+        if found:
+            module, factor, of = found.groups()
+            factors.setdefault(of or "default", {}).setdefault(module, {})[factor] = tensor
         else:
             merged[name] = tensor
-    for name, pair in factors.items():
+    if adapter is not None and adapter not in factors:
+        raise ValueError(f"there is no adapter {adapter!r}; there are {', '.join(factors) or 'none'}")
+    if adapter is None and len(factors) > 1:
+        raise ValueError(
+            f"there are {len(factors)} adapters, {', '.join(factors)}; adapter (--adapter) chooses one"
+        )
+    chosen = next(iter(factors.values()), {}) if adapter is None else factors[adapter]
+    if chosen and alpha is None and config is None:
+        logger.info("lora_alpha is not known and taken for 1, as HySAC was trained with")
+    unused = [module for module in chosen if _UNUSED_ADAPTER.search(module)]
+    if unused:
+        logger.warning(
+            "%d adapters of attn.out_proj are left out: open_clip's attention reads that weight directly, so "
+            "that they took no part in training either",
+            len(unused),
+        )
+    for module, pair in chosen.items():
+        name = f"{module}.weight"
         if set(pair) != {"A", "B"} or name not in merged:
             raise ValueError(f"state_dict has an incomplete adapter: {name} with lora_{', lora_'.join(pair)}")
-        merged[name] = _merge(merged[name], pair["A"], pair["B"], alpha)
+        if module not in unused:
+            scaling = _scaling(module, pair["A"].shape[0], alpha, config)
+            merged[name] = _merge(merged[name], pair["A"], pair["B"], scaling)
     return merged
 
 
-def _merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    """``W + alpha / r B A`` with float64 products; convolutions are matrices over flattened patches."""
-    update = alpha / A.shape[0] * (B.flatten(1).double() @ A.flatten(1).double())
+def _scaling(module: str, r: int, alpha: float | None, config: Mapping[str, Any] | None) -> float:
+    """``alpha / r``, of rsLoRA ``alpha / sqrt(r)``; PEFT's patterns give some modules an own alpha."""
+    if config is None:
+        return (1.0 if alpha is None else alpha) / r
+    own = config.get("lora_alpha", 8) if alpha is None else alpha
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            own = value
+            break
+    return own / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def _merge(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``W + scaling B A`` with float64 products; convolutions are matrices over flattened patches."""
+    update = scaling * (B.flatten(1).double() @ A.flatten(1).double())
     return (weight + update.view_as(weight)).to(weight.dtype)
 
 
@@ -272,6 +380,16 @@ def _fold_patch_bias(weights: dict[str, Tensor]) -> None:
         name = "vision_model.embeddings.position_embedding.weight"
         positions = weights[name]
         weights[name] = torch.cat([positions[:1], positions[1:] + bias])
+
+
+def _heads(name: str, heads: int | None, width: int) -> int:
+    if heads is None:
+        if width % HEAD_WIDTH:
+            raise ValueError(f"{name} must be given: a width of {width} is not divided by {HEAD_WIDTH}")
+        return width // HEAD_WIDTH
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
+        raise ValueError(f"{name} must divide the width {width}, got {heads!r}")
+    return heads
 
 
 def _count_layers(state_dict: Mapping[str, Tensor], tower: str) -> int:

@@ -16,8 +16,12 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from torchvision.transforms import Compose
 
+from hysac.data.images import ToRGB
+from hysac.hub import PREFIX as HUB_PREFIX
+from hysac.hub import fetch
 from hysac.model import MIN_SCALE, HySAC
-from hysac.pretrained import check_files, is_model_directory, load_scalars, read_curv_init
+from hysac.pretrained import check_files, is_model_directory, load_scalars, model_directory, read_curv_init
+from hysac.text import as_plain_text
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
@@ -32,6 +36,7 @@ def create_model(
     curv_init: float | None = None,
     learn_curv: bool = True,
     scale_init: float | None = MIN_SCALE,
+    verify: bool = True,
     **open_clip_options: Any,
 ) -> HySAC:
     """An open_clip architecture, with random or pretrained towers, as a HySAC model in training mode.
@@ -47,6 +52,8 @@ def create_model(
         curv_init: initial curvature, 1.0 unless the directory says otherwise; see :meth:`HySAC.from_clip`.
         learn_curv: whether the curvature is trained.
         scale_init: initial inverse temperature; see :meth:`HySAC.from_clip`.
+        verify: whether to compare the files of such a directory with their checksums, at the time of reading
+            them once: 1 to 2 s for each GB.
         open_clip_options: further arguments of ``open_clip.create_model``: ``output_dict``, ``cache_dir``,
             ``force_image_size``, ``force_quick_gelu`` and so on.
 
@@ -59,9 +66,10 @@ def create_model(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if open_clip_options.pop("jit", False):
         raise ValueError("jit=True is not supported: use torch.compile")
-    directory = _hysac_directory(model_name)
+    directory = _hysac_directory(model_name, open_clip_options.get("cache_dir"))
     if directory is not None:
-        check_files(directory)
+        model_name = f"{LOCAL_DIR_PREFIX}{directory}"
+        check_files(directory, verify=verify)
         curv_init = _agreed_curv_init(curv_init, read_curv_init(directory), directory)
     model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
 
@@ -83,6 +91,7 @@ def create_model_and_transforms(
     pretrained: str | None = None,
     *,
     aug_cfg: dict[str, Any] | AugmentationCfg | None = None,
+    background: str = "none",
     **options: Any,
 ) -> tuple[HySAC, Compose, Compose]:
     """:func:`create_model`, and the transforms from a PIL image to its input.
@@ -91,13 +100,14 @@ def create_model_and_transforms(
         model_name: see :func:`create_model`.
         pretrained: see :func:`create_model`.
         aug_cfg: open_clip's augmentation for training; None crops lightly at random.
+        background: see :func:`transforms`.
         options: further arguments of :func:`create_model`.
 
     Returns:
         ``(model, preprocess_train, preprocess_val)``.
     """
     model = create_model(model_name, pretrained, **options)
-    return model, *transforms(model, aug_cfg=aug_cfg)
+    return model, *transforms(model, aug_cfg=aug_cfg, background=background)
 
 
 def from_pretrained(
@@ -105,28 +115,34 @@ def from_pretrained(
     *,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
+    verify: bool = True,
     **open_clip_options: Any,
 ) -> HySAC:
     """Load a model directory of :func:`hysac.save_pretrained`, ready for inference (in ``eval`` mode).
 
     Args:
-        directory: the model directory.
+        directory: the model directory, or a run with one; or ``hf-hub:org/repo`` for one of the hub.
         precision: see :func:`create_model`; the file's precision does not matter.
         device: where the model lives.
-        open_clip_options: see :func:`create_model`.
+        verify, open_clip_options: see :func:`create_model`.
 
     Raises:
         FileNotFoundError: ``directory`` is not a HySAC model directory.
-        ValueError: a file of another format version, damaged, or with other tensors.
+        ValueError: a file of another format version, damaged, changed, or with other tensors.
     """
-    if not is_model_directory(Path(directory)):
-        raise FileNotFoundError(f"{os.fspath(directory)} is not a HySAC model: no hysac_config.json")
-    name = f"{LOCAL_DIR_PREFIX}{os.fspath(directory)}"
-    return create_model(name, precision=precision, device=device, **open_clip_options).eval()
+    name = os.fspath(directory)
+    if not name.startswith(HUB_PREFIX):
+        name = f"{LOCAL_DIR_PREFIX}{model_directory(Path(directory))}"
+    elif fetch(name, open_clip_options.get("cache_dir")) is None:
+        raise FileNotFoundError(f"{name} is not a HySAC model: it has no hysac_config.json")
+    return create_model(name, precision=precision, device=device, verify=verify, **open_clip_options).eval()
 
 
 def get_tokenizer(model_name: str, **options: Any) -> Any:
     """open_clip's tokenizer of an architecture: ``tokenizer(texts) -> (len(texts), L)`` int64.
+
+    Texts are ordinary text: what spells a special token, as ``<end_of_text>``, is encoded as its characters.
+    Of a text beyond the context the beginning is encoded; :func:`hysac.text.text_windows` has all of it.
 
     Args:
         model_name: see :func:`create_model`.
@@ -136,15 +152,31 @@ def get_tokenizer(model_name: str, **options: Any) -> Any:
         ValueError: an unknown name.
     """
     _model_cfg(model_name)
-    return open_clip.get_tokenizer(model_name, **options)
+    return as_plain_text(open_clip.get_tokenizer(model_name, **options))
 
 
 def transforms(
-    model: HySAC, *, aug_cfg: dict[str, Any] | AugmentationCfg | None = None
+    model: HySAC,
+    *,
+    aug_cfg: dict[str, Any] | AugmentationCfg | None = None,
+    background: str = "none",
 ) -> tuple[Compose, Compose]:
-    """The transforms of ``model`` for training and for inference, from a PIL image to ``(3, H, W)``."""
+    """The transforms of ``model`` for training and for inference, from a PIL image to ``(3, H, W)``.
+
+    They are open_clip's after :class:`hysac.data.ToRGB`: ``transform(Image.open(path))`` of an image of any
+    mode is what the data sets yield.
+
+    Args:
+        model: a HySAC model.
+        aug_cfg: open_clip's augmentation for training; None crops lightly at random.
+        background: what is put behind transparent pixels: ``"none"``, ``"white"``, ``"black"`` or
+            ``"checker"``.
+    """
     cfg = PreprocessCfg(**get_model_preprocess_cfg(model))
-    return image_transform_v2(cfg, is_train=True, aug_cfg=aug_cfg), image_transform_v2(cfg, is_train=False)
+    train = image_transform_v2(cfg, is_train=True, aug_cfg=aug_cfg)
+    val = image_transform_v2(cfg, is_train=False)
+    first = ToRGB(background)
+    return Compose([first, *train.transforms]), Compose([first, *val.transforms])
 
 
 def _create_clip(model_name: str, pretrained: str | None, **options: Any) -> open_clip.CLIP:
@@ -189,8 +221,11 @@ def _final_model_cfg(cfg: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     return cfg | {name: value for name, value in options.items() if name not in known}
 
 
-def _hysac_directory(model_name: str) -> Path | None:
+def _hysac_directory(model_name: str, cache_dir: str | None = None) -> Path | None:
+    """The directory of a name that stands for one of HySAC's, here or on the hub."""
     schema, identifier = parse_model_name(model_name)
+    if schema == "hf-hub":
+        return fetch(identifier, cache_dir)
     directory = Path(identifier)
     return directory if schema == "local-dir" and is_model_directory(directory) else None
 

@@ -7,35 +7,44 @@
     hysac.safetensors             curv, visual_alpha, textual_alpha (logarithms, float32)
     hysac_config.json             the format's version and curv_init
     bounds.json                   optional: calibrated safety bounds
+    SHA256SUMS                    checksums of the first four, for ``sha256sum -c``, too
 
 Stock open_clip loads the towers: ``open_clip.create_model("local-dir:DIRECTORY")``.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import get_model_preprocess_cfg
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hysac.files import read_json, replacing_path, write_json
+from hysac.files import check_sums, read_json, replacing_path, write_json, write_sums
 from hysac.lora import merged_state_dict
 from hysac.model import SCALARS, HySAC
 from hysac.safety import Bounds
+from hysac.weights import check_preprocessing, check_tensors
 
 TOWERS_FILE = "open_clip_model.safetensors"
 TOWERS_CONFIG = "open_clip_config.json"
 SCALARS_FILE = "hysac.safetensors"
 SETTINGS_FILE = "hysac_config.json"
 BOUNDS_FILE = "bounds.json"
+SUMS_FILE = "SHA256SUMS"
+FILES = (TOWERS_FILE, TOWERS_CONFIG, SCALARS_FILE, SETTINGS_FILE)
+
+RUN_MODEL = "model"
+"""The kept model of a training run, within it."""
 
 FORMAT_VERSION = 1
 ADDED_SCALARS = tuple(name for name in SCALARS if name != "logit_scale")
@@ -64,7 +73,7 @@ def save_pretrained(
 
     Raises:
         TypeError: ``model`` is not a HySAC model.
-        ValueError: the configuration is not known.
+        ValueError: the configuration is not known, or a weight is not finite.
         OSError: the disk is full or not writable; the files there before are intact.
     """
     if not isinstance(model, HySAC):
@@ -79,19 +88,33 @@ def save_pretrained(
     scalars = {name: towers.pop(name) for name in ADDED_SCALARS}
     preprocess_cfg = asdict(PreprocessCfg(**get_model_preprocess_cfg(model)))
     settings = {"format_version": FORMAT_VERSION, "curv_init": model.curv_init}
+    check_tensors(towers | scalars, "model")
 
     _write_tensors(directory / TOWERS_FILE, towers)
     write_json(directory / TOWERS_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
     _write_tensors(directory / SCALARS_FILE, scalars)
     write_json(directory / SETTINGS_FILE, settings)
+    write_sums(directory / SUMS_FILE, FILES)
     if bounds is not None:
-        bounds.save(directory / BOUNDS_FILE)
+        bounds.save(directory / BOUNDS_FILE, drop_classes=True)  # those before were of other weights
     return directory
 
 
 def is_model_directory(directory: Path) -> bool:
     """Whether ``directory`` holds a HySAC model rather than a plain open_clip one."""
     return (directory / SETTINGS_FILE).is_file()
+
+
+def model_directory(directory: Path) -> Path:
+    """``directory``, or the model of a training run.
+
+    Raises:
+        FileNotFoundError: neither holds a HySAC model.
+    """
+    for place in (directory, directory / RUN_MODEL):
+        if is_model_directory(place):
+            return place
+    raise FileNotFoundError(f"{directory} is not a HySAC model: no {SETTINGS_FILE}")
 
 
 def read_curv_init(directory: Path) -> float:
@@ -111,8 +134,12 @@ def read_curv_init(directory: Path) -> float:
     return float(curv_init)
 
 
-def check_files(directory: Path) -> None:
+def check_files(directory: Path, *, verify: bool = True) -> None:
     """Refuse a model directory with a missing or damaged file, before open_clip takes one for another.
+
+    Args:
+        directory: the model directory.
+        verify: whether to compare its files with their checksums, where it has some.
 
     Raises:
         FileNotFoundError, ValueError: names the file.
@@ -120,13 +147,60 @@ def check_files(directory: Path) -> None:
     for name in (TOWERS_CONFIG, TOWERS_FILE, SCALARS_FILE):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} is an incomplete HySAC model: no {name}")
-    read_json(directory / TOWERS_CONFIG)
+    if verify:
+        check_sums(directory / SUMS_FILE)
+    _check_config(directory / TOWERS_CONFIG)
     for name in (TOWERS_FILE, SCALARS_FILE):
         try:
             with safe_open(directory / name, framework="pt"):
                 pass
         except SafetensorError as error:
             raise ValueError(f"{directory / name} is damaged or incomplete: {error}") from error
+
+
+def _check_config(path: Path) -> None:
+    """Refuse what open_clip would run, fetch or pass over.
+
+    Raises:
+        ValueError: names the file and the key.
+    """
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise ValueError(f"{path} has no model_cfg")
+    _check_keys(path, "", config, {"model_cfg", "preprocess_cfg"})
+    model_cfg = config["model_cfg"]
+    of_model = {name for kind in (CLIP, CustomTextCLIP) for name in inspect.signature(kind).parameters}
+    _check_keys(path, "model_cfg.", model_cfg, of_model | {"custom_text"})
+    for name, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        tower = model_cfg.get(name)
+        if not isinstance(tower, dict):
+            raise ValueError(f"{path}: model_cfg.{name} must be an object, got {tower!r}")
+        _check_keys(path, f"model_cfg.{name}.", tower, {field.name for field in fields(kind)})
+        for key in _FETCHED & tower.keys():
+            if tower[key]:
+                raise ValueError(
+                    f"{path}: model_cfg.{name}.{key} = {tower[key]!r} is fetched from a network; a local "
+                    "directory holds its whole model"
+                )
+        _check_keys(
+            path, f"model_cfg.{name}.tokenizer_kwargs.", tower.get("tokenizer_kwargs") or {}, _TOKENIZER
+        )
+    preprocess_cfg = config.get("preprocess_cfg", {})
+    _check_keys(path, "preprocess_cfg.", preprocess_cfg, {field.name for field in fields(PreprocessCfg)})
+    check_preprocessing(preprocess_cfg, str(path))
+
+
+# Names of a hub, and switches that load weights from one.
+_FETCHED = {"hf_model_name", "hf_tokenizer_name", "timm_model_pretrained"}
+# Arguments of a tokenizer that are values; others can name files and code.
+_TOKENIZER = {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language"}
+
+
+def _check_keys(path: Path, place: str, content: Mapping[str, Any], known: set[str]) -> None:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: {place.rstrip('.')} must be an object, got {content!r}")
+    if unknown := sorted(content.keys() - known):
+        raise ValueError(f"{path} has {place}{unknown[0]}, which is no setting that hysac knows")
 
 
 @torch.no_grad()
@@ -141,6 +215,7 @@ def load_scalars(model: HySAC, directory: Path) -> None:
         scalars["logit_scale"] = towers.get_tensor("logit_scale")
     for name, value in scalars.items():
         getattr(model, name).copy_(value.reshape(()))
+    check_tensors(model.state_dict(), str(directory))
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

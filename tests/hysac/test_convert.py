@@ -1,6 +1,7 @@
 """Checkpoint conversion against an independent float64 CLIP that reads the checkpoint's own names."""
 
 import json
+import logging
 import math
 import pickle
 
@@ -74,9 +75,10 @@ def make_weights(dtype=torch.float64, conv_bias=True):
 class HuggingFaceCLIP:
     """CLIP's forward pass from its published definition; adapters stay two extra products."""
 
-    def __init__(self, weights, lora_alpha=1.0):
+    def __init__(self, weights, lora_alpha=1.0, head=HEAD, quick_gelu=True):
         self.weights = {name: tensor.double() for name, tensor in weights.items()}
         self.scaling = lora_alpha / RANK
+        self.head, self.activation = head, (lambda x: x * torch.sigmoid(1.702 * x)) if quick_gelu else F.gelu
 
     def linear(self, name, x):
         y = F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
@@ -90,9 +92,9 @@ class HuggingFaceCLIP:
 
     def attention(self, name, x, mask):
         query, key, value = (
-            self.linear(f"{name}.{p}_proj", x).unflatten(-1, (-1, HEAD)).transpose(1, 2) for p in "qkv"
+            self.linear(f"{name}.{p}_proj", x).unflatten(-1, (-1, self.head)).transpose(1, 2) for p in "qkv"
         )
-        scores = query * HEAD**-0.5 @ key.transpose(-1, -2) + mask
+        scores = query * self.head**-0.5 @ key.transpose(-1, -2) + mask
         return self.linear(f"{name}.out_proj", (scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
     def encoder(self, tower, x, mask):
@@ -100,7 +102,7 @@ class HuggingFaceCLIP:
             layer = f"{tower}_model.encoder.layers.{i}"
             x = x + self.attention(f"{layer}.self_attn", self.norm(f"{layer}.layer_norm1", x), mask)
             hidden = self.linear(f"{layer}.mlp.fc1", self.norm(f"{layer}.layer_norm2", x))
-            x = x + self.linear(f"{layer}.mlp.fc2", hidden * torch.sigmoid(1.702 * hidden))
+            x = x + self.linear(f"{layer}.mlp.fc2", self.activation(hidden))
         return x
 
     def image(self, pixels):
@@ -162,17 +164,17 @@ def inputs():
     return pixels, tokens
 
 
-def open_clip_features(state_dict):
+def open_clip_features(state_dict, **architecture):
     """Features in float64 of stock open_clip with a converted state dict, loaded strictly."""
-    model = open_clip.CLIP(**infer_model_cfg(state_dict)).double().eval()
+    model = open_clip.CLIP(**infer_model_cfg(state_dict, **architecture)).double().eval()
     model.load_state_dict(state_dict, strict=True)
     pixels, tokens = inputs()
     with torch.no_grad():
         return model.encode_image(pixels), model.encode_text(tokens)
 
 
-def expected_features(weights, lora_alpha=1.0):
-    reference = HuggingFaceCLIP(weights, lora_alpha)
+def expected_features(weights, lora_alpha=1.0, **architecture):
+    reference = HuggingFaceCLIP(weights, lora_alpha, **architecture)
     pixels, tokens = inputs()
     return reference.image(pixels), reference.text(tokens)
 
@@ -268,6 +270,249 @@ def test_input_is_not_changed():
     convert_state_dict(saved)
     assert saved.keys() == before.keys()
     assert all(torch.equal(saved[name], before[name]) for name in saved)
+
+
+# -- what shapes do not tell -------------------------------------------------------------------------------
+
+HEADS = {"vision_heads": WIDTH["vision"] // 16, "text_heads": WIDTH["text"] // 16}
+CONFIG = {
+    "model_type": "clip",
+    "vision_config": {"hidden_act": "gelu", "num_attention_heads": HEADS["vision_heads"]},
+    "text_config": {"hidden_act": "gelu", "num_attention_heads": HEADS["text_heads"]},
+}
+
+
+def plain_clip():
+    return merged(make_weights(torch.float32, conv_bias=False), 1 / RANK) | {"logit_scale": torch.tensor(4.6)}
+
+
+def assert_features(model, weights, tolerance=1e-5, **architecture):
+    pixels, tokens = inputs()
+    with torch.no_grad():
+        actual = model.encode_image(pixels.float()), model.encode_text(tokens)
+    for features, expected in zip(actual, expected_features(weights, **architecture), strict=True):
+        assert relative_error(features, expected) < tolerance
+
+
+@pytest.mark.parametrize("how", ["config", "flags"])
+def test_heads_and_activation_are_those_that_something_tells(tmp_path, how, caplog):
+    weights = plain_clip()
+    save_file(weights, tmp_path / "model.safetensors")
+    told = {"quick_gelu": False, **HEADS}
+    if how == "config":
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+        told = {}
+    with caplog.at_level(logging.INFO):
+        model = from_reference(tmp_path / "model.safetensors", **told)
+    assert "assumed" not in caplog.text
+    assert_features(model, weights, head=16, quick_gelu=False)
+    hysac.save_pretrained(model, tmp_path / "converted")
+    assert_features(hysac.from_pretrained(tmp_path / "converted"), weights, head=16, quick_gelu=False)
+    assert hysac.from_pretrained(tmp_path / "converted").model_cfg["quick_gelu"] is False
+
+
+def test_flags_overrule_the_config(tmp_path):
+    weights = plain_clip()
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    model = from_reference(tmp_path, quick_gelu=True, vision_heads=2, text_heads=1)
+    assert_features(model, weights)
+
+
+def test_what_nothing_tells_is_assumed_aloud(tmp_path, caplog):
+    save_file(plain_clip(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model": "of a training run"}))
+    with caplog.at_level(logging.INFO):
+        from_reference(tmp_path / "model.safetensors", text_heads=1)
+    assert "nothing tells quick_gelu, vision_heads; assumed are QuickGELU and heads 64 wide" in caplog.text
+    assert "has no curvature and factors of features" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_config": {"hidden_act": "gelu_new"}}, "hidden_act must be quick_gelu or gelu in both towers"),
+        (
+            {"text_config": {"hidden_act": "quick_gelu"}},
+            "hidden_act must be quick_gelu or gelu in both towers",
+        ),
+        (
+            {"vision_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-6}},
+            "layer_norm_eps of vision_config",
+        ),
+        (
+            {"vision_config": {"hidden_act": "gelu", "num_attention_heads": 3}},
+            "vision_heads must divide the width 128",
+        ),
+    ],
+)
+def test_a_config_that_open_clip_has_no_towers_for(tmp_path, change, message):
+    save_file(plain_clip(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(ValueError, match=message):
+        from_reference(tmp_path)
+
+
+def test_a_directory_of_transformers_with_its_preprocessing(tmp_path):
+    weights = plain_clip()
+    half = {name: tensor.half() for name, tensor in weights.items()}
+    names = sorted(half)
+    index = {"weight_map": {}}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file({name: half[name] for name in part}, tmp_path / file)
+        index["weight_map"] |= dict.fromkeys(part, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    preprocessor = {
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+        "resample": 2,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    model = from_reference(tmp_path)
+    assert_features(model, half, head=16, quick_gelu=False)
+    cfg = model.visual.preprocess_cfg
+    assert (cfg["mean"], cfg["std"], cfg["interpolation"]) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+
+    for change, message in (
+        ({"image_std": [0.2, 0, 0.2]}, "std of the pixels must be positive"),
+        ({"crop_size": 224}, f"images of 224 pixels, where the model has .*{SIZE}"),
+        ({"resample": 1}, "resample must be one of"),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor | change))
+        with pytest.raises(ValueError, match=message):
+            from_reference(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    for wrong, message in (
+        ("../model.safetensors", "not a file beside it"),
+        ("gone.safetensors", "does not exist"),
+    ):
+        index["weight_map"]["logit_scale"] = wrong
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            from_reference(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no weights: none of model\.safetensors"):
+        from_reference(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_checkpoint_of_open_clips_trainer(tmp_path, prefix, caplog):
+    """Names are open_clip's; those of a sigmoid loss have a bias, too."""
+    weights = make_weights(torch.float32)
+    state_dict, scalars = convert_state_dict(as_saved(weights))
+    saved = {f"{prefix}{name}": tensor for name, tensor in {**state_dict, **scalars}.items()}
+    saved[f"{prefix}logit_bias"] = torch.tensor(-10.0)
+    torch.save({"epoch": 3, "name": "run", "state_dict": saved, "optimizer": {}}, tmp_path / "epoch_3.pt")
+    with caplog.at_level(logging.INFO):
+        model = from_reference(tmp_path / "epoch_3.pt")
+    assert "logit_bias is dropped" in caplog.text
+    assert_features(model, weights)
+    assert model.curv.item() == pytest.approx(SCALARS["curv"])
+
+
+# -- adapters ----------------------------------------------------------------------------------------------
+
+
+def test_several_adapters_are_refused_unless_one_is_named():
+    weights = make_weights()
+    saved = as_saved(weights)
+    second = {
+        name.replace(".default.", ".other."): 2 * tensor if ".lora_A." in name else tensor
+        for name, tensor in saved.items()
+        if ".lora_" in name
+    }
+    with pytest.raises(
+        ValueError, match=r"there are 2 adapters, default, other; adapter \(--adapter\) chooses one"
+    ):
+        convert_state_dict(saved | second)
+    with pytest.raises(ValueError, match="there is no adapter 'third'; there are default, other"):
+        convert_state_dict(saved | second, adapter="third")
+    for name, alpha in (("default", 1.0), ("other", 2.0)):
+        state_dict, _ = convert_state_dict(saved | second, adapter=name)
+        for actual, expected in zip(
+            open_clip_features(state_dict), expected_features(weights, alpha), strict=True
+        ):
+            assert relative_error(actual, expected) < 1e-12
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_scaling_is_that_of_adapter_config(tmp_path, rslora):
+    weights = make_weights(torch.float32)
+    torch.save(as_saved(weights), tmp_path / "model.pth")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 3, "use_rslora": rslora}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    alpha = 3.0 * RANK**0.5 if rslora else 3.0  # the reference divides by r
+    assert_features(from_reference(tmp_path / "model.pth"), weights, lora_alpha=alpha)
+
+
+def test_some_modules_have_an_alpha_of_their_own():
+    weights = make_weights()
+    config = {"lora_alpha": 1, "alpha_pattern": {"mlp.fc1": 5, r"vision_model.*k_proj": 7}}
+    for name in weights:
+        if ".lora_B." in name and ".mlp.fc1." in name:
+            weights[name] = weights[name] * 5
+        if ".lora_B." in name and name.startswith("vision_model") and ".k_proj." in name:
+            weights[name] = weights[name] * 7
+    plain = make_weights()
+    state_dict, _ = convert_state_dict(as_saved(plain), adapter_config=config)
+    for actual, expected in zip(open_clip_features(state_dict), expected_features(weights), strict=True):
+        assert relative_error(actual, expected) < 1e-12
+
+
+def test_adapters_that_open_clip_never_used_are_left_out(caplog):
+    """open_clip's attention multiplies by out_proj.weight itself: an adapter around it is not called."""
+    weights = make_weights()
+    state_dict, _ = convert_state_dict(as_saved(merged(weights, 1 / RANK)))
+    name = "visual.transformer.resblocks.0.attn.out_proj"
+    wrapped = {f"base_model.model.{key}": tensor for key, tensor in state_dict.items()}
+    wrapped[f"base_model.model.{name}.base_layer.weight"] = wrapped.pop(f"base_model.model.{name}.weight")
+    wrapped[f"base_model.model.{name}.lora_A.default.weight"] = torch.ones(2, WIDTH["vision"])
+    wrapped[f"base_model.model.{name}.lora_B.default.weight"] = torch.ones(WIDTH["vision"], 2)
+    with caplog.at_level(logging.WARNING):
+        again, _ = convert_state_dict(wrapped)
+    assert "1 adapters of attn.out_proj are left out" in caplog.text
+    assert again.keys() == state_dict.keys()
+    assert all(torch.equal(again[key], state_dict[key]) for key in again)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("logit_scale", torch.tensor(math.nan), "logit_scale has 1 of 1 numbers that are not finite"),
+        ("curv", torch.tensor(math.inf), "curv has 1 of 1 numbers that are not finite"),
+        (
+            "text_projection.weight",
+            torch.ones(EMBED, WIDTH["text"], dtype=torch.int8),
+            "must be float64.*got torch.int8",
+        ),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_named(tmp_path, name, value, message):
+    saved = as_saved(make_weights(torch.float32))
+    key = next(key for key in saved if key.endswith(name))
+    torch.save(saved | {key: value}, tmp_path / "model.pth")
+    with pytest.raises(
+        ValueError, match=rf"model\.pth: {key.replace('.', '.')}.* {message.partition(' ')[2]}"
+    ):
+        from_reference(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("curvature", [0.02, 40.0])
+def test_a_curvature_out_of_the_usual_range_is_kept(tmp_path, curvature):
+    saved = as_saved(make_weights(torch.float32)) | {"curv": torch.tensor(math.log(curvature))}
+    torch.save(saved, tmp_path / "model.pth")
+    model = from_reference(tmp_path / "model.pth")
+    assert model.curvature.item() == pytest.approx(curvature, rel=1e-6)
+    hysac.save_pretrained(model, tmp_path / "directory")
+    assert hysac.from_pretrained(tmp_path / "directory").curvature.item() == pytest.approx(
+        curvature, rel=1e-6
+    )
 
 
 # -- files and the model -----------------------------------------------------------------------------------

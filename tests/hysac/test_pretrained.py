@@ -1,7 +1,10 @@
 """The model directory: what is in it, who can read it, and that nothing is lost on the way."""
 
+import hashlib
 import json
+import math
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -18,7 +21,8 @@ from hysac import lora
 from hysac.model import SCALARS, HySAC
 from hysac.safety import Bounds, ClassBounds
 
-FILES = {"open_clip_model.safetensors", "open_clip_config.json", "hysac.safetensors", "hysac_config.json"}
+SUMMED = {"open_clip_model.safetensors", "open_clip_config.json", "hysac.safetensors", "hysac_config.json"}
+FILES = SUMMED | {"SHA256SUMS"}
 
 
 def make_model(**options):
@@ -186,11 +190,11 @@ def test_other_versions_and_tensors_are_refused(tmp_path):
     scalars = load_file(tmp_path / "hysac.safetensors")
     save_file({"curv": scalars["curv"]}, tmp_path / "hysac.safetensors")
     with pytest.raises(ValueError, match="visual_alpha"):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=False)
     settings = json.loads((tmp_path / "hysac_config.json").read_text())
     (tmp_path / "hysac_config.json").write_text(json.dumps(settings | {"format_version": 2}))
     with pytest.raises(ValueError, match="format_version"):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=False)
 
 
 @pytest.mark.parametrize("limit", [20_000, 500])
@@ -215,16 +219,123 @@ def test_a_file_size_limit_leaves_the_old_model(tmp_path, limit):
     assert_equal_outputs(hysac.from_pretrained(tmp_path, output_dict=True), model)
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_a_missing_or_damaged_file_is_named(tmp_path, name):
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", sorted(SUMMED))
+def test_a_missing_or_damaged_file_is_named(tmp_path, name, verify):
     hysac.save_pretrained(make_model(), tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=name):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=verify)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=verify)
+
+
+@pytest.mark.parametrize("name", sorted(SUMMED))
+def test_a_flipped_bit_anywhere_is_found(tmp_path, name):
+    hysac.save_pretrained(make_model(), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    generator = random.Random(0)
+    for place in (0, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(10))):
+        content = bytearray(whole)
+        content[place] ^= 1 << generator.randrange(8)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is not what was saved: its SHA-256 differs"):
+            hysac.from_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(whole)
+    hysac.from_pretrained(tmp_path)
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path):
+    hysac.save_pretrained(make_model(), tmp_path)
+    sums = (tmp_path / "SHA256SUMS").read_text()
+    expected = {hashlib.sha256((tmp_path / name).read_bytes()).hexdigest(): name for name in SUMMED}
+    assert dict(line.split("  ") for line in sums.splitlines()) == expected
+    for wrong, message in (
+        (sums[:-7], "hysac_conf"),
+        (sums.replace("  h", "  ../h"), "no checksum of a file beside"),
+    ):
+        (tmp_path / "SHA256SUMS").write_text(wrong)
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            hysac.from_pretrained(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    hysac.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"surprise": 1}, "has surprise, which is no setting"),
+        ({"model_cfg": {"surprise": 1}}, "has model_cfg.surprise, which"),
+        (
+            {"model_cfg": {"text_cfg": {"trust_remote_code": True}}},
+            "has model_cfg.text_cfg.trust_remote_code, which",
+        ),
+        (
+            {"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}},
+            "has model_cfg.text_cfg.tokenizer_kwargs.trust_remote_code, which",
+        ),
+        (
+            {"model_cfg": {"text_cfg": {"hf_model_name": "some/model"}}},
+            "model_cfg.text_cfg.hf_model_name = 'some/model' is fetched from a network",
+        ),
+        (
+            {"model_cfg": {"text_cfg": {"hf_tokenizer_name": "some/model"}}},
+            "hf_tokenizer_name = 'some/model' is fetched",
+        ),
+        (
+            {"model_cfg": {"vision_cfg": {"timm_model_pretrained": True}}},
+            "timm_model_pretrained = True is fetched",
+        ),
+        ({"preprocess_cfg": {"std": [0.2, 0.0, 0.2]}}, r"std of the pixels must be positive, got \[0.2, 0.0"),
+        ({"preprocess_cfg": {"std": [0.2, math.nan, 0.2]}}, "std of the pixels must be three finite numbers"),
+        ({"preprocess_cfg": {"mean": [0.2, 0.2]}}, "mean of the pixels must be three finite numbers"),
+        ({"preprocess_cfg": {"code": "x"}}, "has preprocess_cfg.code, which"),
+    ],
+)
+def test_a_directory_cannot_choose_what_runs(tmp_path, change, message):
+    hysac.save_pretrained(make_model(), tmp_path)
+    path = tmp_path / "open_clip_config.json"
+
+    def updated(old, new):
+        both = {
+            key: updated(old.get(key) or {}, value) if isinstance(value, dict) else value
+            for key, value in new.items()
+        }
+        return {**old, **both}
+
+    path.write_text(json.dumps(updated(json.loads(path.read_text()), change)))
+    for load in (
+        hysac.from_pretrained,
+        lambda path, **options: hysac.create_model(f"local-dir:{path}", **options),
+    ):
+        with pytest.raises(ValueError, match=rf"open_clip_config\.json:? .*{message}"):
+            load(tmp_path, verify=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["visual.conv1.weight", "logit_scale", "curv"])
+def test_numbers_that_are_not_finite_are_named(tmp_path, name, value):
+    model = make_model()
+    hysac.save_pretrained(model, tmp_path / "good")
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=rf"model: {name} has 1 of \d+ numbers that are not finite"):
+        hysac.save_pretrained(model, tmp_path / "bad")
+    assert not any((tmp_path / "bad").glob("*"))
+    file = tmp_path / "good" / ("hysac.safetensors" if name == "curv" else "open_clip_model.safetensors")
+    tensors = load_file(file)
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=rf"good: {name} has 1 of \d+ numbers that are not finite"):
+        hysac.from_pretrained(tmp_path / "good", verify=False)
+
+
+def test_a_run_is_as_good_as_its_model(tmp_path):
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path / "run" / "model")
+    assert_equal_outputs(hysac.from_pretrained(tmp_path / "run", output_dict=True), model)
 
 
 @pytest.mark.parametrize("settings", [[], {"format_version": 1}, {"format_version": 1, "curv_init": "one"}])
@@ -232,7 +343,7 @@ def test_settings_of_another_kind_are_refused(tmp_path, settings):
     hysac.save_pretrained(make_model(), tmp_path)
     (tmp_path / "hysac_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"hysac_config\.json: (format_version|curv_init) must be"):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=False)
 
 
 def test_towers_of_another_architecture_are_refused(tmp_path):
@@ -241,7 +352,7 @@ def test_towers_of_another_architecture_are_refused(tmp_path):
     config["model_cfg"]["vision_cfg"]["layers"] += 1
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"cannot make model.*visual\.transformer\.resblocks"):
-        hysac.from_pretrained(tmp_path)
+        hysac.from_pretrained(tmp_path, verify=False)
 
 
 def test_files_are_as_readable_as_the_umask_says(tmp_path):
