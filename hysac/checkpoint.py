@@ -6,6 +6,8 @@ For a model to use or to share see :mod:`hysac.pretrained`.
 from __future__ import annotations
 
 import errno
+import hashlib
+import logging
 import os
 import random
 import re
@@ -20,7 +22,11 @@ from torch import Tensor, nn
 
 from hysac.files import replacing
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
+TRAINING_DATA = "training data"
+"""The setting that is the data's fingerprint; runs of before it was kept do not have it."""
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -56,9 +62,10 @@ class Checkpoint:
             OSError: the disk is full or not writable.
         """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        header = {"format_version": FORMAT_VERSION, "sha256": digest(content)}
         try:
             with replacing(path) as file:
-                torch.save({"format_version": FORMAT_VERSION, **content}, file)
+                torch.save({**header, **content}, file)
         except RuntimeError as error:  # what torch.save makes of a failed write
             cause = error.__context__
             number = cause.errno if isinstance(cause, OSError) else errno.EIO
@@ -67,8 +74,13 @@ class Checkpoint:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint:
+    def load(cls, path: Path, *, verify: bool = True) -> Checkpoint:
         """Read a checkpoint on the CPU, without unpickling anything but tensors and plain values.
+
+        Args:
+            path: the file.
+            verify: whether to compare its content with the SHA-256 in it, 1 to 2 s for each GB. Checkpoints
+                of before hysac wrote one are not compared.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -92,7 +104,10 @@ class Checkpoint:
             )
         if missing := names - content.keys():
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
-        return cls(**{name: content[name] for name in names})
+        own = {name: content[name] for name in names}
+        if verify and "sha256" in content and content["sha256"] != digest(own):
+            raise CheckpointError(f"{path} is damaged: the SHA-256 of its content is not the one in it")
+        return cls(**own)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse to continue a run with other settings than it was started with.
@@ -104,6 +119,7 @@ class Checkpoint:
             f"{name} was {self.settings.get(name)!r} and is now {settings.get(name)!r}"
             for name in sorted(self.settings.keys() | settings.keys())
             if self.settings.get(name) != settings.get(name)
+            and not (name == TRAINING_DATA and name not in self.settings)
         ]
         if differ:
             raise CheckpointError(f"the checkpoint belongs to another run: {'; '.join(differ)}")
@@ -128,6 +144,32 @@ class Checkpoint:
         model.load_state_dict(self.model)
 
 
+def digest(content: Any) -> str:
+    """The SHA-256 of nested tensors and plain values, whatever file they lie in."""
+    sha256 = hashlib.sha256()
+    _digest_into(sha256, content)
+    return sha256.hexdigest()
+
+
+def _digest_into(sha256: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        sha256.update(f"tensor {value.dtype} {tuple(value.shape)}\0".encode())
+        if value.numel():
+            flat = value.detach().cpu().contiguous().view(-1)
+            sha256.update(flat.view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        sha256.update(f"mapping {len(value)}\0".encode())
+        for key in sorted(value, key=repr):
+            _digest_into(sha256, key)
+            _digest_into(sha256, value[key])
+    elif isinstance(value, list | tuple):
+        sha256.update(f"sequence {len(value)}\0".encode())
+        for one in value:
+            _digest_into(sha256, one)
+    else:
+        sha256.update(f"{type(value).__name__} {value!r}\0".encode())
+
+
 def checkpoint_path(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}.pt"
 
@@ -136,6 +178,26 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     """The checkpoints in ``directory``, oldest first."""
     found = {path: match for path in directory.glob("*.pt") if (match := _NAME.fullmatch(path.name))}
     return sorted(found, key=lambda path: int(found[path][1]))
+
+
+def newest_good(directory: Path) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that can be read; each damaged one before it is told of. None if there are none.
+
+    Raises:
+        CheckpointError: all are damaged.
+    """
+    fault: CheckpointError | None = None
+    for path in reversed(checkpoint_paths(directory)):
+        try:
+            return path, Checkpoint.load(path)
+        except CheckpointError as error:
+            fault = fault or error
+            logger.warning("%s; going back to the checkpoint before it", error)
+    if fault is not None:
+        raise CheckpointError(
+            f"every checkpoint in {directory} is damaged; of the newest: {fault}"
+        ) from fault
+    return None
 
 
 def keep_last(directory: Path, count: int) -> None:

@@ -6,10 +6,12 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from open_clip.transform import AugmentationCfg
 
+from hysac.data.images import BACKGROUNDS, MAX_PIXELS
 from hysac.lora import DEFAULT_TARGETS, TARGETS
 from hysac.model import MIN_SCALE
 from hysac.selection import DEFAULT_SELECT_METRIC, check_select_metric
@@ -19,6 +21,7 @@ _NARROW = ("bf16", "pure_bf16")
 
 _MAY_CHANGE = {
     *("train_data", "val_data", "image_root", "on_bad_image", "verify_images", "workers"),
+    *("allow_outside_root", "max_pixels", "max_bad_steps"),
     *("csv_img_key", "csv_caption_key", "csv_unsafe_img_key", "csv_unsafe_caption_key"),
     *("val_frequency", "patience", "logs", "name", "resume", "device", "log_every_n_steps"),
     *("save_every_n_steps", "keep_last", "report_to", "detect_anomaly"),
@@ -70,6 +73,13 @@ class TrainConfig:
         "data", "what to do with rows and images that cannot be used", "raise"
     )
     verify_images: bool = _option("data", "decode every image once before the work starts", True)
+    allow_outside_root: bool = _option(
+        "data", "read images that a manifest names outside of its image root, too", False
+    )
+    max_pixels: int = _option("data", "of an image; larger ones cannot be used", MAX_PIXELS, above=0)
+    background: str = _option(
+        "data", "behind transparent pixels; none shows the colours below them", "none", choices=BACKGROUNDS
+    )
     aug_cfg: tuple[str, ...] | None = _option(
         "data",
         "open_clip's augmentation for training, as 'scale=0.9,1.0'; that is the default",
@@ -142,6 +152,12 @@ class TrainConfig:
     )
     lr_scheduler: Literal["cosine", "const"] = _option("optimisation", "after the warm-up", "cosine")
     grad_clip_norm: float | None = _option("optimisation", "greatest norm of the gradient", above=0)
+    max_bad_steps: int = _option(
+        "optimisation",
+        "give up after this many steps in a row whose gradient is not finite; such steps are skipped",
+        10,
+        above=0,
+    )
 
     val_frequency: int = _option("selection", "epochs between validations", 1, above=0)
     select_metric: tuple[str, ...] = _option(
@@ -189,6 +205,12 @@ class TrainConfig:
             raise ValueError("local_loss needs gather_with_grad, or part of the gradient is lost")
         if self.resume == "latest" and self.name is None:
             raise ValueError("resume 'latest' needs the name of the run")
+        _check_run_name(self.name)
+        if self.warmup is not None and self.max_steps is not None and self.warmup >= self.max_steps:
+            raise ValueError(
+                f"warmup must be less than max_steps, got {self.warmup} and {self.max_steps}: the learning "
+                "rate would never be reached"
+            )
         if self.on_bad_image == "skip" and not self.verify_images:
             raise ValueError("on_bad_image 'skip' needs verify_images: what is skipped must be known first")
         check_select_metric(self.select_metric)
@@ -211,6 +233,15 @@ class TrainConfig:
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
+
+
+def _check_run_name(name: str | None) -> None:
+    if name is None:
+        return
+    if not name.strip():
+        raise ValueError("name must not be blank")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"name must lie within logs, without '..', got {name!r}")
 
 
 def columns(settings: Any) -> dict[str, str] | None:

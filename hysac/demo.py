@@ -154,7 +154,7 @@ def _clear(directory: Path) -> None:
     if config.is_file():
         is_demo = read_json(config)["train_data"] == str(directory / "data" / "train.jsonl")
     else:
-        is_demo = not directory.exists() or {path.name for path in directory.iterdir()} <= {"data"}
+        is_demo = not directory.exists() or {path.name for path in directory.iterdir()} <= {"data", ".lock"}
     if not is_demo:
         raise ValueError(f"{directory} holds something other than a demonstration: choose another directory")
     for name in _PRODUCTS:

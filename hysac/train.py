@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -25,15 +25,19 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hysac.checkpoint import (
+    TRAINING_DATA,
     Checkpoint,
     checkpoint_path,
     checkpoint_paths,
     keep_last,
+    newest_good,
     random_state,
     set_random_state,
 )
 from hysac.config import TrainConfig, augmentation, columns
 from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
+from hysac.data.formats import first_few
+from hysac.data.manifest import fingerprint
 from hysac.factory import create_model, get_tokenizer, transforms
 from hysac.files import remove_leftovers, write_json
 from hysac.gradient_cache import MicroBatch, backward
@@ -41,15 +45,17 @@ from hysac.lora import add_lora
 from hysac.loss import HySACLoss
 from hysac.model import SCALARS, HySAC
 from hysac.optim import learning_rate, make_optimizer, set_learning_rate
-from hysac.pretrained import save_pretrained
+from hysac.pretrained import RUN_MODEL, save_pretrained
 from hysac.processes import Processes, StopRequest, join_processes, leave_signals_to_main
+from hysac.run_lock import run_lock
 from hysac.run_log import RunLog
 from hysac.sampler import SeededItems, StepSampler
 from hysac.selection import Selection, Validation, validate
+from hysac.step_guard import StepGuard, what_is_not_finite
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.json"
+CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, "config.json"
 Status = Literal["finished", "stopped early", "interrupted"]
 _AUTOCAST = {"amp": torch.float16, "amp_bf16": torch.bfloat16, "amp_bfloat16": torch.bfloat16}
 
@@ -87,17 +93,20 @@ def train(config: TrainConfig) -> TrainResult:
     once. On a CPU a resumed run ends with the same bits as an uninterrupted one.
 
     Raises:
-        ValueError: settings that do not fit each other, the data or the checkpoint.
+        ValueError: settings that do not fit each other, the data or the checkpoint; a run of this name that
+            another process is writing, or that is to be continued and is not there.
         FileNotFoundError: data or a checkpoint that is not there.
-        FloatingPointError: the loss is not finite any more.
+        FloatingPointError: ``max_bad_steps`` in a row had a gradient that is not finite.
         OSError: a checkpoint cannot be written; the ones before it are intact.
     """
     with (
         join_processes(config.device) as processes,
         StopRequest(processes) as stop,
         torch.autograd.set_detect_anomaly(config.detect_anomaly),
+        ExitStack() as held,
     ):
-        return _Run(config, processes).run(stop)
+        directory = processes.main_decides(lambda: _held_directory(config, held))
+        return _Run(config, processes, directory).run(stop)
 
 
 def build_model(config: TrainConfig, device: torch.device | str = "cpu") -> HySAC:
@@ -138,11 +147,12 @@ def model_of_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple
         CheckpointError: the checkpoint is damaged.
     """
     if path.is_dir():
-        paths = checkpoint_paths(path / CHECKPOINTS)
-        if not paths:
+        found = newest_good(path / CHECKPOINTS)
+        if found is None:
             raise FileNotFoundError(f"{path} has no checkpoints")
-        path = paths[-1]
-    checkpoint = Checkpoint.load(path)
+        path, checkpoint = found
+    else:
+        checkpoint = Checkpoint.load(path)
     config = TrainConfig.from_dict({"train_data": "", **checkpoint.settings})
     model = build_model(config, device)
     checkpoint.load_model(model)
@@ -175,20 +185,23 @@ class _Window:
 
     def restart(self) -> None:
         self.steps, self._sums, self._began = 0, torch.zeros(()), time.perf_counter()
+        self._fine = torch.zeros(())
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
 
-    def add(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+    def add(self, terms: dict[str, Tensor], norm: Tensor, fine: Tensor) -> None:
+        """Of a step that was taken, if it was ``fine``."""
         self._names = [*terms, "grad_norm"]
-        values = torch.stack([*terms.values(), norm.float()])
+        values = torch.stack([*terms.values(), norm.float()]).where(fine, 0.0)
         self._sums = self._sums + values if self.steps else values
+        self._fine = self._fine + fine if self.steps else fine.float()
         self.steps += 1
 
     def means(self, processes: Processes) -> dict[str, float]:
-        """The means over the steps and processes, and the total ``"loss"``; waits for the device."""
-        values = processes.mean(self._sums / self.steps).tolist()
+        """The means over the fine steps and processes, and the total ``"loss"``; waits for the device."""
+        values = processes.mean(self._sums / self._fine).tolist()
         means = dict(zip(self._names, values, strict=True))
         return {"loss": sum(values[:-1]), **means}
 
@@ -196,10 +209,10 @@ class _Window:
 class _Run:
     """A run in progress: :meth:`run` is the loop, the other methods its parts."""
 
-    def __init__(self, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, config: TrainConfig, processes: Processes, directory: Path) -> None:
         self.processes, self.device = processes, processes.device
         self.config = config = replace(config, precision=config.precision or default_precision(self.device))
-        self.directory: Path = processes.main_decides(lambda: _choose_directory(config))
+        self.directory = directory
         checkpoint = _checkpoint_to_continue(config, self.directory)
         self.model = build_model(config, self.device)
         self.train_set, self.val_set = self._open_data()
@@ -223,6 +236,8 @@ class _Run:
             eps=config.eps,
         )
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "amp")
+        self.guard = StepGuard(self.optimizer, scaled=self.scaler.is_enabled(), device=self.device)
+        self.skipped = 0  # steps since the last record
         self.autocast = autocast(config.precision or "", self.device)
         self.step, self.selection = 0, Selection()
         self.metrics: dict[str, float] = {}
@@ -230,6 +245,7 @@ class _Run:
             **config.settings(),
             "number of processes": processes.world_size,
             "number of training quadruplets": self.sampler.size,
+            TRAINING_DATA: processes.main_decides(lambda: fingerprint(self.train_set.records)),
         }
         _seed(config.seed + processes.rank)
         if checkpoint is not None:
@@ -280,7 +296,9 @@ class _Run:
             ) as self.bar,
         ):
             while self.step < self.total_steps:
-                yield [self._to_device(next(batches)) for _ in range(self.config.accum_freq)]
+                read = [next(batches) for _ in range(self.config.accum_freq)]
+                self.ids = [name for batch in read for name in batch["id"]]
+                yield [self._to_device(batch) for batch in read]
                 self.bar.update()
 
     def _train_step(self, micro_batches: list[MicroBatch], window: _Window) -> float:
@@ -296,12 +314,43 @@ class _Run:
         terms = backward(self.trained, self.loss, micro_batches, autocast=self.autocast, scaler=self.scaler)
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
+        fine = self.guard.judge(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.clamp_parameters_()
         self.step += 1
-        window.add(terms, norm)
+        window.add(terms, norm, fine)
+        self.latest = micro_batches
         return lr
+
+    def _tell_of_skipped_steps(self) -> None:
+        """Say what was not finite in the last step, and give up after too many such steps in a row.
+
+        It waits for the device. All processes have the same verdict; each looks at its own quadruplets.
+        """
+        skipped, in_a_row, most = self.guard.counts()
+        self.skipped += skipped
+        if not skipped:
+            return
+        what = "their gradients were not finite"
+        if self.scaler.is_enabled() and most < self.config.max_bad_steps:
+            what = "a scaled gradient of float16 overflowed, as it may now and then"
+        elif in_a_row:
+            what = what_is_not_finite(self.model, self._make_loss(), self.latest, self.ids, self.autocast)
+        steps = "steps were" if skipped > 1 else "step was"
+        told = (
+            f"step {self.step}: {skipped} {steps} skipped, {in_a_row} in a row now: {what}. "
+            f"Curvature {float(self.model.curvature):.4g}"
+        )
+        if most < self.config.max_bad_steps:
+            if self.processes.is_main:
+                log.warning("%s", told)
+            return
+        saved = checkpoint_paths(self.directory / CHECKPOINTS)
+        raise FloatingPointError(
+            f"{told}. That is --max-bad-steps {self.config.max_bad_steps}: lower lr, or set warmup or "
+            f"grad_clip_norm. The last good checkpoint is {saved[-1] if saved else 'none'}"
+        )
 
     def _clip(self) -> Tensor:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -312,8 +361,9 @@ class _Run:
 
     def _record(self, window: _Window, lr: float) -> None:
         """Write the means since the last record: here, and in saving, the loop waits for the device."""
+        self._tell_of_skipped_steps()
         means = window.means(self.processes)
-        self._check_finite(means)
+        skipped, self.skipped = self.skipped, 0
         speed = window.steps * self.sampler.step_size / window.seconds
         window.restart()
         if not self.processes.is_main:
@@ -324,21 +374,13 @@ class _Run:
             **{name: value for name, value in means.items() if math.isfinite(value)},
             **_scalars(self.model),
             "samples_per_second": speed,
+            "skipped_steps": skipped,
         }
         self.log.write("train", self.step, record)
         summary = f"loss {means['loss']:.4f}, curvature {record['curvature']:.4f}"
         self.bar.set_postfix_str(summary)
         if self.bar.disable:
             log.info("step %d/%d: %s, %.0f quadruplets/s", self.step, self.total_steps, summary, round(speed))
-
-    def _check_finite(self, means: dict[str, float]) -> None:
-        # In float16 the gradient may overflow now and then: the scaler skips the step.
-        norm_is_fine = self.scaler.is_enabled() or math.isfinite(means["grad_norm"])
-        if not (norm_is_fine and math.isfinite(means["loss"])):
-            raise FloatingPointError(
-                f"before step {self.step} the loss became {means['loss']:g} and the norm of its gradient "
-                f"{means['grad_norm']:g}; lower lr, or set warmup or grad_clip_norm"
-            )
 
     # Validation, and what it decides
 
@@ -457,6 +499,7 @@ class _Run:
         """The data set of ``--train-data`` or ``--val-data``; its images are verified by one process."""
         config = self.config
         tokenizer = get_tokenizer(config.model)
+        images: dict[str, Any] = {"max_pixels": config.max_pixels, "background": config.background}
 
         def opened() -> Quadruplets:
             return open_dataset(
@@ -469,6 +512,8 @@ class _Run:
                 on_error=config.on_bad_image,
                 verify=config.verify_images,
                 progress=not self._silent(),
+                allow_outside_root=config.allow_outside_root,
+                **images,
             )
 
         def manifest() -> Any:
@@ -480,7 +525,7 @@ class _Run:
         verified = self.processes.main_decides(manifest)
         if verified is None:  # drawn, not read
             return opened()
-        return QuadrupletDataset(verified, transform, tokenizer, verify=False)
+        return QuadrupletDataset(verified, transform, tokenizer, verify=False, **images)
 
     def _make_loss(self, rank: int = 0, world_size: int = 1) -> HySACLoss:
         config = self.config
@@ -520,6 +565,13 @@ class _Run:
         return steps is not None and self.step % steps == 0
 
 
+def _held_directory(config: TrainConfig, held: ExitStack) -> Path:
+    """The run's directory, locked until ``held`` is closed."""
+    directory = _choose_directory(config)
+    held.enter_context(run_lock(directory))
+    return directory
+
+
 def _choose_directory(config: TrainConfig) -> Path:
     """The run's directory; refuses one that holds another run, or a later part of this one."""
     resumed = Path(config.resume) if config.resume not in (None, "latest") else None
@@ -530,6 +582,9 @@ def _choose_directory(config: TrainConfig) -> Path:
     else:
         model = config.model.replace("/", "-").replace(":", "-")
         directory = Path(config.logs) / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    if config.resume == "latest" and not directory.is_dir():
+        runs = sorted(path.name for path in Path(config.logs).glob("*") if path.is_dir())
+        raise ValueError(f"{directory} is not there to be continued; {config.logs} has {first_few(runs)}")
     paths = checkpoint_paths(directory / CHECKPOINTS)
     if paths and config.resume != "latest" and (resumed is None or paths[-1].resolve() != resumed.resolve()):
         raise ValueError(
@@ -543,8 +598,8 @@ def _checkpoint_to_continue(config: TrainConfig, directory: Path) -> Checkpoint 
         return None
     if config.resume != "latest":
         return Checkpoint.load(Path(config.resume))
-    paths = checkpoint_paths(directory / CHECKPOINTS)
-    return Checkpoint.load(paths[-1]) if paths else None
+    found = newest_good(directory / CHECKPOINTS)
+    return None if found is None else found[1]
 
 
 @torch.no_grad()

@@ -3,9 +3,11 @@
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import textwrap
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from hysac.checkpoint import (
     CheckpointError,
     checkpoint_path,
     checkpoint_paths,
+    digest,
     keep_last,
+    newest_good,
     random_state,
     set_random_state,
 )
@@ -91,6 +95,73 @@ def test_newest_and_oldest(tmp_path):
     remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"step-00000020.pt", "step-100000000.pt", "other.pt"}
     assert checkpoint_paths(tmp_path / "missing") == []
+
+
+def test_a_flipped_bit_in_the_content_is_found(tmp_path):
+    """Of every stored tensor: PyTorch's own reader compares nothing."""
+    path = tmp_path / "step-00000003.pt"
+    checkpoint(size=64).save(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        stored = [info for info in archive.infolist() if "/data/" in info.filename]
+    # A local header takes 30 bytes and what its last two fields say.
+    extra = [sum(struct.unpack_from("<HH", whole, info.header_offset + 26)) for info in stored]
+    places = [
+        (info.header_offset + 30 + more, info.file_size) for info, more in zip(stored, extra, strict=True)
+    ]
+    generator = random.Random(1)
+    assert len(places) > 5
+    for start, size in places:
+        content = bytearray(whole)
+        content[start + generator.randrange(size)] ^= 1 << generator.randrange(8)
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"step-00000003\.pt is damaged"):
+            Checkpoint.load(path)
+        Checkpoint.load(path, verify=False)
+    path.write_bytes(whole)
+    assert Checkpoint.load(path).step == 3
+
+
+def test_flipped_bits_anywhere_are_found_or_change_nothing(tmp_path):
+    path = tmp_path / "step-00000003.pt"
+    wanted = checkpoint()
+    wanted.save(path)
+    whole = path.read_bytes()
+    generator = random.Random(2)
+    for _ in range(300):
+        content = bytearray(whole)
+        content[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(content)
+        try:
+            got = Checkpoint.load(path)
+        except CheckpointError:
+            continue
+        assert digest(vars(got)) == digest(vars(wanted)), "padding and names of the archive"
+
+
+def test_a_checkpoint_without_a_checksum_is_read(tmp_path):
+    path = tmp_path / "step-00000003.pt"
+    checkpoint().save(path)
+    content = torch.load(path, weights_only=True)
+    del content["sha256"]
+    torch.save(content, path)
+    assert Checkpoint.load(path).step == 3
+
+
+def test_a_damaged_newest_one_gives_way_to_the_one_before(tmp_path, caplog):
+    assert newest_good(tmp_path) is None
+    for step in (2, 4, 6):
+        checkpoint(step).save(checkpoint_path(tmp_path, step))
+    for step, expected in ((6, 4), (4, 2)):
+        path = checkpoint_path(tmp_path, step)
+        path.write_bytes(path.read_bytes()[:-100])
+        found, got = newest_good(tmp_path)
+        assert (found, got.step) == (checkpoint_path(tmp_path, expected), expected)
+        assert f"{path} is damaged" in caplog.text
+        assert "going back to the checkpoint before it" in caplog.text
+    checkpoint_path(tmp_path, 2).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged; .*step-00000006"):
+        newest_good(tmp_path)
 
 
 class TestFullDisk:

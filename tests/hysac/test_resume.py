@@ -1,11 +1,14 @@
 """Interrupted runs: killed, signalled, stopped by a full disk; each continues to the same bits."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,8 +168,36 @@ def test_a_finished_run_is_left_alone(config, whole):
 
 
 def test_latest_without_a_checkpoint_starts(config, tmp_path):
+    """Of a run that is there; one that is not has another name."""
+    (tmp_path / "fresh").mkdir()
     result = train(replace(config, name="fresh", logs=str(tmp_path), resume="latest", max_steps=1))
     assert result.step == 1
+    with pytest.raises(ValueError, match=r"frehs is not there to be continued; .* has fresh$"):
+        train(replace(config, name="frehs", logs=str(tmp_path), resume="latest", max_steps=1))
+    assert not (tmp_path / "frehs").exists()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(config, whole, tmp_path, caplog):
+    directory = tmp_path / "damaged"
+    shutil.copytree(whole.run_dir, directory)
+    paths = checkpoint_paths(directory / "checkpoints")
+    content = bytearray(paths[-1].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[-1].write_bytes(content)
+    result = train(replace(config, name="damaged", logs=str(tmp_path), resume="latest"))
+    assert f"{paths[-1]} is damaged" in caplog.text
+    assert_same_course(result.run_dir, whole.run_dir)
+
+
+def test_a_run_has_one_writer(config, tmp_path):
+    config = replace(config, name="once", logs=str(tmp_path), workers=0)
+    process = start(config)
+    wait_for_step(process, tmp_path / "once", 2)
+    with pytest.raises(ValueError, match=rf"once is being written by another run, process {process.pid}"):
+        train(replace(config, resume="latest"))
+    process.kill()
+    process.wait()
+    assert train(replace(config, resume="latest")).status == "finished"
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, monkeypatch):
@@ -217,6 +248,23 @@ class TestRefusals:
         manifests = write_toy(tmp_path, train_size=32, val_size=6, progress=False)
         with pytest.raises(CheckpointError, match="training quadruplets was 36 and is now 32"):
             train(replace(config, train_data=str(manifests["train"]), resume="latest"))
+
+    @pytest.mark.parametrize("change", ["order", "caption", "image"])
+    def test_other_data_of_the_same_length(self, config, whole, tmp_path, change):
+        shutil.copytree(Path(config.train_data).parent, tmp_path / "data")
+        manifest = tmp_path / "data" / Path(config.train_data).name
+        train(replace(config, train_data=str(manifest), resume="latest"))  # elsewhere, and the same
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        if change == "order":
+            rows[3], rows[4] = rows[4], rows[3]
+        elif change == "caption":
+            rows[3]["safe_caption"] += "!"
+        else:
+            image = manifest.parent / rows[3]["unsafe_image"]
+            image.write_bytes((manifest.parent / rows[4]["unsafe_image"]).read_bytes() + b"\0")
+        manifest.write_text("\n".join(map(json.dumps, rows)))
+        with pytest.raises(CheckpointError, match=r"training data was '\w{16}' and is now '\w{16}'"):
+            train(replace(config, train_data=str(manifest), resume="latest"))
 
     def test_an_earlier_checkpoint_of_the_same_run(self, config, whole):
         first = checkpoint_paths(whole.run_dir / "checkpoints")[0]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -291,6 +292,9 @@ class TestConfig:
             ("select_metric", ("loss", "T->I R@1"), ValueError, "got 'loss'"),
             ("gather_with_grad", False, ValueError, "local_loss needs gather_with_grad"),
             ("resume", "latest", ValueError, "resume 'latest' needs the name"),
+            ("name", "../x", ValueError, "name must lie within logs, without '..', got '../x'"),
+            ("name", "/tmp/x", ValueError, "name must lie within logs"),
+            ("name", " ", ValueError, "name must not be blank"),
             ("verify_images", False, None, None),
         ],
     )
@@ -359,7 +363,9 @@ class TestRun:
             config, epochs=1, batch_size=TRAIN, lr_scheduler="const", warmup=0, wd=0.1, val_data=None
         )
         result = train(config)
-        run = _Run(replace(config, name="other"), Processes(0, 1, torch.device("cpu")))
+        run = _Run(
+            replace(config, name="other"), Processes(0, 1, torch.device("cpu")), Path(config.logs) / "other"
+        )
         ((images, texts),) = next(iter(run._steps()))
         model = build_model(config)
         HySACLoss()(**model(images, texts)).backward()
@@ -393,14 +399,15 @@ class TestRun:
             assert (small[name] - wanted).norm() <= 2e-2 * moved, name
 
     def test_clipping_bounds_the_gradient(self, config):
-        run = _Run(replace(config, grad_clip_norm=0.01), Processes(0, 1, torch.device("cpu")))
+        directory = Path(config.logs) / "run"
+        run = _Run(replace(config, grad_clip_norm=0.01), Processes(0, 1, torch.device("cpu")), directory)
         run._train_step(next(iter(run._steps())), window := _Window())
         gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
         assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(0.01, rel=1e-3)
         assert window.means(run.processes)["grad_norm"] > 0.1
 
     def test_a_step_never_waits_for_the_device(self, config, monkeypatch):
-        run = _Run(config, Processes(0, 1, torch.device("cpu")))
+        run = _Run(config, Processes(0, 1, torch.device("cpu")), Path(config.logs) / "run")
         steps = run._steps()
         batches = [next(steps), next(steps)]
 
@@ -466,8 +473,38 @@ class TestRun:
         assert from_pretrained(result.model_dir).curv_init == 0.5
 
     def test_divergence_is_told(self, config):
-        with pytest.raises(FloatingPointError, match="lower lr"):
-            train(replace(config, lr=1e30, warmup=0))
+        message = (
+            r"step \d: 1 step was skipped, 3 in a row now: not finite: image features of 8 of 8 "
+            r"quadruplets \('train-\d+', .*\. Scale [\d.]+, largest radius .*\. Curvature .*"
+            r"That is --max-bad-steps 3: lower lr"
+        )
+        with pytest.raises(FloatingPointError, match=message):
+            train(replace(config, val_data=None, lr=1e30, warmup=0, max_bad_steps=3, log_every_n_steps=1))
+
+    def test_a_bad_step_is_skipped_and_told(self, config, caplog, monkeypatch):
+        """The third step's gradient is made infinite: the weights stay, and training goes on."""
+        norms, weights = [], []
+        clip = _Run._clip
+
+        def spoiled(run):
+            weights.append(run.model.visual.proj.detach().clone())
+            norm = clip(run)
+            norms.append(norm * math.inf if len(norms) == 2 else norm)
+            if len(norms) == 3:
+                run.model.visual.proj.grad.fill_(math.nan)
+            return norms[-1]
+
+        monkeypatch.setattr(_Run, "_clip", spoiled)
+        result = train(replace(config, log_every_n_steps=1))
+        assert torch.equal(weights[2], weights[3]), "the third step is not taken"
+        assert not torch.equal(weights[1], weights[2])
+        assert not torch.equal(weights[3], weights[4])
+        told = "step 3: 1 step was skipped, 1 in a row now: not finite: only the gradient. Scale"
+        assert told in caplog.text
+        log = read_log(result.run_dir / "metrics.jsonl")
+        records = [record for record in log if record["kind"] == "train"]
+        assert [record["skipped_steps"] for record in records] == [0, 0, 1, 0, 0, 0]
+        assert ["loss" in record for record in records] == [True, True, False, True, True, True]
 
     def test_patience(self, config):
         result = train(replace(config, epochs=9, patience=2, lr=1e-12))
@@ -647,6 +684,7 @@ class TestTwoProcesses:
         stored = Checkpoint.load(checkpoint_paths(directory / "plain/checkpoints")[-1])
         assert len(stored.random_states) == 2
         assert sorted(p.name for p in (directory / "plain").iterdir()) == [
+            ".lock",
             "checkpoints",
             "config.json",
             "metrics.jsonl",
