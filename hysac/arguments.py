@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from importlib import metadata
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from hysac.config import TRAINING_PRECISIONS, TrainConfig
@@ -46,7 +47,7 @@ data:
   A manifest has one quadruplet a row: safe_image, unsafe_image, safe_caption, unsafe_caption, and
   optionally tag and id; image paths are relative to the manifest. `hysac toy` writes a small one.
   A shard of webdataset has the members KEY.safe.jpg, KEY.unsafe.jpg, KEY.safe.txt and KEY.unsafe.txt
-  (or .jpeg, .png, .webp), and optionally KEY.json with a tag.
+  (or .jpeg, .png, .webp, .bmp, .gif, .tif), and optionally KEY.json with a tag.
 
 examples:
   the paper's recipe, on one GPU with the paper's batch of 256:
@@ -92,6 +93,7 @@ example:
 _CONVERT_EPILOG = """\
 example:
   hysac convert hysac_model.pth --bounds hysac_bounds.json --out hysac-vit-l
+  hysac convert safeclip-vit-l-14/ --out before-training
   hysac evaluate --model-dir hysac-vit-l --val-data test.jsonl --mode paper
 """
 
@@ -120,6 +122,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=_Formatter,
     )
+    parser.add_argument("--version", action="version", version=_versions())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, run in commands.items():
         usage, summary, epilog, add_flags = _COMMANDS[name]
@@ -135,6 +138,12 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         sub.set_defaults(command=run, name_of_command=name)
         add_flags(sub)
     return parser
+
+
+def _versions() -> str:
+    """For a bug report: of hysac and of what computes."""
+    names = ("hysac", "open_clip_torch", "torch")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -183,19 +192,42 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DATA", help="what to fit on: a manifest, shards, or 'toy'"
     )
     parser.add_argument("--out", metavar="FILE", help="JSON file; by default bounds.json beside the model")
+    parser.add_argument(
+        "--drop-classes",
+        action="store_true",
+        help="replace bounds also by those of fewer classes, as text-only data gives",
+    )
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="hysac_model.pth, or a checkpoint of the authors' training script",
+        help="hysac_model.pth, a checkpoint of the authors' or of open_clip's training script, or a file or "
+        "directory of a Hugging Face CLIP",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
     parser.add_argument("--bounds", metavar="FILE", help="hysac_bounds.json")
     parser.add_argument(
-        "--lora-alpha", type=float, metavar="X", default=1.0, help="of the adapters in the checkpoint"
+        "--lora-alpha",
+        type=float,
+        metavar="X",
+        help="of the adapters in the checkpoint; by default that of adapter_config.json beside it, which "
+        "also tells of rsLoRA and patterns of alpha, or 1",
     )
+    parser.add_argument("--adapter", metavar="NAME", help="the adapter to merge, where there are several")
+    parser.add_argument(
+        "--quick-gelu",
+        action=argparse.BooleanOptionalAction,
+        help="whether the activation is QuickGELU; by default what config.json beside it says, or QuickGELU",
+    )
+    for tower in ("vision", "text"):
+        parser.add_argument(
+            f"--{tower}-heads",
+            type=int,
+            metavar="N",
+            help="attention heads; by default what config.json beside it says, or as many as are 64 wide",
+        )
 
 
 def _add_toy(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +288,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="DEVICE", help="such as cpu or cuda:1; by default a GPU if there is one"
     )
     group.add_argument("--precision", default="fp32", choices=TRAINING_PRECISIONS[:4], help="of the towers")
+    group.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the files of a model directory with their checksums, 1 to 2 s for each GB",
+    )
 
 
 _OF_TRAINING = ("train_data", "val_data", "aug_cfg")

@@ -22,12 +22,12 @@ from hysac.data import Batches, Quadruplets, open_dataset, write_toy
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
-from hysac.files import write_json
+from hysac.files import check_writable, write_json
 from hysac.model import HySAC
-from hysac.pretrained import BOUNDS_FILE, is_model_directory, save_pretrained
+from hysac.pretrained import BOUNDS_FILE, model_directory, save_pretrained
 from hysac.processes import choose_device
-from hysac.safety import Bounds, Traversal, calibrate_thresholds, fit_bounds
-from hysac.train import MODEL, autocast, default_workers, model_of_checkpoint, train
+from hysac.safety import MODALITIES, Bounds, Traversal, calibrate_thresholds, check_replaces, fit_bounds
+from hysac.train import autocast, default_workers, model_of_checkpoint, train
 
 log = logging.getLogger("hysac")
 
@@ -39,13 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     0: done. 2: bad input, told in one line. 128 + n: stopped by signal n (130 for Ctrl-C, 143 for SIGTERM),
-    after saving a checkpoint.
+    after saving a checkpoint. A reader of the output that closes it, as ``head`` does, is no error.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python flushes when it exits has to go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = make_parser(COMMANDS).parse_args(arguments)
     _speak()
     try:
         with _one_line_warnings():
             return args.command(args)
+    except BrokenPipeError:
+        raise
     except USER_ERRORS as error:
         if args.debug:
             raise
@@ -75,12 +89,17 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     model, tokenizer, home = _load_model(args)
+    out = home / "evaluation.json" if args.out is None else Path(args.out)
+    check_writable(out)
+    if args.plots is not None:
+        check_writable(Path(args.plots) / "a picture")
     bounds, thresholds = _stored_bounds(args, home), None
     if args.calibration_data is not None:
-        _, calibration = _encode(args, model, tokenizer, args.calibration_data, "train")
+        calibration = _encode(args, model, _open(args, model, tokenizer, args.calibration_data, "train"))
         bounds = bounds or fit_bounds(calibration)
         thresholds = calibrate_thresholds(calibration)
-    dataset, embeddings = _encode(args, model, tokenizer, args.val_data, "val")
+    dataset = _open(args, model, tokenizer, args.val_data, "val")
+    embeddings = _encode(args, model, dataset)
     traversal = None
     if bounds is None:
         log.warning("there are no bounds: nothing is redirected. `hysac bounds` fits them")
@@ -95,7 +114,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         min_radius=args.min_radius,
     )
     print(report.format_tables())
-    out = home / "evaluation.json" if args.out is None else Path(args.out)
     write_json(out, report.to_dict())
     print(f"\nall numbers: {out}")
     if args.plots is not None:
@@ -108,23 +126,33 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _bounds(args: argparse.Namespace) -> int:
     model, tokenizer, home = _load_model(args)
-    _, embeddings = _encode(args, model, tokenizer, args.data, "train")
-    bounds = fit_bounds(embeddings)
+    out = home / BOUNDS_FILE if args.out is None else Path(args.out)
+    check_writable(out)
+    dataset = _open(args, model, tokenizer, args.data, "train")
+    if not args.drop_classes:  # before the work
+        check_replaces(out, CLASSES if dataset.has_images else MODALITIES["text"])
+    bounds = fit_bounds(_encode(args, model, dataset))
     print("distance to the origin   5th pct.     mean  95th pct.      max")
     for letter, name in CLASSES.items():
         if letter in bounds.classes:
             row = bounds[letter]
             numbers = f"{row.low_05:11.4f}{row.avg:9.4f}{row.up_95:11.4f}{row.max:9.4f}"
             print(f"{letter}  {name.replace('_', ' '):20}{numbers}")
-    out = home / BOUNDS_FILE if args.out is None else Path(args.out)
-    bounds.save(out)
+    bounds.save(out, drop_classes=args.drop_classes)
     print(f"written to {out}")
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
     bounds = None if args.bounds is None else Bounds.load(args.bounds)
-    model = from_reference(args.checkpoint, lora_alpha=args.lora_alpha)
+    model = from_reference(
+        args.checkpoint,
+        lora_alpha=args.lora_alpha,
+        adapter=args.adapter,
+        quick_gelu=args.quick_gelu,
+        vision_heads=args.vision_heads,
+        text_heads=args.text_heads,
+    )
     print(f"model: {save_pretrained(model, args.out, bounds=bounds)}")
     return 0
 
@@ -158,10 +186,9 @@ def _load_model(args: argparse.Namespace) -> tuple[HySAC, Any, Path]:
     if args.checkpoint is not None:
         model, config, run = model_of_checkpoint(Path(args.checkpoint), device)
         return model, get_tokenizer(config.model), run
-    directory = Path(args.model_dir)
-    if not is_model_directory(directory) and is_model_directory(directory / MODEL):
-        directory /= MODEL  # a run was named
-    return from_pretrained(directory, device=device), get_tokenizer(f"local-dir:{directory}"), directory
+    directory = model_directory(Path(args.model_dir))
+    model = from_pretrained(directory, device=device, verify=args.verify)
+    return model, get_tokenizer(f"local-dir:{directory}"), directory
 
 
 def _stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:
@@ -170,10 +197,8 @@ def _stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:
     return Bounds.load(home / BOUNDS_FILE) if (home / BOUNDS_FILE).is_file() else None
 
 
-def _encode(
-    args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str, split: str
-) -> tuple[Quadruplets, Embeddings]:
-    dataset = open_dataset(
+def _open(args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str, split: str) -> Quadruplets:
+    return open_dataset(
         spec,
         split,
         transforms(model)[1],
@@ -183,12 +208,19 @@ def _encode(
         on_error=args.on_bad_image,
         verify=args.verify_images,
         progress=sys.stderr.isatty(),
+        allow_outside_root=args.allow_outside_root,
+        max_pixels=args.max_pixels,
+        background=args.background,
+        whole_texts=True,
     )
+
+
+def _encode(args: argparse.Namespace, model: HySAC, dataset: Quadruplets) -> Embeddings:
     workers = default_workers() if args.workers is None else args.workers
     loader = Batches(dataset, batch_size=args.batch_size, num_workers=workers)
     device = next(model.parameters()).device
     with torch.no_grad(), autocast(args.precision, device)():
-        return dataset, encode_dataset(model, loader, progress=sys.stderr.isatty())
+        return encode_dataset(model, loader, progress=sys.stderr.isatty())
 
 
 # What the user sees

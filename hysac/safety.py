@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -228,9 +228,20 @@ class Bounds:
                 raise type(error)(f"bounds of class {letter}: {error}") from None
         return cls(classes, data.get("curv"))
 
-    def save(self, path: str | Path) -> None:
-        """Write JSON; a reader sees the old file or the new one, never a part."""
-        write_json(Path(path), self.to_dict())
+    def save(self, path: str | Path, *, drop_classes: bool = False) -> None:
+        """Write JSON; a reader sees the old file or the new one, never a part.
+
+        Args:
+            path: the file.
+            drop_classes: whether bounds may be replaced by those of fewer classes.
+
+        Raises:
+            ValueError: the file has classes that these bounds lack, or is something else than bounds.
+        """
+        path = Path(path)
+        if not drop_classes:
+            check_replaces(path, self.classes)
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Bounds:
@@ -240,6 +251,25 @@ class Bounds:
             ValueError: the file is not JSON, lacks a statistic, or its values are impossible.
         """
         return cls.from_dict(read_json(Path(path)))
+
+
+def check_replaces(path: Path, classes: Iterable[str]) -> None:
+    """Refuse bounds of ``classes`` in place of a file that has others, or is something else.
+
+    Raises:
+        ValueError: names the file and the classes.
+    """
+    if not path.exists():
+        return
+    try:
+        before = Bounds.load(path).classes
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is there and holds no bounds: {error}") from error
+    if lost := [f"{CLASSES[letter].replace('_', ' ')}s" for letter in before if letter not in set(classes)]:
+        raise ValueError(
+            f"{path} has bounds of {' and '.join(lost)}, which the new ones lack; drop_classes "
+            "(--drop-classes) replaces it all the same"
+        )
 
 
 def fit_bounds(embeddings: Embeddings) -> Bounds:

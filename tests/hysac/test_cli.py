@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -256,7 +258,7 @@ class TestEvaluate:
         broken = folder / "damaged-model"
         shutil.copytree(run / "model", broken)
         (broken / "hysac.safetensors").write_bytes(b"half")
-        assert "hysac.safetensors is damaged" in fails(["evaluate", "--model-dir", broken, *data])
+        assert "hysac.safetensors is not what was saved" in fails(["evaluate", "--model-dir", broken, *data])
         other = folder / "other_bounds.json"
         bounds = Bounds.load(run / "model" / "bounds.json").to_dict()
         other.write_text(json.dumps({**bounds, "curv": 7.0}))
@@ -281,6 +283,50 @@ class TestBounds:
         arguments = ["bounds", "--checkpoint", str(run), "--data", str(toy / "val.jsonl"), "--out", str(out)]
         assert main(arguments) == 0
         assert Bounds.load(out)["V"].avg == pytest.approx(Bounds.load(run / "model/bounds.json")["V"].avg)
+
+    def test_never_shrink_in_silence(self, toy, run, folder, fails):
+        out = folder / "kept.json"
+        shutil.copy(run / "model" / "bounds.json", out)
+        before = out.read_bytes()
+        rows = [
+            {"safe_caption": record.safe_caption, "unsafe_caption": record.unsafe_caption}
+            for record in load_manifest(toy / "val.jsonl").records
+        ]
+        texts = folder / "texts.jsonl"
+        texts.write_text("\n".join(map(json.dumps, rows)))
+        arguments = ["bounds", "--model-dir", str(run), "--data", str(texts), "--out", str(out)]
+        told = fails(arguments)
+        assert f"{out} has bounds of safe images and unsafe images, which the new ones lack" in told
+        assert "--drop-classes" in told
+        assert out.read_bytes() == before
+        assert main([*arguments, "--drop-classes"]) == 0
+        assert set(Bounds.load(out).classes) == {"S", "U"}
+        assert (
+            main(["bounds", "--model-dir", str(run), "--data", str(toy / "val.jsonl"), "--out", str(out)])
+            == 0
+        )
+        assert set(Bounds.load(out).classes) == {"S", "V", "U", "G"}
+        out.write_text("[]")
+        assert "is there and holds no bounds" in fails(arguments)
+
+
+class TestConsole:
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as exit:
+            main(["--version"])
+        assert exit.value.code == 0
+        assert capsys.readouterr().out == (
+            f"hysac {metadata.version('hysac')}, open_clip_torch {metadata.version('open_clip_torch')}, "
+            f"torch {metadata.version('torch')}\n"
+        )
+
+    def test_a_closed_pipe_is_no_error(self):
+        command = (
+            f"{shlex.quote(sys.executable)} -m hysac.cli train --help | head -n 1; echo ${{PIPESTATUS[0]}}"
+        )
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "0"
+        assert done.stderr == ""
 
 
 class TestConvert:
