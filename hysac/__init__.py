@@ -14,6 +14,7 @@ from hysac.hub import push_to_hub
 from hysac.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
 from hysac.loss import HySACLoss
 from hysac.model import HySAC
+from hysac.peft_adapter import merge_adapter
 from hysac.pretrained import save_pretrained
 from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_reference_checkpoint",
     "lora_parameters",
     "lora_state_dict",
+    "merge_adapter",
     "merge_lora",
     "push_to_hub",
     "retrieval_table",

@@ -47,7 +47,7 @@ _PREFIX = re.compile(
 )
 _LORA = re.compile(r"^(.*)\.lora_([AB])(?:\.(\w+))?\.weight$")
 _OF_OPEN_CLIP = ("visual.transformer.resblocks.", "transformer.resblocks.")
-_UNUSED_ADAPTER = re.compile(r"resblocks\.\d+\.attn\.out_proj$")
+UNUSED_ADAPTER = re.compile(r"resblocks\.\d+\.attn\.out_proj$")
 _PATCHES = "vision_model.embeddings.patch_embedding"
 
 _RENAMED = {
@@ -70,14 +70,14 @@ _TRANSPOSED = {"visual_projection.weight": "visual.proj", "text_projection.weigh
 
 _LAYER = re.compile(r"^(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 _TOWER = {"vision": "visual.transformer", "text": "transformer"}
-_IN_LAYER = {
+IN_LAYER = {
     "self_attn.out_proj": "attn.out_proj",
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
 }
-_PACKED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+PACKED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 class ReferenceCheckpoint(NamedTuple):
@@ -239,10 +239,10 @@ def convert_state_dict(
             converted[_RENAMED[name]] = tensor
         elif name in _TRANSPOSED:
             converted[_TRANSPOSED[name]] = tensor.T.contiguous()
-        elif layer and layer[3] in _IN_LAYER:
+        elif layer and layer[3] in IN_LAYER:
             tower, index, part, kind = layer.groups()
-            converted[f"{_TOWER[tower]}.resblocks.{index}.{_IN_LAYER[part]}.{kind}"] = tensor
-        elif layer and layer[3] in _PACKED:
+            converted[f"{_TOWER[tower]}.resblocks.{index}.{IN_LAYER[part]}.{kind}"] = tensor
+        elif layer and layer[3] in PACKED:
             tower, index, part, kind = layer.groups()
             packed.setdefault(f"{_TOWER[tower]}.resblocks.{index}.attn.in_proj_{kind}", {})[part] = tensor
         else:
@@ -250,9 +250,9 @@ def convert_state_dict(
     if unknown:
         raise ValueError(f"state_dict has {len(unknown)} names that are not of a CLIP model: {unknown[:3]}")
     for name, parts in packed.items():
-        if len(parts) != len(_PACKED):
+        if len(parts) != len(PACKED):
             raise ValueError(f"state_dict has only {', '.join(parts)} for {name}")
-        converted[name] = torch.cat([parts[part] for part in _PACKED])
+        converted[name] = torch.cat([parts[part] for part in PACKED])
     return converted, scalars
 
 
@@ -293,6 +293,7 @@ def infer_model_cfg(
             "width": vision_width,
             "patch_size": patch_size,
             **({} if head_width == HEAD_WIDTH else {"head_width": head_width}),
+            **_mlp_ratio(state_dict, "visual.transformer", vision_width),
         },
         "text_cfg": {
             "context_length": context_length,
@@ -300,6 +301,7 @@ def infer_model_cfg(
             "width": text_width,
             "heads": text_heads,
             "layers": _count_layers(state_dict, "transformer"),
+            **_mlp_ratio(state_dict, "transformer", text_width),
         },
     }
 
@@ -334,7 +336,7 @@ def _merge_adapters(
     chosen = next(iter(factors.values()), {}) if adapter is None else factors[adapter]
     if chosen and alpha is None and config is None:
         logger.info("lora_alpha is not known and taken for 1, as HySAC was trained with")
-    unused = [module for module in chosen if _UNUSED_ADAPTER.search(module)]
+    unused = [module for module in chosen if UNUSED_ADAPTER.search(module)]
     if unused:
         logger.warning(
             "%d adapters of attn.out_proj are left out: open_clip's attention reads that weight directly, so "
@@ -346,12 +348,12 @@ def _merge_adapters(
         if set(pair) != {"A", "B"} or name not in merged:
             raise ValueError(f"state_dict has an incomplete adapter: {name} with lora_{', lora_'.join(pair)}")
         if module not in unused:
-            scaling = _scaling(module, pair["A"].shape[0], alpha, config)
+            scaling = adapter_scaling(module, pair["A"].shape[0], alpha, config)
             merged[name] = _merge(merged[name], pair["A"], pair["B"], scaling)
     return merged
 
 
-def _scaling(module: str, r: int, alpha: float | None, config: Mapping[str, Any] | None) -> float:
+def adapter_scaling(module: str, r: int, alpha: float | None, config: Mapping[str, Any] | None) -> float:
     """``alpha / r``, of rsLoRA ``alpha / sqrt(r)``; PEFT's patterns give some modules an own alpha."""
     if config is None:
         return (1.0 if alpha is None else alpha) / r
@@ -390,6 +392,13 @@ def _heads(name: str, heads: int | None, width: int) -> int:
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
         raise ValueError(f"{name} must divide the width {width}, got {heads!r}")
     return heads
+
+
+def _mlp_ratio(state_dict: Mapping[str, Tensor], tower: str, width: int) -> dict[str, float]:
+    """Of the layers' hidden width, where it is not open_clip's own, 4."""
+    hidden = state_dict.get(f"{tower}.resblocks.0.mlp.c_fc.weight")
+    ratio = 4.0 if hidden is None else hidden.shape[0] / width
+    return {} if ratio == 4.0 else {"mlp_ratio": ratio}
 
 
 def _count_layers(state_dict: Mapping[str, Tensor], tower: str) -> int:
