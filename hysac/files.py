@@ -98,8 +98,8 @@ def check_sums(path: Path) -> None:
         return
     for line in path.read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
-        if len(digest) != 64 or Path(name).name != name:
-            raise ValueError(f"{path} has the line {line!r}, which is no checksum of a file beside it")
+        if len(digest) != 64 or Path(name).name != name or len(name) > 255:
+            raise ValueError(f"{path} has the line {line[:330]!r}, which is no checksum of a file beside it")
         file = path.parent / name
         if not file.is_file():
             raise FileNotFoundError(f"{file} does not exist, and {path.name} names it")

@@ -304,8 +304,12 @@ class _Root:
             return path
         if Path(name).is_absolute() or ".." in Path(name).parts:
             self._refuse(name)
-        real = path.resolve() if path.is_symlink() else path
-        if not self._is_inside(real.parent):
+        try:
+            real = path.resolve() if path.is_symlink() else path
+            inside = self._is_inside(real.parent)
+        except OSError as error:  # such as a name that is too long
+            raise ValueError(f"{name[:80]!r} is no path: {error.strerror}") from None
+        if not inside:
             self._refuse(name)
         return path
 
@@ -381,6 +385,7 @@ def _cell(row: Row, column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
+        check_text(column, value)
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
