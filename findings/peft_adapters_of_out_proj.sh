@@ -4,8 +4,9 @@
 # peft 0.21.2, open_clip_torch 3.3.0, PyTorch 2.14.1, CPU:
 #   target_modules=["out_proj"], or "all-linear", wraps attn.out_proj of every block without a warning. Attention is
 #     torch.nn.MultiheadAttention, which hands out_proj.weight to a function and never calls the module: features are
-#     those of the base to the bit whatever the adapters hold, and their gradients are None, so that no step moves them
-#   merge_and_unload() adds them to the weight all the same: features that were equal to the base before it differ
+#     those of the base to rounding whatever the adapters hold, and their gradients are None, so that no step moves them
+#     (output seen: 2e-7; a wrapped module takes the attention's slower path)
+#   merge_and_unload() adds them to the weight all the same: features that were those of the base differ by 19 %
 #   c_fc beside it, a module that is called, behaves: its adapters have gradients, and merging changes nothing
 # Expected before it was run: that PEFT refuses a module of which only the weight is read, as it does the attention
 #   itself where that is no MultiheadAttention, or that merging gives the outputs from before it.
@@ -62,7 +63,7 @@ for target, is_called in (("out_proj", False), ("c_fc", True)):
     )
     assert count == 4
     assert has_gradients == is_called
-    assert torch.equal(adapters, base) != is_called
+    assert (difference(adapters, base) > 1e-3) == is_called
     assert (difference(merged, adapters) < 1e-5) == is_called
 PY
 "$work/venv/bin/python" -W ignore "$work/adapters.py"
