@@ -174,6 +174,14 @@ def checkpoint_path(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}.pt"
 
 
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint tells."""
+    found = _NAME.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path} has no name of a checkpoint, step-00000001.pt")
+    return int(found[1])
+
+
 def checkpoint_paths(directory: Path) -> list[Path]:
     """The checkpoints in ``directory``, oldest first."""
     found = {path: match for path in directory.glob("*.pt") if (match := _NAME.fullmatch(path.name))}

@@ -21,7 +21,7 @@ _NARROW = ("bf16", "pure_bf16")
 
 _MAY_CHANGE = {
     *("train_data", "val_data", "image_root", "on_bad_image", "verify_images", "workers"),
-    *("allow_outside_root", "max_pixels", "max_bad_steps"),
+    *("allow_outside_root", "max_pixels", "max_bad_steps", "dist_timeout"),
     *("csv_img_key", "csv_caption_key", "csv_unsafe_img_key", "csv_unsafe_caption_key"),
     *("val_frequency", "patience", "logs", "name", "resume", "device", "log_every_n_steps"),
     *("save_every_n_steps", "keep_last", "report_to", "detect_anomaly"),
@@ -128,6 +128,12 @@ class TrainConfig:
     )
     gather_with_grad: bool = _option(
         "loss", "with several processes: exchange gradients; needed by local_loss", True
+    )
+    dist_timeout: float = _option(
+        "loss",
+        "with several processes: seconds after which one that waits for the others in a step gives up",
+        600.0,
+        above=0,
     )
 
     epochs: int = _option("optimisation", "passes over the training data", 20, above=0)

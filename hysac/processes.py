@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -24,12 +25,14 @@ class Processes:
         rank, world_size: place and number of processes.
         device: where this process computes.
         control: a group for messages between hosts, which never waits for a GPU; None for one process.
+        decisions: another one, for what the main process takes its time for while the others wait.
     """
 
     rank: int
     world_size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    decisions: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -38,10 +41,10 @@ class Processes:
 
     def broadcast(self, value: Any) -> Any:
         """The main process's ``value``, on every process."""
-        if self.control is None:
+        if self.decisions is None:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        dist.broadcast_object_list(box, src=0, group=self.decisions)
         return box[0]
 
     def main_decides(self, decide: Callable[[], Any]) -> Any:
@@ -73,13 +76,17 @@ class Processes:
         return values
 
 
+_LONGEST_DECISION = timedelta(days=1)
+
+
 @contextmanager
-def join_processes(device: str | None = None) -> Iterator[Processes]:
+def join_processes(device: str | None = None, timeout: float | None = None) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started, or be alone without it.
 
     Args:
         device: as PyTorch names it; by default this process's GPU (``LOCAL_RANK``), or the CPU where there
             is none.
+        timeout: seconds that a process waits for the others in a step; None leaves it to PyTorch.
 
     Raises:
         ValueError: ``device`` is a GPU and there is none.
@@ -92,11 +99,13 @@ def join_processes(device: str | None = None) -> Iterator[Processes]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     started_here = not dist.is_initialized()
+    wait = None if timeout is None else timedelta(seconds=timeout)
     if started_here:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=wait)
     try:
-        control: Any = dist.new_group(backend="gloo")
-        yield Processes(dist.get_rank(), dist.get_world_size(), place, control)
+        control: Any = dist.new_group(backend="gloo", timeout=wait)
+        decisions: Any = dist.new_group(backend="gloo", timeout=_LONGEST_DECISION)
+        yield Processes(dist.get_rank(), dist.get_world_size(), place, control, decisions)
     finally:
         if started_here:
             dist.destroy_process_group()

@@ -33,6 +33,7 @@ from hysac.checkpoint import (
     newest_good,
     random_state,
     set_random_state,
+    step_of,
 )
 from hysac.config import TrainConfig, augmentation, columns
 from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
@@ -56,6 +57,12 @@ from hysac.step_guard import StepGuard, what_is_not_finite
 log = logging.getLogger(__name__)
 
 CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, "config.json"
+LATER = ".later"
+"""What a checkpoint's name gets when its run goes on from an earlier one, or past a damaged one."""
+
+_DIVISION = ("batch_size", "accum_freq", "number of processes")
+"""The settings whose product is a step's quadruplets: how these are divided changes rounding alone."""
+
 Status = Literal["finished", "stopped early", "interrupted"]
 _AUTOCAST = {"amp": torch.float16, "amp_bf16": torch.bfloat16, "amp_bfloat16": torch.bfloat16}
 
@@ -98,15 +105,23 @@ def train(config: TrainConfig) -> TrainResult:
         FileNotFoundError: data or a checkpoint that is not there.
         FloatingPointError: ``max_bad_steps`` in a row had a gradient that is not finite.
         OSError: a checkpoint cannot be written; the ones before it are intact.
+        TimeoutError: another process stands still.
     """
     with (
-        join_processes(config.device) as processes,
+        join_processes(config.device, config.dist_timeout) as processes,
         StopRequest(processes) as stop,
         torch.autograd.set_detect_anomaly(config.detect_anomaly),
         ExitStack() as held,
     ):
         directory = processes.main_decides(lambda: _held_directory(config, held))
-        return _Run(config, processes, directory).run(stop)
+        try:
+            return _Run(config, processes, directory).run(stop)
+        except RuntimeError as error:  # of Gloo and of NCCL
+            if processes.world_size == 1 or "timed out" not in str(error).lower():
+                raise
+            raise TimeoutError(
+                f"another process did not answer within --dist-timeout {config.dist_timeout:g} s: {error}"
+            ) from error
 
 
 def build_model(config: TrainConfig, device: torch.device | str = "cpu") -> HySAC:
@@ -214,8 +229,7 @@ class _Run:
         self.config = config = replace(config, precision=config.precision or default_precision(self.device))
         self.directory = directory
         checkpoint = _checkpoint_to_continue(config, self.directory)
-        self.model = build_model(config, self.device)
-        self.train_set, self.val_set = self._open_data()
+        self.train_set, self.val_set = self._open_data()  # before the model: what is wrong shows at once
         self.sampler = StepSampler(
             len(self.train_set),
             batch_size=config.batch_size,
@@ -224,6 +238,8 @@ class _Run:
             world_size=processes.world_size,
             seed=config.seed,
         )
+        self.model = build_model(config, self.device)
+        self._set_transforms()
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
@@ -448,14 +464,42 @@ class _Run:
         shutil.rmtree(old, ignore_errors=True)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.check_settings(self.settings)
+        self._check_same_course(checkpoint)
         checkpoint.load_model(self.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.step, self.selection = checkpoint.step, Selection(**checkpoint.selection)
-        set_random_state(checkpoint.random_states[self.processes.rank], self.device)
+        if len(checkpoint.random_states) == self.processes.world_size:
+            set_random_state(checkpoint.random_states[self.processes.rank], self.device)
+        else:  # of other processes: random layers draw other numbers, everything else is equal to rounding
+            _seed(self.config.seed + self.processes.rank + self.step)
         if self.processes.is_main:
             log.info("continuing after step %d", self.step)
+
+    def _check_same_course(self, checkpoint: Checkpoint) -> None:
+        """Refuse other settings, but for a longer run of one that is over, and another division of a step.
+
+        Raises:
+            CheckpointError: names every setting that differs.
+        """
+        before, now = dict(checkpoint.settings), dict(self.settings)
+        free = set()
+        if all(name in before for name in _DIVISION):
+            if math.prod(before[name] for name in _DIVISION) == self.sampler.step_size:
+                free |= set(_DIVISION)
+            of_epochs = before["epochs"] * self.sampler.steps_per_epoch
+            total = min(of_epochs, before.get("max_steps") or of_epochs)
+            if checkpoint.step == total < self.total_steps:
+                free |= {"epochs", "max_steps"}
+                if self.processes.is_main:
+                    told = (
+                        "the run of %d steps is extended to %d: the learning rate goes on as at step %d of %d"
+                    )
+                    log.info(told, total, self.total_steps, total, self.total_steps)
+        kept = {name: value for name, value in before.items() if name not in free}
+        replace(checkpoint, settings=kept).check_settings(
+            {name: value for name, value in now.items() if name not in free}
+        )
 
     def _prepare_directory(self) -> None:
         """Write the settings, and undo what a killed process left half done."""
@@ -464,6 +508,12 @@ class _Run:
         final, old = self.directory / MODEL, self.directory / f"{MODEL}.old"
         if old.exists() and not final.exists():  # killed between the two renames of _save_model
             old.rename(final)
+        for path in checkpoint_paths(self.directory / CHECKPOINTS):
+            if step_of(path) > self.step:
+                log.warning(
+                    "%s is of a later step than the run goes on from: kept as %s", path, path.name + LATER
+                )
+                path.rename(path.with_name(path.name + LATER))
         write_json(self.directory / CONFIG, self.config.to_dict())
 
     def _finish(self, number: int | None) -> TrainResult:
@@ -489,13 +539,18 @@ class _Run:
     # Small parts
 
     def _open_data(self) -> tuple[Quadruplets, Quadruplets | None]:
-        train_transform, val_transform = transforms(self.model, aug_cfg=augmentation(self.config))
-        train_set = self._open_set(self.config.train_data, "train", train_transform)
+        train_set = self._open_set(self.config.train_data, "train")
         if self.config.val_data is None:
             return train_set, None
-        return train_set, self._open_set(self.config.val_data, "val", val_transform)
+        return train_set, self._open_set(self.config.val_data, "val")
 
-    def _open_set(self, spec: str, split: str, transform: Callable[[Any], Tensor]) -> Quadruplets:
+    def _set_transforms(self) -> None:
+        train_transform, val_transform = transforms(self.model, aug_cfg=augmentation(self.config))
+        self.train_set.preprocess = train_transform
+        if self.val_set is not None:
+            self.val_set.preprocess = val_transform
+
+    def _open_set(self, spec: str, split: str) -> Quadruplets:
         """The data set of ``--train-data`` or ``--val-data``; its images are verified by one process."""
         config = self.config
         tokenizer = get_tokenizer(config.model)
@@ -505,7 +560,7 @@ class _Run:
             return open_dataset(
                 spec,
                 split,
-                transform,
+                _of_the_model,
                 tokenizer,
                 columns=columns(config),
                 image_root=config.image_root,
@@ -525,7 +580,7 @@ class _Run:
         verified = self.processes.main_decides(manifest)
         if verified is None:  # drawn, not read
             return opened()
-        return QuadrupletDataset(verified, transform, tokenizer, verify=False, **images)
+        return QuadrupletDataset(verified, _of_the_model, tokenizer, verify=False, **images)
 
     def _make_loss(self, rank: int = 0, world_size: int = 1) -> HySACLoss:
         config = self.config
@@ -565,6 +620,10 @@ class _Run:
         return steps is not None and self.step % steps == 0
 
 
+def _of_the_model(image: Any) -> Tensor:
+    raise AssertionError("the transform is the model's, which is made after the data is opened")
+
+
 def _held_directory(config: TrainConfig, held: ExitStack) -> Path:
     """The run's directory, locked until ``held`` is closed."""
     directory = _choose_directory(config)
@@ -586,7 +645,8 @@ def _choose_directory(config: TrainConfig) -> Path:
         runs = sorted(path.name for path in Path(config.logs).glob("*") if path.is_dir())
         raise ValueError(f"{directory} is not there to be continued; {config.logs} has {first_few(runs)}")
     paths = checkpoint_paths(directory / CHECKPOINTS)
-    if paths and config.resume != "latest" and (resumed is None or paths[-1].resolve() != resumed.resolve()):
+    is_own = resumed is not None and resumed.resolve().parent == (directory / CHECKPOINTS).resolve()
+    if paths and config.resume != "latest" and not is_own:
         raise ValueError(
             f"{directory} holds a run already, with {paths[-1].name}: choose another name, or resume 'latest'"
         )

@@ -18,6 +18,7 @@ from hysac import create_model, save_pretrained
 from hysac.checkpoint import Checkpoint, CheckpointError, checkpoint_paths
 from hysac.config import TrainConfig
 from hysac.data import write_toy
+from hysac.optim import learning_rate
 from hysac.run_log import read_log
 from hysac.train import train
 
@@ -74,13 +75,9 @@ def flags(config):
 def start(config, **options):
     # The model directory's warning and the log go to a file: an unread pipe would block.
     log = open(f"{config.logs}/{config.name}.log", "a")  # noqa: SIM115
-    return subprocess.Popen(
-        [sys.executable, "-m", "hysac.cli", "train", *flags(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=log,
-        stderr=log,
-        **options,
-    )
+    options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, **options}
+    command = [sys.executable, "-m", "hysac.cli", "train", *flags(config)]
+    return subprocess.Popen(command, stdout=log, stderr=log, **options)
 
 
 def wait_for_step(process, directory, step):
@@ -160,6 +157,55 @@ def test_from_an_earlier_checkpoint_into_another_run(config, whole, tmp_path):
         assert torch.equal(tensor, wanted.model[name]), name
 
 
+def test_from_an_earlier_checkpoint_of_the_same_run(config, whole, tmp_path):
+    """What came after it is kept under another name, until it is made again."""
+    shutil.copytree(whole.run_dir, tmp_path / "again")
+    paths = checkpoint_paths(tmp_path / "again" / "checkpoints")
+    result = train(replace(config, name="again", logs=str(tmp_path), resume=str(paths[2])))
+    assert_same_course(result.run_dir, whole.run_dir)
+    assert paths[-1].with_name(f"{paths[-1].name}.later").is_file()
+    assert len(checkpoint_paths(tmp_path / "again" / "checkpoints")) == len(paths)
+
+
+def test_a_finished_run_is_extended(config, whole, tmp_path, caplog):
+    shutil.copytree(whole.run_dir, tmp_path / "longer")
+    config = replace(config, name="longer", logs=str(tmp_path), resume="latest", epochs=EPOCHS + 1)
+    with caplog.at_level("INFO"):
+        result = train(config)
+    assert (result.status, result.step) == ("finished", STEPS_PER_EPOCH * (EPOCHS + 1))
+    assert (
+        "the run of 27 steps is extended to 36: the learning rate goes on as at step 27 of 36" in caplog.text
+    )
+    rates = {
+        record["step"]: record["lr"]
+        for record in read_log(result.run_dir / "metrics.jsonl")
+        if record["kind"] == "train"
+    }
+    assert rates[28] == pytest.approx(learning_rate(27, peak=1e-3, warmup=3, total=36))
+    with pytest.raises(CheckpointError, match="epochs was 4 and is now 3"):
+        train(replace(config, epochs=EPOCHS))
+
+
+def test_a_run_that_is_not_over_is_not_extended(config, whole, tmp_path):
+    first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+    with pytest.raises(CheckpointError, match="epochs was 3 and is now 4"):
+        train(replace(config, name="branch", logs=str(tmp_path), resume=str(first), epochs=EPOCHS + 1))
+
+
+def test_another_division_of_a_step_is_equal_to_rounding(config, tmp_path):
+    """Without random layers; 2 x 2 quadruplets of a step, then 4 x 1. eps keeps AdamW from taking rounding
+    for a gradient.
+    """
+    config = replace(config, model="hysac-toy", logs=str(tmp_path), name="whole", epochs=2, eps=1e-4)
+    whole = train(config)
+    first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+    divided = train(replace(config, name="divided", resume=str(first), batch_size=4, accum_freq=1))
+    start, wanted = Checkpoint.load(first).model, newest(whole.run_dir).model
+    for name, tensor in newest(divided.run_dir).model.items():
+        moved = (wanted[name] - start[name]).norm()
+        assert (tensor - wanted[name]).norm() <= 2e-2 * moved + 1e-7, name
+
+
 def test_a_finished_run_is_left_alone(config, whole):
     before = newest(whole.run_dir)
     result = train(replace(config, resume="latest"))
@@ -222,6 +268,29 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, mon
     assert_same_course(result.run_dir, whole.run_dir)
 
 
+def test_a_process_that_stands_still_ends_the_job(config, tmp_path):
+    """Stopped, not dead: nothing closes its connections."""
+    config = replace(config, name="still", logs=str(tmp_path), epochs=1000, dist_timeout=4.0, val_data=None)
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(31500 + os.getpid() % 2000)}
+    ranks = []
+    for rank in ("0", "1"):
+        environment = {**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+        ranks.append(start(config, env=environment))
+    try:
+        wait_for_step(ranks[0], tmp_path / "still", 4)
+        ranks[1].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert ranks[0].wait(timeout=60) != 0
+        assert time.monotonic() - began < 30
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    told = (tmp_path / "still.log").read_text()
+    assert "hysac train: error: another process did not answer within --dist-timeout 4 s: " in told
+    assert "Traceback" not in told
+
+
 class TestRefusals:
     def test_another_architecture(self, config, whole):
         with pytest.raises(CheckpointError, match=r"model was 'local-dir:.*' and is now 'hysac-toy'"):
@@ -266,10 +335,13 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"training data was '\w{16}' and is now '\w{16}'"):
             train(replace(config, train_data=str(manifest), resume="latest"))
 
-    def test_an_earlier_checkpoint_of_the_same_run(self, config, whole):
+    def test_a_checkpoint_of_another_run_under_the_name_of_this_one(self, config, whole, tmp_path):
         first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
+        other = tmp_path / "other" / "checkpoints" / first.name
+        other.parent.mkdir(parents=True)
+        shutil.copy(first, other)
         with pytest.raises(ValueError, match="holds a run already, with step-00000027"):
-            train(replace(config, resume=str(first)))
+            train(replace(config, resume=str(other)))
 
     def test_a_truncated_checkpoint(self, config, whole, tmp_path):
         first = checkpoint_paths(whole.run_dir / "checkpoints")[0]
