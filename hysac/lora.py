@@ -91,8 +91,8 @@ def add_lora(
         ``model``.
 
     Raises:
-        ValueError: a bad ``r`` or ``alpha``, an unknown target or one that ``model`` does not have, or a
-            model that has adapters already.
+        ValueError: a bad ``r`` or ``alpha``, an ``r`` beyond a weight's sides, an unknown target or one that
+            ``model`` does not have, or a model that has adapters already.
     """
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
         raise ValueError(f"r must be an int of at least 1, got {r!r}")
@@ -101,6 +101,11 @@ def add_lora(
     if next(_updates(model), None) is not None:
         raise ValueError("model has LoRA adapters already; merge_lora removes them")
     sites = _sites(model, targets)
+    for module, tensor_name, blocks, _ in sites:
+        weight = getattr(module, tensor_name)
+        largest = max(weight.shape[0] // len(blocks), weight[0].numel())
+        if r > largest:
+            raise ValueError(f"r must be at most {largest}, the larger side of a weight to adapt, got {r}")
 
     for name, parameter in model.named_parameters():
         if name not in SCALARS:

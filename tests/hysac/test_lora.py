@@ -9,6 +9,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 
+import hysac
 from hysac import lora
 from hysac.model import SCALARS, HySAC
 
@@ -408,3 +409,14 @@ def test_adding_twice():
 def test_without_adapters(call):
     with pytest.raises(ValueError, match="no LoRA adapters"):
         call(make_model())
+
+
+def test_a_rank_beyond_the_weights_is_refused():
+    model = hysac.create_model("hysac-toy")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"r must be at most \d+, the larger side of a weight to adapt, got 100000"
+    ):
+        lora.add_lora(model, 100_000)
+    assert model.state_dict().keys() == before.keys()
+    assert all(parameter.requires_grad for parameter in model.parameters())

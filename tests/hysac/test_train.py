@@ -472,6 +472,14 @@ class TestRun:
         result = train(replace(config, model=f"local-dir:{tmp_path / 'start'}", epochs=1, lr=1e-7))
         assert from_pretrained(result.model_dir).curv_init == 0.5
 
+    @pytest.mark.parametrize("change", [{"batch_size": 64}, {"train_data": "gone.jsonl"}])
+    def test_data_is_found_wrong_before_a_model_is_made(self, config, monkeypatch, change):
+        monkeypatch.setattr("hysac.train.build_model", lambda *_: pytest.fail("a model was made"))
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match=r"fewer than the 64 of one step|gone\.jsonl"
+        ):
+            train(replace(config, **change))
+
     def test_divergence_is_told(self, config):
         message = (
             r"step \d: 1 step was skipped, 3 in a row now: not finite: image features of 8 of 8 "
