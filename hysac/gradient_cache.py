@@ -28,6 +28,7 @@ def backward(
     *,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     scaler: GradScaler | None = None,
+    look: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of ``loss`` over all micro-batches to the parameters' ``grad``.
 
@@ -42,12 +43,15 @@ def backward(
         micro_batches: at least one.
         autocast: makes the context of the forwards; the loss runs outside of it.
         scaler: scales the loss, for float16.
+        look: called with the model's whole output, that of all micro-batches, before the loss.
 
     Returns:
         The terms of the loss, detached.
     """
     if len(micro_batches) == 1:
         output = _forward(model, micro_batches[0], autocast)
+        if look is not None:
+            look(output)
         return _backward_of_loss(loss, output, scaler)
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     states = []
@@ -59,6 +63,8 @@ def backward(
 
     leaves = {name: torch.cat([output[name] for output in cached]).requires_grad_() for name in _FEATURES}
     scale = cached[0]["logit_scale"].requires_grad_()
+    if look is not None:
+        look(leaves)
     terms = _backward_of_loss(loss, {**leaves, "logit_scale": scale}, scaler)
 
     sizes = [len(output["image_features"]) for output in cached]

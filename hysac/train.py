@@ -42,6 +42,7 @@ from hysac.data.manifest import fingerprint
 from hysac.factory import create_model, get_tokenizer, transforms
 from hysac.files import remove_leftovers, write_json
 from hysac.gradient_cache import MicroBatch, backward
+from hysac.health import Health, geometry
 from hysac.lora import add_lora
 from hysac.loss import HySACLoss
 from hysac.model import SCALARS, HySAC
@@ -254,6 +255,8 @@ class _Run:
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "amp")
         self.guard = StepGuard(self.optimizer, scaled=self.scaler.is_enabled(), device=self.device)
         self.skipped = 0  # steps since the last record
+        self.geometry: dict[str, Tensor] = {}
+        self.health = Health()
         self.autocast = autocast(config.precision or "", self.device)
         self.step, self.selection = 0, Selection()
         self.metrics: dict[str, float] = {}
@@ -327,7 +330,15 @@ class _Run:
         )
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = backward(self.trained, self.loss, micro_batches, autocast=self.autocast, scaler=self.scaler)
+        is_recorded = (self.step + 1) % self.config.log_every_n_steps == 0
+        terms = backward(
+            self.trained,
+            self.loss,
+            micro_batches,
+            autocast=self.autocast,
+            scaler=self.scaler,
+            look=self._look if is_recorded else None,
+        )
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         fine = self.guard.judge(norm)
@@ -338,6 +349,9 @@ class _Run:
         window.add(terms, norm, fine)
         self.latest = micro_batches
         return lr
+
+    def _look(self, output: dict[str, Tensor]) -> None:
+        self.geometry = geometry(output["image_features"], output["text_features"], self.loss)
 
     def _tell_of_skipped_steps(self) -> None:
         """Say what was not finite in the last step, and give up after too many such steps in a row.
@@ -384,6 +398,8 @@ class _Run:
         window.restart()
         if not self.processes.is_main:
             return
+        shown = {name: value.item() for name, value in self.geometry.items()}
+        self.health.look(self.model, shown)
         record = {
             "epoch": self._epoch(),
             "lr": lr,
@@ -391,6 +407,7 @@ class _Run:
             **_scalars(self.model),
             "samples_per_second": speed,
             "skipped_steps": skipped,
+            **{name: value for name, value in shown.items() if math.isfinite(value)},
         }
         self.log.write("train", self.step, record)
         summary = f"loss {means['loss']:.4f}, curvature {record['curvature']:.4f}"
