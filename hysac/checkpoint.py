@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 TRAINING_DATA = "training data"
-"""The setting that is the data's fingerprint; runs of before it was kept do not have it."""
+"""The setting that is the data's fingerprint."""
+
+SETTINGS_SINCE = {TRAINING_DATA, "background"}
+"""Settings that came after the format's first version: a checkpoint without them does not contradict."""
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -90,7 +93,11 @@ class Checkpoint:
             raise FileNotFoundError(f"no checkpoint at {path}")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen types for a damaged file
+        except MemoryError:
+            raise
+        except Exception as error:  # torch raises half a dozen types for a damaged file, EINVAL among them
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(
                 f"{path} is damaged, incomplete or not a hysac checkpoint ({reason})"
@@ -119,7 +126,7 @@ class Checkpoint:
             f"{name} was {self.settings.get(name)!r} and is now {settings.get(name)!r}"
             for name in sorted(self.settings.keys() | settings.keys())
             if self.settings.get(name) != settings.get(name)
-            and not (name == TRAINING_DATA and name not in self.settings)
+            and not (name in SETTINGS_SINCE and name not in self.settings)
         ]
         if differ:
             raise CheckpointError(f"the checkpoint belongs to another run: {'; '.join(differ)}")

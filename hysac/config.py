@@ -246,7 +246,7 @@ def _check_run_name(name: str | None) -> None:
         return
     if not name.strip():
         raise ValueError("name must not be blank")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
         raise ValueError(f"name must lie within logs, without '..', got {name!r}")
 
 

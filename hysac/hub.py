@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from hysac.files import read_json
 from hysac.pretrained import (
@@ -32,10 +37,19 @@ def fetch(name: str, cache_dir: str | None = None) -> Path | None:
     """The directory of a HySAC model ``hf-hub:org/repo``, from the hub or its cache; None if it is another.
 
     Of a repository the files of a model directory and of a tokenizer are fetched, nothing else.
+
+    Raises:
+        ConnectionError: the hub cannot be reached, so that it cannot be told which it is.
+        ValueError: there is no such repository, or none that may be read.
     """
     repo = name.removeprefix(PREFIX)
     try:
         hf_hub_download(repo, SETTINGS_FILE, cache_dir=cache_dir)
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"cannot tell whether {name!r} is a HySAC model: the hub does not answer, and the cache has no "
+            f"{SETTINGS_FILE} of it"
+        ) from error
     except (EntryNotFoundError, HFValidationError):
         return None
     except HfHubHTTPError as error:

@@ -32,6 +32,10 @@ _UNSUPPORTED = {
 }
 
 
+# Ways to begin with factors that leave the base as it is.
+_UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
 class _Place(NamedTuple):
     """A tensor of the model, its row block of three if it is one, and whether it is stored transposed."""
 
@@ -79,7 +83,7 @@ def merge_adapter(
     parameters = dict(model.named_parameters())
     targets = [(_target(parameters, place, update, file), update) for place, update in updates]
     for target, update in targets:
-        target.copy_((target.double() + update.view_as(target)).to(target.dtype))
+        target.copy_((target.double() + update.to(target.device).view_as(target)).to(target.dtype))
     return model
 
 
@@ -89,6 +93,11 @@ def _checked_config(directory: Path) -> Mapping[str, Any]:
         raise FileNotFoundError(f"{directory} has no adapter_config.json, which tells the adapter's scaling")
     if config.get("peft_type", "LORA") != "LORA":
         raise ValueError(f"{directory}: peft_type must be LORA, got {config['peft_type']!r}")
+    start = config.get("init_lora_weights", True)
+    if start not in _UNCHANGED_BASE:
+        raise ValueError(
+            f"{directory} was trained from a changed base (init_lora_weights {start!r}), which is not here"
+        )
     for key, what in _UNSUPPORTED.items():
         if config.get(key):
             raise ValueError(f"{directory} has {what} ({key}), which cannot be folded in")
@@ -101,10 +110,17 @@ def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Ten
         found = _FACTOR.match(name)
         if found is None:
             raise ValueError(f"{file}: {name} is no factor of an adapter")
-        pairs.setdefault(found[1], {})[found[2]] = tensor
+        pair = pairs.setdefault(found[1], {})
+        if found[2] in pair:
+            raise ValueError(f"{file} has several adapters of {found[1]}")
+        pair[found[2]] = tensor
     for module, pair in pairs.items():
         if set(pair) != {"A", "B"}:
             raise ValueError(f"{file}: {module} has lora_{', lora_'.join(pair)} alone")
+        A, B = pair["A"], pair["B"]
+        if min(A.dim(), B.dim()) < 2 or A.shape[0] == 0 or B.shape[1] != A.shape[0]:
+            shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
+            raise ValueError(f"{file}: factors of {module} do not fit, {shapes}")
     return pairs
 
 

@@ -88,7 +88,7 @@ def save_pretrained(
     scalars = {name: towers.pop(name) for name in ADDED_SCALARS}
     preprocess_cfg = asdict(PreprocessCfg(**get_model_preprocess_cfg(model)))
     settings = {"format_version": FORMAT_VERSION, "curv_init": model.curv_init}
-    check_tensors(towers | scalars, "model")
+    check_tensors(_floating(towers | scalars), "model")
 
     _write_tensors(directory / TOWERS_FILE, towers)
     write_json(directory / TOWERS_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
@@ -215,7 +215,12 @@ def load_scalars(model: HySAC, directory: Path) -> None:
         scalars["logit_scale"] = towers.get_tensor("logit_scale")
     for name, value in scalars.items():
         getattr(model, name).copy_(value.reshape(()))
-    check_tensors(model.state_dict(), str(directory))
+    check_tensors(_floating(model.state_dict()), str(directory))
+
+
+def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without counters, as those of batch normalisation."""
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

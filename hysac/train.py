@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -229,7 +230,9 @@ class _Run:
         self.processes, self.device = processes, processes.device
         self.config = config = replace(config, precision=config.precision or default_precision(self.device))
         self.directory = directory
-        checkpoint = _checkpoint_to_continue(config, self.directory)
+        # One choice for all: another process may read the directory otherwise.
+        path = processes.main_decides(lambda: _checkpoint_to_continue(config, self.directory))
+        checkpoint = None if path is None else Checkpoint.load(path)
         self.train_set, self.val_set = self._open_data()  # before the model: what is wrong shows at once
         self.sampler = StepSampler(
             len(self.train_set),
@@ -399,7 +402,9 @@ class _Run:
         if not self.processes.is_main:
             return
         shown = {name: value.item() for name, value in self.geometry.items()}
-        self.health.look(self.model, shown)
+        self.geometry = {}  # the next record may be of a step that was not looked at
+        if shown:
+            self.health.look(self.model, shown)
         record = {
             "epoch": self._epoch(),
             "lr": lr,
@@ -527,10 +532,9 @@ class _Run:
             old.rename(final)
         for path in checkpoint_paths(self.directory / CHECKPOINTS):
             if step_of(path) > self.step:
-                log.warning(
-                    "%s is of a later step than the run goes on from: kept as %s", path, path.name + LATER
-                )
-                path.rename(path.with_name(path.name + LATER))
+                kept = _free_name(path.with_name(path.name + LATER))
+                log.warning("%s is of a later step than the run goes on from: kept as %s", path, kept.name)
+                path.rename(kept)
         write_json(self.directory / CONFIG, self.config.to_dict())
 
     def _finish(self, number: int | None) -> TrainResult:
@@ -637,6 +641,12 @@ class _Run:
         return steps is not None and self.step % steps == 0
 
 
+def _free_name(path: Path) -> Path:
+    """``path``, or if that is taken with the first number that is not."""
+    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if not name.exists())
+
+
 def _of_the_model(image: Any) -> Tensor:
     raise AssertionError("the transform is the model's, which is made after the data is opened")
 
@@ -670,13 +680,13 @@ def _choose_directory(config: TrainConfig) -> Path:
     return directory
 
 
-def _checkpoint_to_continue(config: TrainConfig, directory: Path) -> Checkpoint | None:
+def _checkpoint_to_continue(config: TrainConfig, directory: Path) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != "latest":
-        return Checkpoint.load(Path(config.resume))
+        return Path(config.resume)
     found = newest_good(directory / CHECKPOINTS)
-    return None if found is None else found[1]
+    return None if found is None else found[0]
 
 
 @torch.no_grad()

@@ -151,6 +151,7 @@ def _regular(path: ImageFile) -> Path | io.BytesIO:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned by its orientation. Pillow's own function rewrites the EXIF data, where some cannot be."""
+    image.load()  # which turns a TIFF, and takes its orientation away
     try:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF data that cannot be read tells nothing of the pixels, which can

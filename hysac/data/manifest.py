@@ -307,8 +307,8 @@ class _Root:
         try:
             real = path.resolve() if path.is_symlink() else path
             inside = self._is_inside(real.parent)
-        except OSError as error:  # such as a name that is too long
-            raise ValueError(f"{name[:80]!r} is no path: {error.strerror}") from None
+        except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+            raise ValueError(f"{name[:80]!r} is no path: {error}"[:400]) from None
         if not inside:
             self._refuse(name)
         return path

@@ -121,12 +121,12 @@ def _quadruplet(id: str, members: Mapping[str, Entry]) -> Quadruplet:
 
 def _image(members: Mapping[str, Entry], side: str) -> ShardMember | None:
     found = [name for name in members if name.startswith(f"{side}.") and name not in _CAPTIONS]
-    for name in found:
-        if not _is_known(name):
-            raise ValueError(f"{members[name].name} is no image that is read, one of {', '.join(SUFFIXES)}")
-    if len(found) > 1:
-        raise ValueError(f"several {side} images: {', '.join(members[name].name for name in sorted(found))}")
-    return _file(members[found[0]]) if found else None
+    known = sorted(name for name in found if _is_known(name))
+    if found and not known:
+        raise ValueError(f"{members[found[0]].name} is no image that is read, one of {', '.join(SUFFIXES)}")
+    if len(known) > 1:
+        raise ValueError(f"several {side} images: {', '.join(members[name].name for name in known)}")
+    return _file(members[known[0]]) if known else None
 
 
 def _caption(members: Mapping[str, Entry], name: str) -> str:

@@ -139,6 +139,26 @@ def test_flipped_bits_anywhere_are_found_or_change_nothing(tmp_path):
         assert digest(vars(got)) == digest(vars(wanted)), "padding and names of the archive"
 
 
+def test_a_setting_that_an_older_checkpoint_lacks_does_not_contradict():
+    stored = replace(checkpoint(), settings={"lr": 0.1})
+    stored.check_settings({"lr": 0.1, "background": "none", "training data": "abc"})
+    with pytest.raises(CheckpointError, match="patience was None and is now 3"):
+        stored.check_settings({"lr": 0.1, "patience": 3})
+    with pytest.raises(CheckpointError, match="background was 'none' and is now 'white'"):
+        replace(stored, settings={"background": "none"}).check_settings({"background": "white"})
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    checkpoint().save(checkpoint_path(tmp_path, 3))
+
+    def unreadable(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", unreadable)
+    with pytest.raises(PermissionError):
+        newest_good(tmp_path)
+
+
 def test_a_checkpoint_without_a_checksum_is_read(tmp_path):
     path = tmp_path / "step-00000003.pt"
     checkpoint().save(path)

@@ -105,10 +105,12 @@ def test_cmyk_is_converted(tmp_path):
         (8, np.rot90),
     ],
 )
-def test_the_exif_orientation_is_applied(tmp_path, orientation, upright):
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_the_exif_orientation_is_applied(tmp_path, orientation, upright, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(Image.fromarray(PHOTO), tmp_path / "a.png", exif=exif)
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(Image.fromarray(PHOTO), tmp_path / f"a.{suffix}", exif=exif, **options)
     assert np.array_equal(pixels(path), upright(PHOTO))
 
 

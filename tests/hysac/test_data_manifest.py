@@ -139,6 +139,10 @@ def test_images_outside_of_the_root_are_refused_unless_allowed(tmp_path, name):
     assert load_manifest(path, allow_outside_root=True).records[2].unsafe_image == root / name
     write_jsonl(path, [row(0, safe_image="images/a.png")])
     assert load_manifest(path).records[0].safe_image == root / "images/a.png"
+    (root / "circle.png").symlink_to("circle.png")
+    write_jsonl(path, [row(0), row(1, safe_image="circle.png")])
+    with pytest.raises(ValueError, match=r"line 2: 'circle\.png' is no path"):
+        load_manifest(path)
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import hysac
 from hysac import hub
@@ -111,6 +111,16 @@ def test_another_repository_is_no_hysac_model(repositories):
     (repositories / "other/clip").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="hf-hub:other/clip is not a HySAC model: "):
         hysac.from_pretrained("hf-hub:other/clip")
+
+
+def test_a_hub_that_does_not_answer_is_no_answer(monkeypatch):
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("cannot find the file in the cache")
+
+    monkeypatch.setattr(hub, "hf_hub_download", unreachable)
+    for load in (hysac.create_model, hysac.from_pretrained):
+        with pytest.raises(ConnectionError, match=r"cannot tell whether '(hf-hub:)?me/toy' is"):
+            load("hf-hub:me/toy")
 
 
 def test_a_damaged_directory_is_not_uploaded(repositories, tmp_path):

@@ -162,6 +162,21 @@ def test_adapters_that_took_no_part_are_left_out(model, tmp_path, caplog):
         ({"visual.conv1": factors(4, 4)}, {"modules_to_save": ["head"]}, "has modules saved whole"),
         ({"visual.conv1": factors(4, 4)}, {"peft_type": "IA3"}, "peft_type must be LORA, got 'IA3'"),
         ({"visual.conv1": factors(4, 4)}, {"lora_alpha": "x"}, "lora_alpha must be a number"),
+        (
+            {"visual.conv1": factors(4, 4)},
+            {"init_lora_weights": "pissa"},
+            r"from a changed base \(init_lora_weights",
+        ),
+        (
+            {"visual.conv1": {"A": torch.ones(R), "B": torch.ones(4, R)}},
+            {},
+            r"factors of visual\.conv1 do not fit",
+        ),
+        (
+            {"visual.conv1": {"A": torch.ones(R, 4), "B": torch.ones(4, 2)}},
+            {},
+            r"factors of visual\.conv1 do not fit",
+        ),
         ({"visual.conv1": {"A": torch.full((R, 4), torch.nan), "B": torch.ones(4, R)}}, {}, "not finite"),
     ],
 )

@@ -332,6 +332,18 @@ def test_numbers_that_are_not_finite_are_named(tmp_path, name, value):
         hysac.from_pretrained(tmp_path / "good", verify=False)
 
 
+def test_counters_of_batch_normalisation_are_no_weights(tmp_path):
+    cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 64, "heads": 1, "layers": 1},
+    }
+    model = HySAC.from_clip(open_clip.CLIP(**cfg), model_cfg=cfg)
+    hysac.save_pretrained(model, tmp_path)
+    loaded = hysac.from_pretrained(tmp_path)
+    assert any("num_batches_tracked" in name for name in loaded.state_dict())
+
+
 def test_a_run_is_as_good_as_its_model(tmp_path):
     model = make_model().eval()
     hysac.save_pretrained(model, tmp_path / "run" / "model")

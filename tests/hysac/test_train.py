@@ -295,6 +295,7 @@ class TestConfig:
             ("name", "../x", ValueError, "name must lie within logs, without '..', got '../x'"),
             ("name", "/tmp/x", ValueError, "name must lie within logs"),
             ("name", " ", ValueError, "name must not be blank"),
+            ("name", ".", ValueError, "name must lie within logs"),
             ("verify_images", False, None, None),
         ],
     )
