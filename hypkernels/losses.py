@@ -137,9 +137,7 @@ def contrastive_losses(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
-    sets, pairs = _listed("points", points), _listed("pairings", pairings)
-    _check_sets(sets)
-    _check_pairings(len(sets), pairs)
+    sets, pairs = _checked_sets(points, pairings)
     options = similarity, targets, reduction, _for_each("symmetric", symmetric, len(pairs)), precision
     return _contrastive_losses(sets, pairs, curv, logit_scale, *options)
 
@@ -193,6 +191,15 @@ def _for_each(name: str, value: Any, pairings: int) -> list[Any]:
             f"{name} must be one for all or one for each of the {pairings} pairings, got {len(value)}"
         )
     return list(value)
+
+
+def _checked_sets(
+    points: Iterable[Tensor], pairings: Iterable[tuple[int, int]]
+) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    sets, pairs = _listed("points", points), _listed("pairings", pairings)
+    _check_sets(sets)
+    _check_pairings(len(sets), pairs)
+    return sets, pairs
 
 
 def _listed(name: str, values: Iterable[Any]) -> list[Any]:
@@ -310,9 +317,7 @@ def entailment_losses(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name.
     """
-    sets, pairs = _listed("points", points), _listed("pairings", pairings)
-    _check_sets(sets)
-    _check_pairings(len(sets), pairs)
+    sets, pairs = _checked_sets(points, pairings)
     for apex, point in pairs:
         if sets[apex].shape != sets[point].shape:
             raise ValueError(

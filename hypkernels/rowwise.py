@@ -207,12 +207,12 @@ class RowwiseOp:
     def _value_and_splits(self, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         points, scalars, options, choice, launcher = self._unpack("", arguments)
         if choice == "native":
-            return _native_module().value_and_splits(self.name, points, scalars, options)
+            return native_module().value_and_splits(self.name, points, scalars, options)
         return self._value(points, scalars, options, choice, launcher), None
 
     def _gradients_with_splits(self, grad: Tensor, splits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         points, scalars, options, *_ = self._unpack("_backward", arguments)
-        return _native_module().gradients_with_splits(self.name, grad, splits, points, scalars, options)
+        return native_module().gradients_with_splits(self.name, grad, splits, points, scalars, options)
 
     def of_batch(self, *operands: Tensor) -> Tensor:
         """The closed form of points and scalars, for other operators; without options."""
@@ -357,7 +357,7 @@ class RowwiseOp:
         return [*points, *scalars]
 
 
-def _native_module() -> Any:
+def native_module() -> Any:
     return importlib.import_module("hypkernels.cpu.rows")
 
 

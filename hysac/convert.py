@@ -348,12 +348,20 @@ def _merge_adapters(
         if set(pair) != {"A", "B"} or name not in merged:
             raise ValueError(f"state_dict has an incomplete adapter: {name} with lora_{', lora_'.join(pair)}")
         if module not in unused:
-            scaling = adapter_scaling(module, pair["A"].shape[0], alpha, config)
-            merged[name] = _merge(merged[name], pair["A"], pair["B"], scaling)
+            update = adapter_update(module, pair, alpha, config)
+            merged[name] = (merged[name] + update.view_as(merged[name])).to(merged[name].dtype)
     return merged
 
 
-def adapter_scaling(module: str, r: int, alpha: float | None, config: Mapping[str, Any] | None) -> float:
+def adapter_update(
+    module: str, pair: Mapping[str, Tensor], alpha: float | None, config: Mapping[str, Any] | None
+) -> Tensor:
+    """``scaling B A`` in float64; convolutions are matrices over flattened patches."""
+    A, B = (pair[factor].flatten(1).double() for factor in "AB")
+    return _adapter_scaling(module, A.shape[0], alpha, config) * (B @ A)
+
+
+def _adapter_scaling(module: str, r: int, alpha: float | None, config: Mapping[str, Any] | None) -> float:
     """``alpha / r``, of rsLoRA ``alpha / sqrt(r)``; PEFT's patterns give some modules an own alpha."""
     if config is None:
         return (1.0 if alpha is None else alpha) / r
@@ -363,12 +371,6 @@ def adapter_scaling(module: str, r: int, alpha: float | None, config: Mapping[st
             own = value
             break
     return own / (math.sqrt(r) if config.get("use_rslora") else r)
-
-
-def _merge(weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``W + scaling B A`` with float64 products; convolutions are matrices over flattened patches."""
-    update = scaling * (B.flatten(1).double() @ A.flatten(1).double())
-    return (weight + update.view_as(weight)).to(weight.dtype)
 
 
 def _fold_patch_bias(weights: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hysac.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_scaling, logger
+from hysac.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_update, logger
 from hysac.weights import adapter_config_beside, check_tensors, read_weights
 
 Tower = Literal["visual", "text"]
@@ -76,7 +76,7 @@ def merge_adapter(
     tensors = read_weights(file)
     check_tensors(tensors, str(file))
     updates = [
-        (place, _update(pair, module, config, place.transposed != bool(config.get("fan_in_fan_out"))))
+        (place, _turned(adapter_update(module, pair, None, config), place, config))
         for module, pair in _pairs(tensors, file).items()
         if (place := _place(module, model, tower)) is not None
     ]
@@ -124,10 +124,8 @@ def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Ten
     return pairs
 
 
-def _update(pair: Mapping[str, Tensor], module: str, config: Mapping[str, Any], transposed: bool) -> Tensor:
-    A, B = (pair[factor].flatten(1).double() for factor in "AB")
-    update = adapter_scaling(module, A.shape[0], None, config) * (B @ A)
-    return update.T if transposed else update
+def _turned(update: Tensor, place: _Place, config: Mapping[str, Any]) -> Tensor:
+    return update.T if place.transposed != bool(config.get("fan_in_fan_out")) else update
 
 
 def _place(module: str, model: nn.Module, tower: Tower | None) -> _Place | None:

@@ -6,7 +6,6 @@ call costs is paid once. Under transforms, in graphs and on a GPU each pairing i
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from hypkernels import backend
 from hypkernels.checks import check_values, constant
 from hypkernels.entailment.op import entailment_loss
 from hypkernels.operators import carry_tangents, forward_mode, learning, seen_by_others
+from hypkernels.rowwise import native_module
 
 
 class Cone(NamedTuple):
@@ -35,7 +35,7 @@ def entailment_losses(points: Sequence[Tensor], cones: Sequence[Cone], curv: Ten
     check_values("curv", curv)
     if torch.is_grad_enabled() and any(one.requires_grad for one in (curv, *points)):
         return _Together.apply(curv, *points, cones)
-    return _native_module().entailment_losses(points, *_launched(cones), curv)[0]
+    return native_module().entailment_losses(points, *_launched(cones), curv)[0]
 
 
 def _of_those_used(points: Sequence[Tensor], cones: Sequence[Cone]) -> tuple[list[Tensor], list[Cone]]:
@@ -69,10 +69,6 @@ def _launched(cones: Sequence[Cone]) -> tuple[list[tuple[int, int]], list[Sequen
     return [(one.apex, one.point) for one in cones], [one.options for one in cones]
 
 
-def _native_module() -> Any:
-    return importlib.import_module("hypkernels.cpu.rows")
-
-
 def _gradients_of_each(grad: Tensor, cones: Sequence[Cone], saved: Sequence[Tensor]) -> Sequence[Tensor]:
     def losses(curv: Tensor, *points: Tensor) -> Tensor:
         return torch.stack(_each(points, cones, curv))
@@ -84,7 +80,7 @@ class _Together(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         curv, *points, cones = arguments
-        losses, splits = _native_module().entailment_losses(points, *_launched(cones), curv, keeps=True)
+        losses, splits = native_module().entailment_losses(points, *_launched(cones), curv, keeps=True)
         ctx.save_for_backward(curv, *points, splits)
         ctx.cones = cones
         return losses
@@ -97,5 +93,5 @@ class _Together(torch.autograd.Function):
             grads = _gradients_of_each(grad, ctx.cones, saved)
         else:
             launched = _launched(ctx.cones)
-            grads = _native_module().entailment_losses_backward(grad, splits, points, *launched, curv)
+            grads = native_module().entailment_losses_backward(grad, splits, points, *launched, curv)
         return learning(grads, saved, ctx)
