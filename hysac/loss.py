@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hypkernels as hk
 from hypkernels.checks import SUPPORTED_DTYPES, check_dense, check_number, check_positive
-from hysac.distributed import gather_rows
+from hysac.distributed import count_rows, gather_rows
 
 CONTRASTIVE_PAIRINGS = (
     ("safe_text", "safe_image"),
@@ -65,9 +65,11 @@ class HySACLoss(nn.Module):
     **Several processes.** Averaged over the processes (as DDP does), every parameter's gradient equals that
     of one process holding the global batch: with ``local_loss`` and ``gather_with_grad`` (cheapest: each
     process computes its own rows), with ``gather_with_grad`` alone, and with neither. ``local_loss`` without
-    ``gather_with_grad`` drops part of the gradient and is refused. Every process must hold the same number of
-    quadruplets. The entailment terms, and with ``local_loss`` the contrastive ones, report this process's
-    rows: the mean over processes is the global loss.
+    ``gather_with_grad`` drops part of the gradient and is refused. The entailment terms, and with
+    ``local_loss`` the contrastive ones, report this process's rows: the mean over processes is the global
+    loss. Processes may hold different numbers of quadruplets, also none: each row counts the same. The hosts
+    tell each other the numbers in every call; where the default process group carries no tensors of the CPU,
+    as with NCCL alone, the first call makes a Gloo group for it.
 
     **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
     accumulated batch, each time with one part's features attached to the graph, so that the gradient of
@@ -145,7 +147,8 @@ class HySACLoss(nn.Module):
 
         Args:
             image_features: space components on the **unit** hyperboloid, ``(B, 2, D)``; index 0 of the second
-                dimension is safe, 1 unsafe; float64, float32, bfloat16 or float16.
+                dimension is safe, 1 unsafe; float64, float32, bfloat16 or float16. ``B`` may be 0 if another
+                process has quadruplets.
             text_features: the same for the texts. Everything is computed in the wider of their dtypes, and at
                 least in float32.
             logit_scale: positive factor of the distances, a float or a one-element tensor. A model of
@@ -172,7 +175,9 @@ class HySACLoss(nn.Module):
             )
         with torch.autocast(image_features.device.type, enabled=False):
             local = _Points.of(text_features, image_features)
-            terms = self._contrastive_terms(local, self._scale(logit_scale)) | self._entailment_terms(local)
+            counts = self._count(local)
+            terms = self._contrastive_terms(local, counts, self._scale(logit_scale))
+            terms |= self._entailment_terms(local, counts)
         return terms if output_dict else torch.stack(list(terms.values())).sum()
 
     def _scale(self, logit_scale: float | Tensor) -> float | Tensor:
@@ -186,38 +191,57 @@ class HySACLoss(nn.Module):
             return scale
         return scale.detach() + (scale - scale.detach()) / self.accum_freq
 
-    def _contrastive_terms(self, local: _Points, scale: float | Tensor) -> dict[str, Tensor]:
+    def _contrastive_terms(
+        self, local: _Points, counts: list[int], scale: float | Tensor
+    ) -> dict[str, Tensor]:
         names = [_contrastive_key(*pairing) for pairing in CONTRASTIVE_PAIRINGS]
-        columns = self._gather(local)
+        columns = self._gather(local, counts)
         if not (self.local_loss and self.world_size > 1):
             pairings = [(_place(text), _place(image)) for text, image in CONTRASTIVE_PAIRINGS]
             return dict(zip(names, hk.contrastive_losses(columns, pairings, 1.0, scale), strict=True))
+        if not counts[self.rank]:  # the backward pass of the others' rows still comes through here
+            return dict.fromkeys(names, columns.safe_text[:0].sum() + 0.0 * scale)
         rows = len(local.safe_text)
-        targets = torch.arange(rows, device=local.safe_text.device) + self.rank * rows
+        targets = torch.arange(rows, device=local.safe_text.device) + sum(counts[: self.rank])
         ways = [
             (_place(query), len(local) + _place(key))
             for pairing in CONTRASTIVE_PAIRINGS
             for query, key in (pairing, pairing[::-1])
         ]
         losses = hk.contrastive_losses([*local, *columns], ways, 1.0, scale, targets=targets, symmetric=False)
+        half = 0.5 * self._share(counts)
         both = zip(losses[::2], losses[1::2], strict=True)
-        return {name: 0.5 * (text + image) for name, (text, image) in zip(names, both, strict=True)}
+        return {name: half * (text + image) for name, (text, image) in zip(names, both, strict=True)}
 
-    def _entailment_terms(self, local: _Points) -> dict[str, Tensor]:
+    def _entailment_terms(self, local: _Points, counts: list[int]) -> dict[str, Tensor]:
+        names = [f"entailment_{apex}_{point}_loss" for apex, point in ENTAILMENT_CONES]
+        if not counts[self.rank]:
+            return dict.fromkeys(names, local.safe_text.sum())
         losses = hk.entailment_losses(
             local,
             [(_place(apex), _place(point)) for apex, point in ENTAILMENT_CONES],
             aperture_scale=self.aperture_scale,
             min_radius=self.min_radius,
         )
-        return {
-            f"entailment_{apex}_{point}_loss": self.entail_weight * loss
-            for (apex, point), loss in zip(ENTAILMENT_CONES, losses, strict=True)
-        }
+        weight = self.entail_weight * self._share(counts)
+        return {name: weight * loss for name, loss in zip(names, losses, strict=True)}
 
-    def _gather(self, local: _Points) -> _Points:
+    def _share(self, counts: list[int]) -> float:
+        """What makes the mean over processes of means over their rows the mean over all rows."""
+        return counts[self.rank] * self.world_size / sum(counts)
+
+    def _count(self, local: _Points) -> list[int]:
+        """The number of quadruplets of every process."""
         if self.world_size == 1:
-            return local
+            counts = [len(local.safe_text)]
+        else:
+            self._check_processes()
+            counts = count_rows(torch.stack(local, dim=1))
+        if not sum(counts):
+            raise ValueError("image_features and text_features hold no quadruplets on any process")
+        return counts
+
+    def _check_processes(self) -> None:
         if not dist.is_initialized():
             raise RuntimeError(
                 f"world_size={self.world_size} needs torch.distributed.init_process_group() before the loss"
@@ -227,7 +251,11 @@ class HySACLoss(nn.Module):
                 f"the loss was built for rank {self.rank} of {self.world_size}, "
                 f"this process is rank {dist.get_rank()} of {dist.get_world_size()}"
             )
-        of_all = gather_rows(torch.stack(local, dim=1), exchange=self.gather_with_grad)
+
+    def _gather(self, local: _Points, counts: list[int]) -> _Points:
+        if self.world_size == 1:
+            return local
+        of_all = gather_rows(torch.stack(local, dim=1), exchange=self.gather_with_grad, counts=counts)
         return _Points(*of_all.unbind(1))
 
 
@@ -249,9 +277,9 @@ def _check_features(name: str, features: object) -> None:
     if not isinstance(features, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(features).__name__}")
     _check_floating(name, features)
-    if features.dim() != 3 or features.shape[1] != 2 or 0 in features.shape:
+    if features.dim() != 3 or features.shape[1] != 2 or not features.shape[2]:
         raise ValueError(
-            f"{name} must have shape (B, 2, D), safe then unsafe, with B, D >= 1; got {tuple(features.shape)}"
+            f"{name} must have shape (B, 2, D), safe then unsafe, with D >= 1; got {tuple(features.shape)}"
         )
 
 

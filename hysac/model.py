@@ -165,6 +165,7 @@ class HySAC(OpenClipModel):
 
         Args:
             image: floating pixels, normalised as ``visual.preprocess_cfg`` says; cast to the tower's dtype.
+                There may be none: ``(0, 3, H, W)`` gives ``(0, D)``.
             normalize: False gives open_clip's Euclidean features ``(..., D)``. True lifts them: space
                 components ``(..., D)``, float32, at curvature :attr:`curvature`.
             project: another name for ``normalize``.
@@ -174,7 +175,7 @@ class HySAC(OpenClipModel):
         """
         lift = _wants_lift(normalize, project)
         self._check_image(image)
-        features = _over_leading(super().encode_image, image.to(self._image_dtype()), 3)
+        features = _over_leading(self._image_features, image.to(self._image_dtype()), 3)
         return self._lift(features, "visual_alpha") if lift else features
 
     def encode_text(self, text: Tensor, normalize: bool = False, project: bool | None = None) -> Tensor:
@@ -267,6 +268,12 @@ class HySAC(OpenClipModel):
         with torch.autocast(x.device.type, enabled=False):
             return -self.scale * hk.pairwise_dist(x, y, self.curvature)
 
+    def _image_features(self, images: Tensor) -> Tensor:
+        """Of ``(B, 3, H, W)``; of no images, which open_clip's ViT cannot reshape, by way of one."""
+        if len(images) or not isinstance(self.visual, VisionTransformer):
+            return super().encode_image(images)
+        return super().encode_image(images.new_zeros(1, *images.shape[1:]))[:0]
+
     def _image_dtype(self) -> torch.dtype:
         """What the patch embedding computes in; in open_clip's bf16 and fp16 modes other weights differ."""
         weights = (p.dtype for p in self.visual.parameters() if p.dim() == 4)
@@ -278,9 +285,9 @@ class HySAC(OpenClipModel):
             raise TypeError(f"image must be a floating tensor of preprocessed pixels, got {got}")
         fixed_size = isinstance(self.visual, VisionTransformer)
         size = tuple(self.visual.image_size) if fixed_size else tuple(image.shape[-2:])
-        if image.dim() < 3 or image.shape[-3:] != (3, *size) or 0 in image.shape:
+        if image.dim() < 3 or image.shape[-3:] != (3, *size) or 0 in size:
             expected = f"(..., 3, {size[0]}, {size[1]})" if fixed_size else "(..., 3, H, W)"
-            raise ValueError(f"image must have shape {expected} and not be empty, got {tuple(image.shape)}")
+            raise ValueError(f"image must have shape {expected}, got {tuple(image.shape)}")
 
     def _check_text(self, text: Tensor) -> None:
         if not isinstance(text, Tensor) or text.dtype not in (torch.int64, torch.int32):
@@ -289,9 +296,9 @@ class HySAC(OpenClipModel):
         length = text.shape[-1] if text.dim() else 0
         fixed = self._needs_full_length()
         too_short = fixed and length < self.context_length
-        if text.numel() == 0 or length > self.context_length or too_short:
-            expected = f"(..., {self.context_length})" if fixed else f"(..., L <= {self.context_length})"
-            raise ValueError(f"text must have shape {expected} and not be empty, got {tuple(text.shape)}")
+        if not 0 < length <= self.context_length or too_short:
+            expected = f"(..., {self.context_length})" if fixed else f"(..., 0 < L <= {self.context_length})"
+            raise ValueError(f"text must have shape {expected}, got {tuple(text.shape)}")
 
     def _needs_full_length(self) -> bool:
         """Whether the text tower adds positions or a causal mask of the full context to its input."""

@@ -432,7 +432,9 @@ def test_features_that_do_not_fit():
         loss(None, text, 5.0)
     with pytest.raises(ValueError, match=r"\(B, 2, D\).*\(6, 8\)"):
         loss(image[:, 0], text, 5.0)
-    with pytest.raises(ValueError, match=r"\(0, 2, 8\)"):
+    with pytest.raises(ValueError, match=r"\(6, 2, 0\)"):
+        loss(image[..., :0], text[..., :0], 5.0)
+    with pytest.raises(ValueError, match="no quadruplets"):
         loss(image[:0], text[:0], 5.0)
     with pytest.raises(ValueError, match=r"same shape.*\(5, 2, 8\).*\(6, 2, 8\)"):
         loss(image[:5], text, 5.0)

@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_loss import TinyHySAC, dense_gradients, dense_terms, tiny_data
+from test_model import images, make_model, tokens
 from torch.nn.parallel import DistributedDataParallel
 
 from hysac.loss import HySACLoss
@@ -16,12 +17,13 @@ MODES = {
     "local_loss and gather_with_grad": {"local_loss": True, "gather_with_grad": True},
 }
 PARTS = (1, 2)
+SHARES = [(4, 4), (5, 3), (1, 7), (0, 8), (8, 0)]
 
 
-def averaged_gradients(rank, loss, parts):
-    """DDP's gradients of this rank's half of the batch, in open_clip's accumulation scheme if parts > 1."""
+def averaged_gradients(rank, loss, parts, shares=(4, 4)):
+    """DDP's gradients of this rank's share of the batch, in open_clip's accumulation scheme if parts > 1."""
     model = DistributedDataParallel(TinyHySAC())
-    images, texts = (tensor.chunk(WORLD_SIZE)[rank].chunk(parts) for tensor in tiny_data(batch=8))
+    images, texts = (tensor.split(shares)[rank].chunk(parts) for tensor in tiny_data(batch=8))
     with torch.no_grad():
         cached = [model(*part) for part in zip(images, texts, strict=True)]
     for part in range(parts):
@@ -36,6 +38,18 @@ def averaged_gradients(rank, loss, parts):
         sum(terms.values()).backward()
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     return gradients, {name: term.detach() for name, term in terms.items()}
+
+
+CASES = [(parts, (4, 4)) for parts in PARTS] + [(1, shares) for shares in SHARES[1:]]
+
+
+def gradients_of_towers(rank):
+    """DDP's gradients of a small HySAC whose second process has no quadruplets."""
+    model = DistributedDataParallel(make_model())
+    mine = slice(0, 4 if rank == 0 else 0)
+    loss = HySACLoss(rank=rank, world_size=WORLD_SIZE, local_loss=True, gather_with_grad=True)
+    loss(**model(images(4, 2)[mine], tokens(4, 2)[mine])).backward()
+    return {name: parameter.grad for name, parameter in model.module.named_parameters()}
 
 
 def transformed(rank):
@@ -65,12 +79,23 @@ def worker(rank, directory):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=WORLD_SIZE)
     results = {
-        (mode, parts): averaged_gradients(
-            rank, HySACLoss(rank=rank, world_size=WORLD_SIZE, accum_freq=parts, **options), parts
+        (mode, parts, shares): averaged_gradients(
+            rank, HySACLoss(rank=rank, world_size=WORLD_SIZE, accum_freq=parts, **options), parts, shares
         )
         for mode, options in MODES.items()
-        for parts in PARTS
+        for parts, shares in CASES
     }
+    results["towers"] = gradients_of_towers(rank)
+    for wrong, change in {
+        "width": lambda features: features[..., : 4 - rank],
+        "dtype": lambda features: features.double() if rank else features,
+        "number": lambda features: features[:0],
+    }.items():
+        features = change(torch.ones(3, 2, 4))
+        try:
+            HySACLoss(rank=rank, world_size=WORLD_SIZE)(features, features, 5.0)
+        except ValueError as error:
+            results["wrong " + wrong] = str(error)
     try:
         HySACLoss(rank=1 - rank, world_size=WORLD_SIZE)(*(torch.ones(3, 2, 4) for _ in "it"), 5.0)
     except RuntimeError as error:
@@ -87,26 +112,43 @@ def results(tmp_path_factory):
     return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("parts", "shares"), CASES)
 @pytest.mark.parametrize("mode", MODES)
-def test_gradients_are_those_of_the_whole_batch(results, mode, parts):
+def test_gradients_are_those_of_the_whole_batch(results, mode, parts, shares):
     wanted = dense_gradients(*tiny_data(batch=8))
     assert set(wanted) >= {"curv", "logit_scale", "visual_alpha", "textual_alpha", "visual", "textual"}
     for rank in range(WORLD_SIZE):
-        gradients, _ = results[rank][mode, parts]
+        gradients, _ = results[rank][mode, parts, shares]
         for name, gradient in wanted.items():
             assert (gradients[name] - gradient).norm() <= 1e-9 * gradient.norm(), (rank, name)
 
 
+@pytest.mark.parametrize("shares", SHARES)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(results, mode):
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(results, mode, shares):
     output = TinyHySAC()(*tiny_data(batch=8))
     wanted = dense_terms(output["image_features"], output["text_features"], output["logit_scale"])
     for name, term in wanted.items():
-        got = torch.stack([results[rank][mode, 1][1][name] for rank in range(WORLD_SIZE)])
+        got = torch.stack([results[rank][mode, 1, shares][1][name] for rank in range(WORLD_SIZE)])
         torch.testing.assert_close(got.mean(), term.detach(), rtol=1e-11, atol=0)
         own_rows_only = name.startswith("entailment") or "local_loss" in mode
         assert (got[0] == got[1]) == (not own_rows_only)
+
+
+def test_towers_of_a_process_without_quadruplets_get_the_gradients(results):
+    model = make_model()
+    HySACLoss()(**model(images(4, 2), tokens(4, 2))).backward()
+    for name, parameter in model.named_parameters():
+        for one in results:
+            got = one["towers"][name]
+            assert (got - parameter.grad).norm() <= 1e-5 * parameter.grad.norm() + 1e-9, name
+
+
+def test_processes_that_do_not_fit_are_told_so_on_each(results):
+    for one in results:
+        assert one["wrong width"].endswith("the same width, got [4, 3] by rank")
+        assert one["wrong dtype"].endswith("the same dtype, got [torch.float32, torch.float64] by rank")
+        assert "no quadruplets on any process" in one["wrong number"]
 
 
 def test_a_loss_built_for_another_rank_is_refused(results):

@@ -281,6 +281,16 @@ def test_encoding_does_not_write_its_input():
     assert torch.equal(text, text_before)
 
 
+@pytest.mark.parametrize("kind", CLASSES)
+def test_no_items_have_no_features_and_reach_every_parameter(kind):
+    model = make_model(kind).train()
+    output = model(images(0, 2), tokens(0, 2))
+    assert output["image_features"].shape == output["text_features"].shape == (0, 2, WIDTH)
+    sum(output[name].sum() for name in ("image_features", "text_features")).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if name != "logit_scale"}
+    assert all(grad is not None and not grad.any() for grad in gradients.values())
+
+
 @pytest.mark.parametrize(
     ("image", "error"),
     [
@@ -289,7 +299,7 @@ def test_encoding_does_not_write_its_input():
         (torch.zeros(2, 3, SIZE, SIZE + 1), ValueError),
         (torch.zeros(2, 1, SIZE, SIZE), ValueError),
         (torch.zeros(SIZE, SIZE), ValueError),
-        (torch.zeros(0, 3, SIZE, SIZE), ValueError),
+        (torch.zeros(2, 3, 0, SIZE), ValueError),
     ],
 )
 def test_bad_images(image, error):
@@ -305,7 +315,7 @@ def test_bad_images(image, error):
         (torch.zeros(2, LENGTH - 1, dtype=torch.long), ValueError),
         (torch.zeros(2, LENGTH + 1, dtype=torch.long), ValueError),
         (torch.zeros((), dtype=torch.long), ValueError),
-        (torch.zeros(0, LENGTH, dtype=torch.long), ValueError),
+        (torch.zeros(2, 0, dtype=torch.long), ValueError),
     ],
 )
 @pytest.mark.parametrize("kind", CLASSES)
