@@ -211,7 +211,7 @@ def _open(args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str, spl
         allow_outside_root=args.allow_outside_root,
         max_pixels=args.max_pixels,
         background=args.background,
-        whole_texts=True,
+        long_texts="windows",
     )
 
 

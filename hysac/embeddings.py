@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import hypkernels as hk
 if TYPE_CHECKING:
     from hysac.model import HySAC
 
+logger = logging.getLogger(__name__)
+
 CLASSES = {"S": "safe_text", "V": "safe_image", "U": "unsafe_text", "G": "unsafe_image"}
 """The paper's letters and what they stand for."""
 
@@ -31,6 +34,9 @@ class Embeddings:
         curv: the positive ``c`` of the hyperboloid (sectional curvature ``-c``).
         tags: one category per quadruplet, "" for none; empty when the set is untagged.
         ids: one identifier per quadruplet; may be empty.
+        text_scores: the distances to the origin that the texts are scored by, ``(N, 2)``, safe and unsafe;
+            None where they are those of the points. Of a caption that was encoded in windows it is the
+            greatest, while its point, which retrieval goes by, is that of the first window.
 
     ``embeddings["V"]`` gives a class by the paper's letter (S safe text, V safe image, U unsafe text, G
     unsafe image) and raises where it is missing.
@@ -47,6 +53,7 @@ class Embeddings:
     curv: float
     tags: Sequence[str] = ()
     ids: Sequence[str] = ()
+    text_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.present:
@@ -57,6 +64,11 @@ class Embeddings:
             _check_class(CLASSES[letter], self[letter], CLASSES[first_letter], first)
         if not 0 < self.curv < math.inf:
             raise ValueError(f"curv must be positive and finite, got {self.curv}")
+        scores = self.text_scores
+        if scores is not None and (scores.shape != (len(first), 2) or not bool(torch.isfinite(scores).all())):
+            raise ValueError(
+                f"text_scores must be finite, of shape ({len(first)}, 2), got {tuple(scores.shape)}"
+            )
         for name, values in (("tags", self.tags), ("ids", self.ids)):
             if len(values) not in (0, len(first)):
                 raise ValueError(
@@ -81,6 +93,12 @@ class Embeddings:
             )
         return points
 
+    def scores(self, letter: str) -> Tensor:
+        """What each item of a class is scored by, ``(N,)``: see ``text_scores``."""
+        if self.text_scores is not None and letter in "SU":
+            return self.text_scores[:, "SU".index(letter)]
+        return hk.dist0(self[letter], self.curv)
+
     def has(self, letters: str) -> bool:
         """Whether every one of the classes ``letters`` is there."""
         return set(letters) <= set(self.present)
@@ -96,6 +114,9 @@ class Embeddings:
             curv=self.curv,
             tags=[self.tags[row] for row in rows] if self.tags else (),
             ids=[self.ids[row] for row in rows] if self.ids else (),
+            text_scores=None
+            if self.text_scores is None
+            else self.text_scores[index.to(self.text_scores.device)],
         )
 
     def to(self, *args: Any, **kwargs: Any) -> Embeddings:
@@ -108,6 +129,7 @@ class Embeddings:
             curv=self.curv,
             tags=self.tags,
             ids=self.ids,
+            text_scores=None if self.text_scores is None else self.text_scores.to(*args, **kwargs),
         )
 
 
@@ -126,7 +148,8 @@ def encode_dataset(
             points, ``curvature`` the positive ``c``.
         loader: batches of :func:`hysac.data.collate`: ``"image"`` ``(B, 2, 3, H, W)`` (absent for text-only
             data), ``"text"`` ``(B, 2, L)``, and optionally ``"tag"`` and ``"id"``, lists of ``B`` strings,
-            and windows of texts beyond the context: of those the one farthest from the origin counts.
+            and windows of captions beyond the context, which ``text_scores`` are then made from. How many
+            captions are beyond it is logged.
         device: where to encode; the model's own device by default. The model is not moved.
         progress: show a progress bar.
 
@@ -137,15 +160,16 @@ def encode_dataset(
         ValueError: the loader is empty, or only some of its batches have images.
     """
     device = device or next(model.parameters()).device
-    texts, images, tags, ids = [], [], [], []
+    texts, images, scores, tags, ids = [], [], [], [], []
+    long = 0
     with evaluation_mode(model):
         curv = float(model.curvature)
         for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
             text = model.encode_text(batch["text"].to(device), normalize=True)
-            if "windows" in batch:
-                windows = model.encode_text(batch["windows"].to(device), normalize=True)
-                text = _worst_of_windows(text, windows, batch["window_of"].tolist(), curv)
             texts.append(text)
+            if "long" in batch:
+                scores.append(_scores_of_texts(model, text, batch, curv))
+                long += int(batch["long"].sum())
             if "image" in batch:
                 images.append(model.encode_image(batch["image"].to(device), normalize=True))
             tags.extend(batch.get("tag", ()))
@@ -154,6 +178,10 @@ def encode_dataset(
         raise ValueError("the loader is empty: there is nothing to encode")
     if images and len(images) != len(texts):
         raise ValueError(f"only {len(images)} of {len(texts)} batches have images; give all of them or none")
+    if long:
+        logger.info(
+            "%d of %d captions are beyond the context: scored in windows", long, 2 * sum(map(len, texts))
+        )
     # Concatenated outside inference mode, the results are ordinary tensors that autograd accepts.
     text, image = torch.cat(texts), torch.cat(images) if images else None
     return Embeddings(
@@ -164,19 +192,19 @@ def encode_dataset(
         curv=curv,
         tags=tags,
         ids=ids,
+        text_scores=torch.cat(scores) if long else None,
     )
 
 
-def _worst_of_windows(text: Tensor, windows: Tensor, window_of: Sequence[int], curv: float) -> Tensor:
-    """``text`` ``(B, 2, D)`` with the farthest window of each caption that has some."""
-    distances = hk.dist0(windows, curv).tolist()
-    worst: dict[int, int] = {}
-    for index, caption in enumerate(window_of):
-        if caption not in worst or distances[index] > distances[worst[caption]]:
-            worst[caption] = index
-    flat = text.flatten(0, 1).clone()
-    flat[list(worst)] = windows[list(worst.values())]
-    return flat.view_as(text)
+def _scores_of_texts(model: HySAC, text: Tensor, batch: dict[str, Any], curv: float) -> Tensor:
+    """Distances to the origin ``(B, 2)``: of the points ``text``, or of a caption's farthest window."""
+    scores = hk.dist0(text, curv)
+    if "windows" not in batch:
+        return scores
+    parts = batch["windows"].to(text.device).split(scores.numel())  # as many as there are captions at a time
+    of_windows = torch.cat([hk.dist0(model.encode_text(part, normalize=True), curv) for part in parts])
+    places = batch["window_of"].to(text.device)
+    return scores.flatten().scatter_reduce(0, places, of_windows, "amax").view_as(scores)
 
 
 @contextmanager

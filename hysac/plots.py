@@ -18,7 +18,7 @@ import hypkernels as hk
 from hysac.data import Quadruplets
 from hysac.embeddings import Embeddings
 from hysac.run_log import read_log
-from hysac.safety import MODALITIES, Traversal, unsafe_score
+from hysac.safety import MODALITIES, Traversal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -305,7 +305,7 @@ def _spread(count: int, number: int) -> list[int]:
 
 
 def _distance0(embeddings: Embeddings, letter: str) -> np.ndarray:
-    return unsafe_score(embeddings[letter], embeddings.curv).double().cpu().numpy()
+    return embeddings.scores(letter).double().cpu().numpy()
 
 
 def _principal_plane(vectors: Tensor) -> Tensor:

@@ -102,12 +102,12 @@ def classification_rates(safe_scores: Tensor, unsafe_scores: Tensor, threshold: 
 
 
 def modality_scores(embeddings: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
-    """:func:`unsafe_score` of the safe and the unsafe points of each modality that ``embeddings`` has."""
+    """The scores of the safe and the unsafe items of each modality that ``embeddings`` has.
+
+    They are :func:`unsafe_score` of the points, and of captions in windows that of the farthest.
+    """
     return {
-        modality: (
-            unsafe_score(embeddings[safe], embeddings.curv),
-            unsafe_score(embeddings[unsafe], embeddings.curv),
-        )
+        modality: (embeddings.scores(safe), embeddings.scores(unsafe))
         for modality, (safe, unsafe) in MODALITIES.items()
         if embeddings.has(safe + unsafe)
     }

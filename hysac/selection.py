@@ -204,7 +204,9 @@ def _gather(embeddings: Embeddings, size: int, processes: Processes) -> Embeddin
     }
     strings = (embeddings.tags, embeddings.ids)
     tags, ids = (_chain(processes.gather(list(values)))[:size] for values in strings)
-    return Embeddings(**points, curv=embeddings.curv, tags=tags, ids=ids)
+    of_texts = torch.stack([embeddings.scores(letter).cpu() for letter in "SU"], dim=1)
+    scores = torch.cat(processes.gather(of_texts))[:size].to(processes.device)
+    return Embeddings(**points, curv=embeddings.curv, tags=tags, ids=ids, text_scores=scores)
 
 
 def _chain(lists: Iterable[list[str]]) -> list[str]:

@@ -258,6 +258,7 @@ class _Run:
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "amp")
         self.guard = StepGuard(self.optimizer, scaled=self.scaler.is_enabled(), device=self.device)
         self.skipped = 0  # steps since the last record
+        self.long_texts, self.long_texts_told = 0, False  # captions beyond the context since the last record
         self.geometry: dict[str, Tensor] = {}
         self.health = Health()
         self.autocast = autocast(config.precision or "", self.device)
@@ -320,6 +321,7 @@ class _Run:
             while self.step < self.total_steps:
                 read = [next(batches) for _ in range(self.config.accum_freq)]
                 self.ids = [name for batch in read for name in batch["id"]]
+                self.long_texts += sum(int(batch["long"].sum()) for batch in read if "long" in batch)
                 yield [self._to_device(batch) for batch in read]
                 self.bar.update()
 
@@ -373,7 +375,7 @@ class _Run:
         steps = "steps were" if skipped > 1 else "step was"
         told = (
             f"step {self.step}: {skipped} {steps} skipped, {in_a_row} in a row now: {what}. "
-            f"Curvature {float(self.model.curvature):.4g}"
+            f"Curvature {self.model.curvature.item():.4g}"
         )
         if most < self.config.max_bad_steps:
             if self.processes.is_main:
@@ -397,6 +399,7 @@ class _Run:
         self._tell_of_skipped_steps()
         means = window.means(self.processes)
         skipped, self.skipped = self.skipped, 0
+        long_texts, self.long_texts = self._share_of_long_texts(window.steps), 0
         speed = window.steps * self.sampler.step_size / window.seconds
         window.restart()
         if not self.processes.is_main:
@@ -412,6 +415,7 @@ class _Run:
             **_scalars(self.model),
             "samples_per_second": speed,
             "skipped_steps": skipped,
+            "long_texts": long_texts,
             **{name: value for name, value in shown.items() if math.isfinite(value)},
         }
         self.log.write("train", self.step, record)
@@ -419,6 +423,17 @@ class _Run:
         self.bar.set_postfix_str(summary)
         if self.bar.disable:
             log.info("step %d/%d: %s, %.0f quadruplets/s", self.step, self.total_steps, summary, round(speed))
+
+    def _share_of_long_texts(self, steps: int) -> float:
+        """Of this process's captions in the last steps those beyond the context; told of once."""
+        share = self.long_texts * self.processes.world_size / (2 * steps * self.sampler.step_size)
+        if share and not self.long_texts_told and self.processes.is_main:
+            self.long_texts_told = True
+            log.info(
+                "%.1f %% of the captions are beyond the context: each epoch sees one window of such a one",
+                100 * share,
+            )
+        return share
 
     # Validation, and what it decides
 
@@ -575,7 +590,11 @@ class _Run:
         """The data set of ``--train-data`` or ``--val-data``; its images are verified by one process."""
         config = self.config
         tokenizer = get_tokenizer(config.model)
-        images: dict[str, Any] = {"max_pixels": config.max_pixels, "background": config.background}
+        reading: dict[str, Any] = {
+            "max_pixels": config.max_pixels,
+            "background": config.background,
+            "long_texts": "one window" if split == "train" else "windows",
+        }
 
         def opened() -> Quadruplets:
             return open_dataset(
@@ -589,7 +608,7 @@ class _Run:
                 verify=config.verify_images,
                 progress=not self._silent(),
                 allow_outside_root=config.allow_outside_root,
-                **images,
+                **reading,
             )
 
         def manifest() -> Any:
@@ -601,7 +620,7 @@ class _Run:
         verified = self.processes.main_decides(manifest)
         if verified is None:  # drawn, not read
             return opened()
-        return QuadrupletDataset(verified, _of_the_model, tokenizer, verify=False, **images)
+        return QuadrupletDataset(verified, _of_the_model, tokenizer, verify=False, **reading)
 
     def _make_loss(self, rank: int = 0, world_size: int = 1) -> HySACLoss:
         config = self.config

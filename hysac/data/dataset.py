@@ -12,7 +12,7 @@ from PIL import Image
 
 from hysac.data.formats import READERS
 from hysac.data.images import MAX_PIXELS, load_image
-from hysac.data.items import Preprocess, Quadruplets, Tokenizer
+from hysac.data.items import LongTexts, Preprocess, Quadruplets, Tokenizer
 from hysac.data.manifest import Manifest, OnError, load_manifest, verify_images
 from hysac.data.shards import is_shards, load_shards
 from hysac.data.toy import ToyQuadruplets
@@ -30,7 +30,8 @@ class QuadrupletDataset(Quadruplets):
         verify: False trusts the images: nothing is read now, a broken one raises when its turn comes.
         progress: show the progress of the verification.
         max_pixels, background: of :func:`load_image`.
-        whole_texts: whether items have windows of captions beyond the context, for :func:`encode_dataset`.
+        long_texts: of captions beyond the context: ``"cut"``, ``"one window"`` for training, or
+            ``"windows"`` for :func:`encode_dataset`.
 
     Attributes:
         manifest: the quadruplets left after the verification.
@@ -52,7 +53,7 @@ class QuadrupletDataset(Quadruplets):
         progress: bool = True,
         max_pixels: int | None = MAX_PIXELS,
         background: str = "none",
-        whole_texts: bool = False,
+        long_texts: LongTexts = "cut",
     ) -> None:
         if verify:
             manifest = verify_images(manifest, on_error=on_error, progress=progress, max_pixels=max_pixels)
@@ -62,7 +63,7 @@ class QuadrupletDataset(Quadruplets):
             )
         self.manifest = manifest
         self._load = partial(load_image, max_pixels=max_pixels, background=background)
-        super().__init__(manifest.records, preprocess, tokenizer, manifest.has_images, whole_texts)
+        super().__init__(manifest.records, preprocess, tokenizer, manifest.has_images, long_texts)
 
     def images(self, index: int) -> tuple[Image.Image, Image.Image]:
         record = self.records[index]
@@ -89,7 +90,7 @@ def open_dataset(
     allow_outside_root: bool = False,
     max_pixels: int | None = MAX_PIXELS,
     background: str = "none",
-    whole_texts: bool = False,
+    long_texts: LongTexts = "cut",
 ) -> Quadruplets:
     """Open a data set by its name or path.
 
@@ -101,7 +102,7 @@ def open_dataset(
         preprocess, tokenizer: see :class:`QuadrupletDataset`.
         columns, image_root: see :func:`load_manifest`; for manifests only.
         on_error: ``"raise"`` or ``"skip"``, both for unusable rows and for broken images.
-        verify, progress, max_pixels, background, whole_texts: see :class:`QuadrupletDataset`.
+        verify, progress, max_pixels, background, long_texts: see :class:`QuadrupletDataset`.
         allow_outside_root: see :func:`load_manifest`.
 
     Raises:
@@ -117,7 +118,7 @@ def open_dataset(
         "progress": progress,
         "max_pixels": max_pixels,
         "background": background,
-        "whole_texts": whole_texts,
+        "long_texts": long_texts,
     }
     if is_shards(os.fspath(spec)):
         if columns is not None or image_root is not None:

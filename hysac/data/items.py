@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -16,17 +16,23 @@ from hysac.text import text_windows
 
 Preprocess = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
+LongTexts = Literal["cut", "windows", "one window"]
+"""What becomes of a caption beyond the tokenizer's context; see :class:`Quadruplets`."""
 
 
 class Quadruplets(Dataset[dict[str, Any]], ABC):
     """A data set of quadruplets; dimension 0 of an item's tensors is (safe, unsafe).
 
     An item is ``{"image": (2, 3, H, W) float, "text": (2, L) int64, "tag": str, "id": str}``; text-only data
-    has no ``"image"``, an untagged quadruplet has the tag "". With ``whole_texts``, captions beyond the
-    tokenizer's context have ``"windows": (W, L)`` besides, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
-    ``preprocess`` is applied to each image by
+    has no ``"image"``, an untagged quadruplet has the tag "". ``preprocess`` is applied to each image by
     itself: a random transform treats the safe and the unsafe image independently, since real pairs are
     different pictures with no common geometry to keep.
+
+    Of captions beyond the tokenizer's context, ``"text"`` has the beginning where ``long_texts`` is
+    ``"cut"``. Otherwise they are read in windows (:func:`hysac.text.text_windows`), and ``"long"`` is the
+    number of an item's captions that have several: with ``"one window"``, for training, ``"text"`` has one
+    that PyTorch's generator draws; with ``"windows"``, for scoring, the first, and such items have all of
+    them, ``"windows": (W, L)``, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
 
     Attributes:
         records: the quadruplets, in the order of the indices.
@@ -39,8 +45,12 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
         preprocess: Preprocess | None,
         tokenizer: Tokenizer,
         has_images: bool = True,
-        whole_texts: bool = False,
+        long_texts: LongTexts = "cut",
     ) -> None:
+        if long_texts not in get_args(LongTexts):
+            raise ValueError(
+                f"long_texts must be one of {', '.join(get_args(LongTexts))}, got {long_texts!r}"
+            )
         if not callable(tokenizer):
             raise TypeError(
                 f"tokenizer must be callable on a list of captions, got {type(tokenizer).__name__}"
@@ -49,7 +59,7 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
             raise TypeError(f"preprocess must be callable on a PIL image, got {type(preprocess).__name__}")
         self.records = records
         self.has_images = has_images
-        self.whole_texts = whole_texts
+        self.long_texts = long_texts
         self.preprocess = preprocess
         self.tokenizer = tokenizer
 
@@ -67,24 +77,29 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        item = {"text": self.tokens(index), "tag": record.tag or "", "id": record.id}
-        if self.whole_texts:
-            item |= self._windows(record)
+        item: dict[str, Any] = {"tag": record.tag or "", "id": record.id}
+        item |= {"text": self.tokens(index)} if self.long_texts == "cut" else self._windows(record)
         if self.preprocess is not None and self.has_images:
             item["image"] = torch.stack([self.preprocess(image) for image in self.images(index)])
         return item
 
-    def _windows(self, record: Quadruplet) -> dict[str, Tensor]:
+    def _windows(self, record: Quadruplet) -> dict[str, Any]:
         of_sides = [
             text_windows(self.tokenizer, text) for text in (record.safe_caption, record.unsafe_caption)
         ]
         long = [(side, rows) for side, rows in enumerate(of_sides) if len(rows) > 1]
-        if not long:
-            return {}
-        return {
-            "windows": torch.cat([rows for _, rows in long]),
-            "window_of": torch.cat([torch.full((len(rows),), side) for side, rows in long]),
-        }
+        if self.long_texts == "one window":
+            return {"text": torch.stack([_drawn(rows) for rows in of_sides]), "long": len(long)}
+        parts = {"text": torch.stack([rows[0] for rows in of_sides]), "long": len(long)}
+        if long:
+            parts["windows"] = torch.cat([rows for _, rows in long])
+            parts["window_of"] = torch.cat([torch.full((len(rows),), side) for side, rows in long])
+        return parts
+
+
+def _drawn(rows: Tensor) -> Tensor:
+    """One of the rows. Nothing is drawn for a single one."""
+    return rows[int(torch.randint(len(rows), ())) if len(rows) > 1 else 0]
 
 
 def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -92,8 +107,8 @@ def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``{"image": (B, 2, 3, H, W), "text": (B, 2, L), "tag": list[str], "id": list[str]}``, without
-        ``"image"`` for text-only data. Where items have windows, ``"windows": (W, L)`` of all, and
-        ``"window_of": (W,)``, the place of each among the ``2 B`` captions.
+        ``"image"`` for text-only data, and ``"long": (B,)`` where items have it. Where items have windows,
+        ``"windows": (W, L)`` of all, and ``"window_of": (W,)``, the place of each among the ``2 B`` captions.
 
     Raises:
         ValueError: no items, or items with images among text-only ones.

@@ -1,11 +1,15 @@
 """Captions as tokens: no spelling ends one, and none is too long to be read."""
 
+import logging
+
 import open_clip
 import pytest
 import torch
 
 import hysac
 from hysac.data import Batches, Manifest, Quadruplet, QuadrupletDataset
+from hysac.safety import modality_scores
+from hysac.sampler import SeededItems
 from hysac.text import text_windows
 
 
@@ -64,7 +68,8 @@ def test_windows_have_the_whole_text(tokenizer, words):
     assert len(rows) == 1 if words <= room else len(rows) >= 2
 
 
-def test_the_worst_window_of_a_long_text_counts(tokenizer):
+def test_the_worst_window_of_a_long_text_counts(tokenizer, caplog):
+    caplog.set_level(logging.INFO, logger="hysac")
     torch.manual_seed(0)
     model = hysac.create_model("hysac-toy")
     tokenizer = hysac.get_tokenizer("hysac-toy")
@@ -77,16 +82,50 @@ def test_the_worst_window_of_a_long_text_counts(tokenizer):
         dataset = QuadrupletDataset(Manifest(records), None, tokenizer, **options)
         return hysac.encode_dataset(model, Batches(dataset, batch_size=3), progress=False)
 
-    cut, whole = encoded(), encoded(whole_texts=True)
+    cut, whole = encoded(), encoded(long_texts="windows")
+    assert cut.text_scores is None
     for letter, side in (("S", 0), ("U", 1)):
         for row, record in enumerate(captions):
             windows = text_windows(tokenizer, record[side])
             with torch.no_grad():
                 points = model.eval().encode_text(windows, normalize=True)
-            worst = hysac.unsafe_score(points, whole.curv).argmax()
-            torch.testing.assert_close(whole[letter][row], points[worst])
-            torch.testing.assert_close(cut[letter][row], points[0])
+            worst = hysac.unsafe_score(points, whole.curv).max()
+            torch.testing.assert_close(whole.scores(letter)[row], worst)
+            for embeddings in (whole, cut):
+                torch.testing.assert_close(embeddings[letter][row], points[0])
             assert (len(windows) > 1) == (
                 record[side] not in ("a cat", "a dog", "a bird", "a mouse", "a cow", "a pig")
             )
-    assert not torch.equal(cut["S"][1], whole["S"][1])
+    assert "2 of 8 captions are beyond the context" in caplog.text
+    assert whole.scores("S")[1] > cut.scores("S")[1]
+    assert torch.equal(whole.subset([1, 0]).scores("S"), whole.scores("S")[[1, 0]])
+    safe, unsafe = modality_scores(whole)["text"]
+    assert torch.equal(safe, whole.scores("S"))
+    assert torch.equal(unsafe, whole.scores("U"))
+
+
+def test_training_draws_a_window_of_a_long_text(tokenizer):
+    long = " ".join(f"word{number}" for number in range(60))
+    manifest = Manifest((Quadruplet("0", None, None, "a cat", long),))
+    dataset = QuadrupletDataset(manifest, None, tokenizer, long_texts="one window")
+    windows = text_windows(tokenizer, long)
+    seeded = SeededItems(dataset, seed=0)
+    seen = set()
+    for epoch in range(80):
+        item = seeded[epoch, 0]
+        assert item["long"] == 1
+        assert torch.equal(item["text"][0], tokenizer(["a cat"])[0])
+        assert torch.equal(item["text"], seeded[epoch, 0]["text"]), "the same in a resumed run"
+        (place,) = (windows == item["text"][1]).all(1).nonzero().flatten().tolist()
+        seen.add(place)
+    assert seen == set(range(len(windows)))
+
+
+def test_short_texts_draw_nothing(tokenizer):
+    manifest = Manifest((Quadruplet("0", None, None, "a cat", "a dog"),))
+    state = torch.get_rng_state()
+    item = QuadrupletDataset(manifest, None, tokenizer, long_texts="one window")[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert item["long"] == 0
+    with pytest.raises(ValueError, match="long_texts must be one of cut, windows, one window, got 'whole'"):
+        QuadrupletDataset(manifest, None, tokenizer, long_texts="whole")
