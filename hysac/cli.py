@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -47,9 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
+        if not _is_output_closed():
+            raise
         # What Python flushes when it exits has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads what is printed any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -58,10 +68,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _one_line_warnings():
             return args.command(args)
-    except BrokenPipeError:
-        raise
     except USER_ERRORS as error:
-        if args.debug:
+        if args.debug or (isinstance(error, BrokenPipeError) and _is_output_closed()):
             raise
         rank = os.environ.get("RANK", "0")
         place = "" if rank == "0" else f" (process {rank})"  # it may be the only one that met the error

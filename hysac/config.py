@@ -134,6 +134,7 @@ class TrainConfig:
         "with several processes: seconds after which one that waits for the others in a step gives up",
         600.0,
         above=0,
+        below=31 * 24 * 3600,
     )
 
     epochs: int = _option("optimisation", "passes over the training data", 20, above=0)

@@ -41,21 +41,27 @@ class Processes:
 
     def broadcast(self, value: Any) -> Any:
         """The main process's ``value``, on every process."""
-        if self.decisions is None:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.decisions)
-        return box[0]
+        return _broadcast(value, self.decisions)
 
     def main_decides(self, decide: Callable[[], Any]) -> Any:
         """What ``decide()`` returns or raises on the main process, on every process."""
+        return self._by_main(decide, self.decisions)
+
+    def main_writes(self, write: Callable[[], None]) -> None:
+        """Call ``write()`` on the main process while the others wait, as long as they do in a step.
+
+        What it raises, as on a full disk, is raised on every process.
+        """
+        self._by_main(write, self.control)
+
+    def _by_main(self, call: Callable[[], Any], group: dist.ProcessGroup | None) -> Any:
         answer: tuple[Any, Exception | None] = (None, None)
         if self.is_main:
             try:
-                answer = (decide(), None)
+                answer = (call(), None)
             except Exception as error:
                 answer = (None, error)
-        value, raised = self.broadcast(answer)
+        value, raised = _broadcast(answer, group)
         if raised is not None:
             raise raised
         return value
@@ -77,6 +83,14 @@ class Processes:
 
 
 _LONGEST_DECISION = timedelta(days=1)
+
+
+def _broadcast(value: Any, group: dist.ProcessGroup | None) -> Any:
+    if group is None:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=group)
+    return box[0]
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
 from hysac.data.formats import first_few
 from hysac.data.manifest import fingerprint
 from hysac.factory import create_model, get_tokenizer, transforms
-from hysac.files import remove_leftovers, write_json
+from hysac.files import read_json, remove_leftovers, write_json
 from hysac.gradient_cache import MicroBatch, backward
 from hysac.health import Health, geometry
 from hysac.lora import add_lora
@@ -60,7 +60,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, "config.json"
 LATER = ".later"
-"""What a checkpoint's name gets when its run goes on from an earlier one, or past a damaged one."""
+"""What the name of a checkpoint or of the model gets when their run goes on from an earlier step."""
+OF_STEP = "training.json"
+"""Which step a run's model is of."""
 
 _DIVISION = ("batch_size", "accum_freq", "number of processes")
 """The settings whose product is a step's quadruplets: how these are divided changes rounding alone."""
@@ -108,6 +110,7 @@ def train(config: TrainConfig) -> TrainResult:
         FloatingPointError: ``max_bad_steps`` in a row had a gradient that is not finite.
         OSError: a checkpoint cannot be written; the ones before it are intact.
         TimeoutError: another process stands still.
+        ConnectionError: another process is gone.
     """
     with (
         join_processes(config.device, config.dist_timeout) as processes,
@@ -118,12 +121,10 @@ def train(config: TrainConfig) -> TrainResult:
         directory = processes.main_decides(lambda: _held_directory(config, held))
         try:
             return _Run(config, processes, directory).run(stop)
-        except RuntimeError as error:  # of Gloo and of NCCL
-            if processes.world_size == 1 or "timed out" not in str(error).lower():
-                raise
-            raise TimeoutError(
-                f"another process did not answer within --dist-timeout {config.dist_timeout:g} s: {error}"
-            ) from error
+        except RuntimeError as error:
+            if processes.world_size > 1 and (lost := _of_lost_process(error, config.dist_timeout)):
+                raise lost from error
+            raise
 
 
 def build_model(config: TrainConfig, device: torch.device | str = "cpu") -> HySAC:
@@ -230,9 +231,7 @@ class _Run:
         self.processes, self.device = processes, processes.device
         self.config = config = replace(config, precision=config.precision or default_precision(self.device))
         self.directory = directory
-        # One choice for all: another process may read the directory otherwise.
-        path = processes.main_decides(lambda: _checkpoint_to_continue(config, self.directory))
-        checkpoint = None if path is None else Checkpoint.load(path)
+        checkpoint = self._checkpoint_to_continue()
         self.train_set, self.val_set = self._open_data()  # before the model: what is wrong shows at once
         self.sampler = StepSampler(
             len(self.train_set),
@@ -276,12 +275,28 @@ class _Run:
         self.trained = self._parallel()
         self.loss = self._make_loss(processes.rank, processes.world_size)
 
+    def _checkpoint_to_continue(self) -> Checkpoint | None:
+        """One choice for all processes: another one may read the directory otherwise."""
+        if self.config.resume is None:
+            return None
+        if self.config.resume != "latest":
+            return Checkpoint.load(Path(self.config.resume))
+        found: tuple[Path, Checkpoint] | None = None
+
+        def choose() -> Path | None:
+            nonlocal found
+            found = newest_good(self.directory / CHECKPOINTS)
+            return None if found is None else found[0]
+
+        path = self.processes.main_decides(choose)
+        if found is not None:
+            return found[1]
+        return None if path is None else Checkpoint.load(path)
+
     # The loop
 
     def run(self, stop: StopRequest) -> TrainResult:
-        if self.processes.is_main:
-            self._prepare_directory()
-            self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
+        self.processes.main_writes(self._prepare_directory)
         stopping = False
         window = _Window()
         with closing(self._steps()) as steps:
@@ -402,8 +417,11 @@ class _Run:
         long_texts, self.long_texts = self._share_of_long_texts(window.steps), 0
         speed = window.steps * self.sampler.step_size / window.seconds
         window.restart()
-        if not self.processes.is_main:
-            return
+        self.processes.main_writes(lambda: self._write_record(means, lr, speed, skipped, long_texts))
+
+    def _write_record(
+        self, means: dict[str, float], lr: float, speed: float, skipped: int, long_texts: float
+    ) -> None:
         shown = {name: value.item() for name, value in self.geometry.items()}
         self.geometry = {}  # the next record may be of a step that was not looked at
         if shown:
@@ -457,8 +475,9 @@ class _Run:
         )
         self.metrics = validation.metrics
         self.selection, value = self.selection.update(self.metrics, self.config.select_metric, self.step)
-        if not self.processes.is_main:
-            return
+        self.processes.main_writes(lambda: self._write_validation(validation, value))
+
+    def _write_validation(self, validation: Validation, value: float) -> None:
         self.log.write("val", self.step, {"epoch": self._epoch(), "selection": value, **self.metrics})
         log.info(
             "step %d/%d: validation loss %.4f, selection metric %.4f (best %.4f, after step %d)",
@@ -475,8 +494,9 @@ class _Run:
 
     def _save(self) -> None:
         random_states = self.processes.gather(random_state(self.device))
-        if not self.processes.is_main:
-            return
+        self.processes.main_writes(lambda: self._write_checkpoint(random_states))
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
         directory = self.directory / CHECKPOINTS
         Checkpoint(
             step=self.step,
@@ -495,6 +515,7 @@ class _Run:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save_pretrained(self.model, new, bounds=None if validation is None else validation.bounds)
+        write_json(new / OF_STEP, {"step": self.step})
         if final.exists():
             final.rename(old)
         new.rename(final)
@@ -545,22 +566,20 @@ class _Run:
         final, old = self.directory / MODEL, self.directory / f"{MODEL}.old"
         if old.exists() and not final.exists():  # killed between the two renames of _save_model
             old.rename(final)
+        if (final / OF_STEP).is_file() and read_json(final / OF_STEP)["step"] > self.step:
+            _keep_as_later(final, self.step)
         for path in checkpoint_paths(self.directory / CHECKPOINTS):
             if step_of(path) > self.step:
-                kept = _free_name(path.with_name(path.name + LATER))
-                log.warning("%s is of a later step than the run goes on from: kept as %s", path, kept.name)
-                path.rename(kept)
+                _keep_as_later(path, self.step)
         write_json(self.directory / CONFIG, self.config.to_dict())
+        self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
 
     def _finish(self, number: int | None) -> TrainResult:
         status: Status = "finished"
         if self.step < self.total_steps:
             status = "stopped early" if self._patience_is_over() else "interrupted"
         model_dir = self.directory / MODEL
-        if self.processes.is_main:
-            if self.val_set is None and status == "finished":
-                self._save_model()
-            self.log.close()
+        self.processes.main_writes(lambda: self._close(is_kept=self.val_set is None and status == "finished"))
         has_model: bool = self.processes.main_decides(model_dir.is_dir)
         return TrainResult(
             run_dir=self.directory,
@@ -571,6 +590,11 @@ class _Run:
             selection=self.selection,
             metrics=self.metrics,
         )
+
+    def _close(self, *, is_kept: bool) -> None:
+        if is_kept:
+            self._save_model()
+        self.log.close()
 
     # Small parts
 
@@ -660,6 +684,19 @@ class _Run:
         return steps is not None and self.step % steps == 0
 
 
+_GONE = ("connection closed", "connection reset", "broken pipe", "connection refused")
+
+
+def _of_lost_process(error: RuntimeError, seconds: float) -> OSError | None:
+    """What an error of Gloo or of NCCL tells of another process, if it does."""
+    told = str(error).lower()
+    if "timed out" in told or "timeout" in told:
+        return TimeoutError(f"another process did not answer within --dist-timeout {seconds:g} s: {error}")
+    if any(words in told for words in _GONE):
+        return ConnectionError(f"another process has ended; what it met is told there: {error}")
+    return None
+
+
 def _free_name(path: Path) -> Path:
     """``path``, or if that is taken with the first number that is not."""
     numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
@@ -699,13 +736,10 @@ def _choose_directory(config: TrainConfig) -> Path:
     return directory
 
 
-def _checkpoint_to_continue(config: TrainConfig, directory: Path) -> Path | None:
-    if config.resume is None:
-        return None
-    if config.resume != "latest":
-        return Path(config.resume)
-    found = newest_good(directory / CHECKPOINTS)
-    return None if found is None else found[0]
+def _keep_as_later(path: Path, step: int) -> None:
+    kept = _free_name(path.with_name(path.name + LATER))
+    log.warning("%s is of a later step than %d, where the run goes on: kept as %s", path, step, kept.name)
+    path.rename(kept)
 
 
 @torch.no_grad()

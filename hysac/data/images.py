@@ -75,7 +75,8 @@ def load_image(
 
     Args:
         path: a regular file, or a member of a shard: JPEG, PNG, WebP, BMP, GIF or TIFF, whatever its name.
-        max_pixels: of the image, by default 64 million; None for no bound but memory.
+        max_pixels: of the image, by default 64 million; None for no bound but Pillow's own, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
         background: see :func:`to_rgb`.
 
     Raises:
@@ -92,6 +93,11 @@ def load_image(
             return to_rgb(image, background=background)
     except FileNotFoundError:
         raise ValueError(f"image {path} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"image {path} cannot be read: {error} Pillow refuses it whatever max_pixels is; "
+            "PIL.Image.MAX_IMAGE_PIXELS is its setting"
+        ) from None
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"image {path} cannot be read: {kind}{error}") from error

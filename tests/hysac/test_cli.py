@@ -328,6 +328,15 @@ class TestConsole:
         assert done.stdout.splitlines()[-1] == "0"
         assert done.stderr == ""
 
+    def test_another_broken_pipe_is_one(self, fails, monkeypatch, tmp_path):
+        def broken(*args, **options):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        with open(tmp_path / "out", "w") as out:  # capsys' output has no descriptor
+            monkeypatch.setattr(sys.stdout, "fileno", out.fileno)
+            monkeypatch.setattr("hysac.cli.write_toy", broken)
+            assert "Broken pipe" in fails(["toy", "--out", tmp_path])
+
 
 class TestConvert:
     def test_bad_input(self, folder, fails):

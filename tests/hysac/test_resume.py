@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,9 +163,12 @@ def test_from_an_earlier_checkpoint_of_the_same_run(config, whole, tmp_path):
     """What came after it is kept under another name, until it is made again."""
     shutil.copytree(whole.run_dir, tmp_path / "again")
     paths = checkpoint_paths(tmp_path / "again" / "checkpoints")
+    of_step = json.loads((whole.run_dir / "model" / "training.json").read_text())["step"]
+    assert of_step == newest(whole.run_dir).selection["best_step"] > Checkpoint.load(paths[2]).step
     result = train(replace(config, name="again", logs=str(tmp_path), resume=str(paths[2])))
     assert_same_course(result.run_dir, whole.run_dir)
     assert paths[-1].with_name(f"{paths[-1].name}.later").is_file()
+    assert (result.run_dir / "model.later" / "open_clip_model.safetensors").is_file()
     assert len(checkpoint_paths(tmp_path / "again" / "checkpoints")) == len(paths)
 
 
@@ -268,26 +273,60 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, mon
     assert_same_course(result.run_dir, whole.run_dir)
 
 
-def test_a_process_that_stands_still_ends_the_job(config, tmp_path):
-    """Stopped, not dead: nothing closes its connections."""
-    config = replace(config, name="still", logs=str(tmp_path), epochs=1000, dist_timeout=4.0, val_data=None)
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(31500 + os.getpid() % 2000)}
+@contextmanager
+def two_ranks(config, name):
+    """Both in training, far from done; they write one log."""
+    config = replace(config, name=name, epochs=1000, dist_timeout=4.0, val_data=None)
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = []
     for rank in ("0", "1"):
         environment = {**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
         ranks.append(start(config, env=environment))
     try:
-        wait_for_step(ranks[0], tmp_path / "still", 4)
-        ranks[1].send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        assert ranks[0].wait(timeout=60) != 0
-        assert time.monotonic() - began < 30
+        wait_for_step(ranks[0], Path(config.logs) / name, 4)
+        yield ranks
     finally:
         for process in ranks:
             process.kill()
             process.wait()
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def test_a_process_that_stands_still_ends_the_job(config, tmp_path):
+    """Stopped, not dead: nothing closes its connections."""
+    with two_ranks(replace(config, logs=str(tmp_path)), "still") as ranks:
+        ranks[1].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert ranks[0].wait(timeout=60) == 2
+        assert time.monotonic() - began < 30
     told = (tmp_path / "still.log").read_text()
     assert "hysac train: error: another process did not answer within --dist-timeout 4 s: " in told
+    assert "Traceback" not in told
+
+
+def test_a_process_that_dies_ends_the_job(config, tmp_path):
+    with two_ranks(replace(config, logs=str(tmp_path)), "dies") as ranks:
+        ranks[1].kill()
+        assert ranks[0].wait(timeout=60) == 2
+    told = (tmp_path / "dies.log").read_text()
+    assert "hysac train: error: another process has ended; what it met is told there: " in told
+    assert "Traceback" not in told
+
+
+def test_what_the_main_process_cannot_write_ends_all(config, tmp_path):
+    with two_ranks(replace(config, logs=str(tmp_path)), "unwritable") as ranks:
+        checkpoints = tmp_path / "unwritable" / "checkpoints"
+        checkpoints.rename(tmp_path / "away")
+        checkpoints.touch()
+        assert [process.wait(timeout=60) for process in ranks] == [2, 2]
+    told = (tmp_path / "unwritable.log").read_text()
+    assert "hysac train: error: [Errno " in told
+    assert "hysac train (process 1): error: [Errno " in told
     assert "Traceback" not in told
 
 
