@@ -94,6 +94,7 @@ _CONVERT_EPILOG = """\
 example:
   hysac convert hysac_model.pth --bounds hysac_bounds.json --out hysac-vit-l
   hysac convert safeclip-vit-l-14/ --out before-training
+  hysac convert clip-vit-b-16/ --scalars-from hycoclip_vit_b.pth --out before-training
   hysac evaluate --model-dir hysac-vit-l --val-data test.jsonl --mode paper
 """
 
@@ -228,6 +229,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help="attention heads; by default what config.json beside it says, or as many as are 64 wide",
         )
+    parser.add_argument(
+        "--scalars-from",
+        metavar="FILE",
+        help="a checkpoint of MERU or HyCoCLIP: take its curvature, factors, temperature, and mean and "
+        "deviation of the pixels, for a CHECKPOINT without",
+    )
 
 
 def _add_toy(parser: argparse.ArgumentParser) -> None:

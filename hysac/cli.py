@@ -160,6 +160,7 @@ def _convert(args: argparse.Namespace) -> int:
         quick_gelu=args.quick_gelu,
         vision_heads=args.vision_heads,
         text_heads=args.text_heads,
+        scalars_from=args.scalars_from,
     )
     print(f"model: {save_pretrained(model, args.out, bounds=bounds)}")
     return 0

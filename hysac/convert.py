@@ -24,13 +24,14 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from hysac.model import CURVATURE_RANGE, HySAC
+from hysac.preprocessing import preprocessing_beside
 from hysac.safety import Bounds
+from hysac.stored_scalars import has_timm_towers, read_stored_scalars
 from hysac.weights import (
     Architecture,
     adapter_config_beside,
     architecture_beside,
     check_tensors,
-    preprocessing_beside,
     read_weights,
 )
 
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64
 """Width of an attention head in every published CLIP; no tensor of a checkpoint tells it."""
+
+_LARGEST_LOGARITHM = 80.0
+"""Of a curvature whose range float32 holds."""
 
 _SCALARS = ("curv", "visual_alpha", "textual_alpha")
 _UNUSED = re.compile(r"(^|\.)(pixel_mean|pixel_std|position_ids)$")
@@ -113,11 +117,17 @@ def load_reference_checkpoint(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged file, or one with more than tensors; names that are not those of a CLIP model,
-            numbers that are not finite, unpaired adapters or several, or malformed bounds.
+        ValueError: a damaged file, or one with more than tensors; names or shapes that are not those of a
+            CLIP model, numbers that are not finite, unpaired adapters or several, malformed bounds, or JSON
+            beside it with other values than transformers or PEFT writes.
     """
     path = Path(path)
     weights = read_weights(path)
+    if has_timm_towers(weights):
+        raise ValueError(
+            f"{path} has towers of timm, as checkpoints of MERU and HyCoCLIP: they cannot be converted. "
+            "scalars_from (--scalars-from) reads its curvature, factors and pixel statistics for another CLIP"
+        )
     check_tensors({name: one for name, one in weights.items() if not _UNUSED.search(name)}, str(path))
     converted = convert_state_dict(
         weights, lora_alpha=lora_alpha, adapter=adapter, adapter_config=adapter_config_beside(path)
@@ -133,6 +143,7 @@ def from_reference(
     quick_gelu: bool | None = None,
     vision_heads: int | None = None,
     text_heads: int | None = None,
+    scalars_from: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
 ) -> HySAC:
     """The model of a checkpoint of HySAC or of a plain CLIP, float32 and in ``eval`` mode.
@@ -142,24 +153,32 @@ def from_reference(
     model to :func:`hysac.save_pretrained` for a directory that loads without this conversion.
 
     A plain CLIP has no curvature and no factors of the features: it gets those of a model before training,
-    and the temperature, too, which was trained for cosines.
+    and the temperature, too, which was trained for cosines; or all four of ``scalars_from``.
 
     Args:
         path, lora_alpha, adapter: see :func:`load_reference_checkpoint`.
         quick_gelu: whether the activation is QuickGELU, as in OpenAI's models; assumed if nothing tells.
         vision_heads, text_heads: attention heads; assumed 64 wide if nothing tells.
+        scalars_from: a checkpoint of MERU or HyCoCLIP, for a ``path`` without scalars of its own: the model
+            gets its curvature, its factors, its temperature, and the mean and deviation of its pixels.
         device: where the model lives.
 
     Raises:
-        ValueError: names or shapes that are not those of a CLIP model, or only some of HySAC's scalars.
+        ValueError: names or shapes that are not those of a CLIP model, only some of HySAC's scalars, or what
+            ``scalars_from`` stores is incomplete, ambiguous or out of range.
     """
     path = Path(path)
+    stored = None if scalars_from is None else read_stored_scalars(Path(scalars_from))
     state_dict, scalars, _ = load_reference_checkpoint(path, lora_alpha=lora_alpha, adapter=adapter)
     if scalars and set(scalars) != set(_SCALARS):
         raise ValueError(f"{path} must hold {', '.join(_SCALARS)}, got {sorted(scalars)}")
+    if scalars and stored:
+        raise ValueError(f"{path} has scalars of its own: scalars_from must be None, got {scalars_from}")
     cfg = infer_model_cfg(state_dict, *_architecture(path, quick_gelu, vision_heads, text_heads))
     clip = CLIP(**cfg)
     preprocessing = preprocessing_beside(path, clip.visual.image_size)
+    if stored:
+        scalars, preprocessing = stored.scalars, preprocessing | stored.statistics
     set_model_preprocess_cfg(clip, asdict(PreprocessCfg(**preprocessing)))
     model = HySAC.from_clip(clip, model_cfg=cfg, curv_init=_centre_of_range(scalars))
     if not scalars:
@@ -170,7 +189,17 @@ def from_reference(
     except RuntimeError as error:
         reason = shorten(str(error), 400, placeholder=" ...")  # it may list every tensor
         raise ValueError(f"{path} is not of a CLIP with vision-transformer towers: {reason}") from error
+    _tell_of_bounds(model)
     return model.to(device).eval()
+
+
+def _tell_of_bounds(model: HySAC) -> None:
+    """Warn of stored scalars that the model replaces by the bounds of their ranges."""
+    for name, (low, high) in model.scalar_ranges.items():
+        value = getattr(model, name).item()
+        bound = min(max(value, low), high)
+        if abs(value - bound) > 1e-4:  # some store a bound with four digits
+            logger.warning("%s is exp(%.6g), used as the bound of its range, exp(%.6g)", name, value, bound)
 
 
 def _architecture(
@@ -192,7 +221,12 @@ def _architecture(
 
 def _centre_of_range(scalars: Mapping[str, Tensor]) -> float:
     """1, as all models are trained around it, or the stored curvature if it is out of the range of that."""
-    curvature = math.exp(scalars["curv"].item()) if "curv" in scalars else 1.0
+    if "curv" not in scalars:
+        return 1.0
+    logarithm = scalars["curv"].item()
+    if abs(logarithm) > _LARGEST_LOGARITHM:
+        raise ValueError(f"curv must be the logarithm of a curvature, got {logarithm:.6g}")
+    curvature = math.exp(logarithm)
     return 1.0 if 0.999 / CURVATURE_RANGE <= curvature <= 1.001 * CURVATURE_RANGE else curvature
 
 
@@ -217,13 +251,15 @@ def convert_state_dict(
         The state dict for open_clip's ``CLIP``, and HySAC's scalars as far as they are there.
 
     Raises:
-        ValueError: a name that is not known, an adapter without its pair or its weight, several adapters, or
-            a missing one of the query, key and value projections.
+        ValueError: a name that is not known, an adapter without its pair or its weight, several adapters, a
+            missing one of the query, key and value projections, or shapes that do not fit.
     """
     if lora_alpha is not None and not (lora_alpha > 0 and math.isfinite(lora_alpha)):
         raise ValueError(f"lora_alpha must be positive and finite, got {lora_alpha}")
     weights = _merge_adapters(_canonical(state_dict), lora_alpha, adapter, adapter_config)
-    scalars = {name: weights.pop(name).reshape(()) for name in _SCALARS if name in weights}
+    scalars = {name: as_scalar(weights.pop(name), name) for name in _SCALARS if name in weights}
+    if "logit_scale" in weights:
+        weights["logit_scale"] = as_scalar(weights["logit_scale"], "logit_scale")
     if any(name.startswith(_OF_OPEN_CLIP) for name in weights):
         if weights.pop("logit_bias", None) is not None:
             logger.info("logit_bias is dropped: one bias for all logits cancels in HySAC's losses")
@@ -238,6 +274,7 @@ def convert_state_dict(
         if name in _RENAMED:
             converted[_RENAMED[name]] = tensor
         elif name in _TRANSPOSED:
+            _shape(weights, name, 2)
             converted[_TRANSPOSED[name]] = tensor.T.contiguous()
         elif layer and layer[3] in IN_LAYER:
             tower, index, part, kind = layer.groups()
@@ -252,8 +289,18 @@ def convert_state_dict(
     for name, parts in packed.items():
         if len(parts) != len(PACKED):
             raise ValueError(f"state_dict has only {', '.join(parts)} for {name}")
+        shapes = {tuple(part.shape) for part in parts.values()}
+        if len(shapes) > 1 or () in shapes:
+            raise ValueError(f"state_dict has parts of {name} that do not fit, of shapes {sorted(shapes)}")
         converted[name] = torch.cat([parts[part] for part in PACKED])
     return converted, scalars
+
+
+def as_scalar(tensor: Tensor, name: str) -> Tensor:
+    """A tensor of one element, 0-d."""
+    if tensor.numel() != 1:
+        raise ValueError(f"{name} must have one element, got shape {tuple(tensor.shape)}")
+    return tensor.reshape(())
 
 
 def infer_model_cfg(
@@ -271,16 +318,25 @@ def infer_model_cfg(
         vision_heads, text_heads: attention heads; by default they are 64 wide, as there.
 
     Raises:
-        ValueError: a tensor that tells the architecture is missing, or heads that do not divide a width.
+        ValueError: a tensor that tells the architecture is missing or of another shape, or heads that do not
+            divide a width.
     """
-    try:
-        _, _, _, patch_size = state_dict["visual.conv1.weight"].shape
-        positions, vision_width = state_dict["visual.positional_embedding"].shape
-        context_length, text_width = state_dict["positional_embedding"].shape
-        vocab_size = state_dict["token_embedding.weight"].shape[0]
-        embed_dim = state_dict["text_projection"].shape[1]
-    except KeyError as missing:
-        raise ValueError(f"state_dict is not of a CLIP with a vision transformer: no {missing}") from None
+    _, channels, patch_size, patch_width = _shape(state_dict, "visual.conv1.weight", 4)
+    positions, vision_width = _shape(state_dict, "visual.positional_embedding", 2)
+    context_length, text_width = _shape(state_dict, "positional_embedding", 2)
+    vocab_size, _ = _shape(state_dict, "token_embedding.weight", 2)
+    _, embed_dim = _shape(state_dict, "text_projection", 2)
+    if (channels, patch_width) != (3, patch_size):
+        raise ValueError(
+            "visual.conv1.weight must be of square patches of 3 channels, got "
+            f"{channels} channels of {patch_size} x {patch_width}"
+        )
+    grid = math.isqrt(positions - 1)
+    if grid == 0 or grid**2 != positions - 1:
+        raise ValueError(
+            "visual.positional_embedding must have 1 row for the class and n x n for the patches, "
+            f"got {positions} rows"
+        )
     vision_heads = _heads("vision_heads", vision_heads, vision_width)
     text_heads = _heads("text_heads", text_heads, text_width)
     head_width = vision_width // vision_heads
@@ -288,7 +344,7 @@ def infer_model_cfg(
         "embed_dim": embed_dim,
         "quick_gelu": True if quick_gelu is None else quick_gelu,
         "vision_cfg": {
-            "image_size": patch_size * math.isqrt(positions - 1),
+            "image_size": patch_size * grid,
             "layers": _count_layers(state_dict, "visual.transformer"),
             "width": vision_width,
             "patch_size": patch_size,
@@ -347,10 +403,28 @@ def _merge_adapters(
         name = f"{module}.weight"
         if set(pair) != {"A", "B"} or name not in merged:
             raise ValueError(f"state_dict has an incomplete adapter: {name} with lora_{', lora_'.join(pair)}")
+        check_factors(module, pair, "state_dict")
         if module not in unused:
             update = adapter_update(module, pair, alpha, config)
-            merged[name] = (merged[name] + update.view_as(merged[name])).to(merged[name].dtype)
+            weight = merged[name]
+            if weight.dim() < 2 or update.shape != weight.flatten(1).shape:
+                raise ValueError(
+                    f"state_dict has an adapter of {tuple(update.shape)} for {name} of {tuple(weight.shape)}"
+                )
+            merged[name] = (weight + update.view_as(weight)).to(weight.dtype)
     return merged
+
+
+def check_factors(module: str, pair: Mapping[str, Tensor], source: str) -> None:
+    """Refuse factors whose product is not defined.
+
+    Raises:
+        ValueError: names the source and the module.
+    """
+    A, B = pair["A"], pair["B"]
+    if min(A.dim(), B.dim()) < 2 or A.shape[0] == 0 or B.flatten(1).shape[1] != A.shape[0]:
+        shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
+        raise ValueError(f"{source}: factors of {module} do not fit, {shapes}")
 
 
 def adapter_update(
@@ -382,6 +456,9 @@ def _fold_patch_bias(weights: dict[str, Tensor]) -> None:
     bias = weights.pop(f"{_PATCHES}.bias", None)
     if bias is not None:
         name = "vision_model.embeddings.position_embedding.weight"
+        _, width = _shape(weights, name, 2)
+        if bias.shape != (width,):
+            raise ValueError(f"{_PATCHES}.bias must have shape ({width},), got {tuple(bias.shape)}")
         positions = weights[name]
         weights[name] = torch.cat([positions[:1], positions[1:] + bias])
 
@@ -396,11 +473,27 @@ def _heads(name: str, heads: int | None, width: int) -> int:
     return heads
 
 
+def _shape(state_dict: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
+    """That of a tensor which tells the architecture."""
+    if name not in state_dict:
+        raise ValueError(f"state_dict is not of a CLIP with a vision transformer: no {name}")
+    shape = tuple(state_dict[name].shape)
+    if len(shape) != dims or 0 in shape:
+        raise ValueError(f"{name} must have {dims} dimensions, none of them 0, got shape {shape}")
+    return shape
+
+
 def _mlp_ratio(state_dict: Mapping[str, Tensor], tower: str, width: int) -> dict[str, float]:
     """Of the layers' hidden width, where it is not open_clip's own, 4."""
-    hidden = state_dict.get(f"{tower}.resblocks.0.mlp.c_fc.weight")
-    ratio = 4.0 if hidden is None else hidden.shape[0] / width
-    return {} if ratio == 4.0 else {"mlp_ratio": ratio}
+    name = f"{tower}.resblocks.0.mlp.c_fc.weight"
+    hidden = _shape(state_dict, name, 2)[0] if name in state_dict else 4 * width
+    return {} if hidden == 4 * width else {"mlp_ratio": mlp_ratio(hidden, width)}
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio from which open_clip's ``int(width * ratio)`` makes ``hidden``, not one less."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _count_layers(state_dict: Mapping[str, Tensor], tower: str) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hysac.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_update, logger
+from hysac.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_update, check_factors, logger
 from hysac.weights import adapter_config_beside, check_tensors, read_weights
 
 Tower = Literal["visual", "text"]
@@ -117,10 +117,7 @@ def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Ten
     for module, pair in pairs.items():
         if set(pair) != {"A", "B"}:
             raise ValueError(f"{file}: {module} has lora_{', lora_'.join(pair)} alone")
-        A, B = pair["A"], pair["B"]
-        if min(A.dim(), B.dim()) < 2 or A.shape[0] == 0 or B.shape[1] != A.shape[0]:
-            shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
-            raise ValueError(f"{file}: factors of {module} do not fit, {shapes}")
+        check_factors(module, pair, str(file))
     return pairs
 
 

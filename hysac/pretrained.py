@@ -32,8 +32,9 @@ from torch import Tensor
 from hysac.files import check_sums, read_json, replacing_path, write_json, write_sums
 from hysac.lora import merged_state_dict
 from hysac.model import SCALARS, HySAC
+from hysac.preprocessing import check_preprocessing
 from hysac.safety import Bounds
-from hysac.weights import check_preprocessing, check_tensors
+from hysac.weights import check_tensors
 
 TOWERS_FILE = "open_clip_model.safetensors"
 TOWERS_CONFIG = "open_clip_config.json"

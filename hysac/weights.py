@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hysac.files import read_json
+from hysac.json_object import JSONObject, shown
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -25,7 +26,6 @@ _IN_DIRECTORY = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # by Pillow's number
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -74,89 +74,63 @@ def architecture_beside(path: Path) -> Architecture:
     """That of the ``config.json`` of a Hugging Face ``CLIPModel`` in or beside ``path``, if there is one.
 
     Raises:
-        ValueError: activations or a layer norm that open_clip's towers do not have.
+        ValueError: names the file and the key: a value of another kind than transformers writes, or
+            activations or a layer norm that open_clip's towers do not have.
     """
-    file = _beside(path, "config.json")
-    config = read_json(file) if file.is_file() else None
-    if not isinstance(config, dict) or config.get("model_type") != "clip":
+    file = beside(path, "config.json")
+    if not file.is_file():
         return Architecture()
-    towers = {name: config.get(f"{name}_config") or {} for name in ("vision", "text")}
+    config = JSONObject.read(file)
+    if config.get("model_type") != "clip":
+        return Architecture()
+    towers = {name: config.object(f"{name}_config") for name in ("vision", "text")}
     # What is not there has the value that transformers gives it.
-    activations = {name: tower.get("hidden_act", "quick_gelu") for name, tower in towers.items()}
-    if len(set(activations.values())) > 1 or activations["text"] not in ("quick_gelu", "gelu"):
-        raise ValueError(f"{file}: hidden_act must be quick_gelu or gelu in both towers, got {activations}")
-    for name, tower in towers.items():
-        if not math.isclose(tower.get("layer_norm_eps", 1e-5), 1e-5):
-            raise ValueError(
-                f"{file}: layer_norm_eps of {name}_config must be 1e-05, got {tower['layer_norm_eps']}"
-            )
+    activations = [tower.get("hidden_act", "quick_gelu") for tower in towers.values()]
+    if activations not in (["quick_gelu"] * 2, ["gelu"] * 2):
+        got = dict(zip(towers, activations, strict=True))
+        raise ValueError(f"{file}: hidden_act must be quick_gelu or gelu in both towers, got {shown(got)}")
+    for tower in towers.values():
+        if not math.isclose(tower.number("layer_norm_eps", 1e-5), 1e-5):
+            tower.refuse("layer_norm_eps", "1e-05")
     return Architecture(
-        activations["text"] == "quick_gelu",
-        towers["vision"].get("num_attention_heads", 12),
-        towers["text"].get("num_attention_heads", 8),
+        activations[0] == "quick_gelu",
+        towers["vision"].whole("num_attention_heads", 12),
+        towers["text"].whole("num_attention_heads", 8),
     )
 
 
-def preprocessing_beside(path: Path, size: int | tuple[int, int]) -> dict[str, Any]:
-    """open_clip's preprocessing, from the ``preprocessor_config.json`` in or beside ``path`` if there is one.
-
-    Raises:
-        ValueError: another image size than the model's, a mean or deviation that is no three numbers, or an
-            interpolation that open_clip does not have.
-    """
-    cfg: dict[str, Any] = {"size": size}
-    file = _beside(path, "preprocessor_config.json")
-    stored = read_json(file) if file.is_file() else None
-    if isinstance(stored, dict):
-        cfg |= {ours: tuple(stored[theirs]) for ours, theirs in _STATISTICS.items() if theirs in stored}
-        crop = stored.get("crop_size", stored.get("size"))
-        side = crop.get("height", crop.get("shortest_edge")) if isinstance(crop, dict) else crop
-        if side is not None and (side, side) != (size if isinstance(size, tuple) else (size, size)):
-            raise ValueError(f"{file}: images of {side} pixels, where the model has {size}")
-        if "resample" in stored:
-            if stored["resample"] not in _INTERPOLATIONS:
-                raise ValueError(
-                    f"{file}: resample must be one of {_INTERPOLATIONS}, got {stored['resample']!r}"
-                )
-            cfg["interpolation"] = _INTERPOLATIONS[stored["resample"]]
-    check_preprocessing(cfg, str(file))
-    return cfg
-
-
-_STATISTICS = {"mean": "image_mean", "std": "image_std"}
-
-
-def check_preprocessing(cfg: Mapping[str, Any], source: str) -> None:
-    """Refuse a mean or a deviation that makes no numbers of pixels.
-
-    Raises:
-        ValueError: names the source and what is wrong.
-    """
-    for name in _STATISTICS:
-        values = cfg.get(name, getattr(PreprocessCfg, name))
-        is_triple = isinstance(values, list | tuple) and len(values) == 3
-        if not is_triple or not all(_is_finite(value) for value in values):
-            raise ValueError(f"{source}: {name} of the pixels must be three finite numbers, got {values!r}")
-        if name == "std" and not all(value > 0 for value in values):
-            raise ValueError(f"{source}: std of the pixels must be positive, got {values!r}")
-
-
 def adapter_config_beside(path: Path) -> dict[str, Any] | None:
-    """The ``adapter_config.json`` of PEFT in or beside ``path``, if there is one."""
-    file = _beside(path, "adapter_config.json")
+    """The ``adapter_config.json`` of PEFT in or beside ``path``, if there is one.
+
+    Raises:
+        ValueError: names the file and the key whose value is of another kind than PEFT writes, or the
+            pattern that is no regular expression.
+    """
+    file = beside(path, "adapter_config.json")
     if not file.is_file():
         return None
-    config = read_json(file)
-    if not isinstance(config, dict) or not _is_finite(config.get("lora_alpha", 8)):
-        raise ValueError(f"{file} is no configuration of adapters: lora_alpha must be a number")
-    return config
+    config = JSONObject.read(file)
+    config.positive("lora_alpha", 8)
+    for key in ("use_rslora", "use_dora", "fan_in_fan_out"):
+        config.flag(key, False)
+    alphas, ranks = config.object("alpha_pattern"), config.object("rank_pattern")
+    for pattern in alphas.content:
+        alphas.positive(pattern)
+    for pattern in ranks.content:
+        ranks.whole(pattern)
+    for key, patterns in (("alpha_pattern", alphas), ("rank_pattern", ranks)):
+        for pattern in patterns.content:
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(
+                    f"{file}: {key} has {shown(pattern)}, which is no regular expression: {error}"
+                ) from None
+    return config.content
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _beside(path: Path, name: str) -> Path:
+def beside(path: Path, name: str) -> Path:
+    """The file ``name`` in the directory ``path``, or beside the file ``path``."""
     return path / name if path.is_dir() else path.parent / name
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import pickle
+import re
 
 import open_clip
 import pytest
@@ -12,7 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 import hysac
-from hysac.convert import convert_state_dict, from_reference, infer_model_cfg, load_reference_checkpoint
+from hysac.convert import (
+    convert_state_dict,
+    from_reference,
+    infer_model_cfg,
+    load_reference_checkpoint,
+    mlp_ratio,
+)
 from hysac.model import HySAC
 
 # Heads are 64 wide, as in every published CLIP; the text width equals the embedding's, as in ViT-L/14, so
@@ -338,7 +345,7 @@ def test_what_nothing_tells_is_assumed_aloud(tmp_path, caplog):
         ),
         (
             {"vision_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-6}},
-            "layer_norm_eps of vision_config",
+            r"config\.json: vision_config\.layer_norm_eps must be 1e-05, got 1e-06",
         ),
         (
             {"vision_config": {"hidden_act": "gelu", "num_attention_heads": 3}},
@@ -378,7 +385,7 @@ def test_a_directory_of_transformers_with_its_preprocessing(tmp_path):
 
     for change, message in (
         ({"image_std": [0.2, 0, 0.2]}, "std of the pixels must be positive"),
-        ({"crop_size": 224}, f"images of 224 pixels, where the model has .*{SIZE}"),
+        ({"crop_size": 224}, f"crop_size must be that of the model's images, {SIZE} x {SIZE}, got 224"),
         ({"resample": 1}, "resample must be one of"),
     ):
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor | change))
@@ -671,3 +678,103 @@ def test_from_reference_needs_the_scalars(tmp_path):
 def test_infer_model_cfg_needs_a_vision_transformer():
     with pytest.raises(ValueError, match=r"visual\.conv1"):
         infer_model_cfg({})
+
+
+ODD_SHAPES = ((), (3,), (0, 4), (5, 3, 2, 7))
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+@pytest.mark.parametrize("layout", ["of transformers", "of open_clip"])
+def test_no_tensor_of_an_odd_shape_is_taken(tmp_path, shape, layout):
+    """Each tensor in turn; those of one layer stand for the other's."""
+    saved = as_saved(make_weights(torch.float32))
+    if layout == "of open_clip":
+        state_dict, scalars = convert_state_dict(saved)
+        saved = {**state_dict, **scalars}
+    for name in saved:
+        if ".1." in name or name.endswith(("pixel_mean", "pixel_std", "position_ids")):
+            continue
+        if saved[name].numel() == math.prod(shape):  # of a scalar: any number of dimensions will do
+            continue
+        torch.save(saved | {name: torch.ones(shape)}, tmp_path / "model.pth")
+        with pytest.raises(ValueError, match=r"must|do not fit|an adapter of|is not of a CLIP"):
+            from_reference(tmp_path / "model.pth")
+
+
+def test_any_hidden_width_is_kept():
+    """open_clip truncates width * ratio: of 1 to 2048 a few widths in a hundred lost one."""
+    lost = 0
+    for width in (1, 3, 48, 49, 64, 192, 384, 509, 768, 1000, 1024, 1280, 1408, 1664):
+        for hidden in range(1, 6 * width + 2, 1 + width // 100):
+            assert int(width * mlp_ratio(hidden, width)) == hidden
+            lost += int(width * (hidden / width)) != hidden
+    assert lost > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", [], "its content must be an object"),
+        ("config.json", {"vision_config": []}, r"vision_config must be an object, got \[\]"),
+        (
+            "config.json",
+            {"text_config": {"hidden_act": ["gelu"]}},
+            "hidden_act must be quick_gelu or gelu in",
+        ),
+        (
+            "config.json",
+            {"text_config": {"layer_norm_eps": None}},
+            "text_config.layer_norm_eps must be a finite",
+        ),
+        (
+            "config.json",
+            {"text_config": {"layer_norm_eps": "1e-5"}},
+            "text_config.layer_norm_eps must be a fin",
+        ),
+        (
+            "config.json",
+            {"text_config": {"layer_norm_eps": 10**400}},
+            "text_config.layer_norm_eps must be a fin",
+        ),
+        (
+            "config.json",
+            {"vision_config": {"num_attention_heads": True}},
+            "vision_config.num_attention_heads",
+        ),
+        ("config.json", {"vision_config": {"num_attention_heads": 2.0}}, "vision_config.num_attention_heads"),
+        ("adapter_config.json", [], "its content must be an object"),
+        ("adapter_config.json", {"lora_alpha": None}, "lora_alpha must be a finite number, got None"),
+        ("adapter_config.json", {"lora_alpha": True}, "lora_alpha must be a finite number, got True"),
+        ("adapter_config.json", {"lora_alpha": 10**400}, "lora_alpha must be a finite number, got 10+"),
+        ("adapter_config.json", {"lora_alpha": -1}, "lora_alpha must be positive, got -1"),
+        ("adapter_config.json", {"use_rslora": "no"}, "use_rslora must be true or false, got 'no'"),
+        ("adapter_config.json", {"alpha_pattern": ["fc1"]}, "alpha_pattern must be an object"),
+        (
+            "adapter_config.json",
+            {"alpha_pattern": {"fc1": None}},
+            "alpha_pattern.fc1 must be a finite number",
+        ),
+        (
+            "adapter_config.json",
+            {"alpha_pattern": {"fc(1": 2}},
+            r"alpha_pattern has 'fc\(1', which is no regular",
+        ),
+        (
+            "adapter_config.json",
+            {"rank_pattern": {"*fc1": 2}},
+            r"rank_pattern has '\*fc1', which is no regular",
+        ),
+        (
+            "adapter_config.json",
+            {"rank_pattern": {"fc1": 0}},
+            "rank_pattern.fc1 must be an integer of at least",
+        ),
+    ],
+)
+def test_odd_json_beside_the_weights(tmp_path, name, content, message):
+    torch.save(as_saved(make_weights(torch.float32)), tmp_path / "model.pth")
+    if isinstance(content, dict) and name == "config.json":
+        content = {"model_type": "clip"} | content
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"/{re.escape(name)}: {message}"):
+        from_reference(tmp_path / "model.pth")

@@ -161,7 +161,7 @@ def test_adapters_that_took_no_part_are_left_out(model, tmp_path, caplog):
         ({"visual.conv1": factors(4, 4)}, {"use_dora": True}, r"has DoRA \(use_dora\)"),
         ({"visual.conv1": factors(4, 4)}, {"modules_to_save": ["head"]}, "has modules saved whole"),
         ({"visual.conv1": factors(4, 4)}, {"peft_type": "IA3"}, "peft_type must be LORA, got 'IA3'"),
-        ({"visual.conv1": factors(4, 4)}, {"lora_alpha": "x"}, "lora_alpha must be a number"),
+        ({"visual.conv1": factors(4, 4)}, {"lora_alpha": "x"}, "lora_alpha must be a finite number, got 'x'"),
         (
             {"visual.conv1": factors(4, 4)},
             {"init_lora_weights": "pissa"},
