@@ -25,7 +25,7 @@ from hysac.evaluation import evaluate_embeddings
 from hysac.factory import from_pretrained, get_tokenizer, transforms
 from hysac.files import check_writable, write_json
 from hysac.model import HySAC
-from hysac.pretrained import BOUNDS_FILE, model_directory, save_pretrained
+from hysac.pretrained import BOUNDS_FILE, EVALUATION_FILE, model_directory, save_pretrained
 from hysac.processes import choose_device
 from hysac.safety import MODALITIES, Bounds, Traversal, calibrate_thresholds, check_replaces, fit_bounds
 from hysac.train import autocast, default_workers, model_of_checkpoint, train
@@ -97,7 +97,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     model, tokenizer, home = _load_model(args)
-    out = home / "evaluation.json" if args.out is None else Path(args.out)
+    out = home / EVALUATION_FILE if args.out is None else Path(args.out)
     check_writable(out)
     if args.plots is not None:
         check_writable(Path(args.plots) / "a picture")

@@ -31,6 +31,7 @@ from hysac.weights import (
     Architecture,
     adapter_config_beside,
     architecture_beside,
+    as_scalar,
     check_tensors,
     read_weights,
 )
@@ -294,13 +295,6 @@ def convert_state_dict(
             raise ValueError(f"state_dict has parts of {name} that do not fit, of shapes {sorted(shapes)}")
         converted[name] = torch.cat([parts[part] for part in PACKED])
     return converted, scalars
-
-
-def as_scalar(tensor: Tensor, name: str) -> Tensor:
-    """A tensor of one element, 0-d."""
-    if tensor.numel() != 1:
-        raise ValueError(f"{name} must have one element, got shape {tuple(tensor.shape)}")
-    return tensor.reshape(())
 
 
 def infer_model_cfg(

@@ -20,8 +20,17 @@ from hysac.data.images import ToRGB
 from hysac.hub import PREFIX as HUB_PREFIX
 from hysac.hub import fetch
 from hysac.model import MIN_SCALE, HySAC
-from hysac.pretrained import check_files, is_model_directory, load_scalars, model_directory, read_curv_init
+from hysac.model_config import read_model_cfg
+from hysac.pretrained import (
+    TOWERS_CONFIG,
+    check_files,
+    is_model_directory,
+    load_scalars,
+    model_directory,
+    read_curv_init,
+)
 from hysac.text import as_plain_text
+from hysac.tokenizer_files import auto_tokenizer, check_tokenizer
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
@@ -73,7 +82,10 @@ def create_model(
         curv_init = _agreed_curv_init(curv_init, read_curv_init(directory), directory)
     model_cfg = _final_model_cfg(_model_cfg(model_name), open_clip_options)
 
-    clip = _create_clip(model_name, pretrained, precision=precision, device=device, **open_clip_options)
+    wrong = RuntimeError if directory is None else _OF_WRONG_SETTINGS
+    clip = _create_clip(
+        model_name, pretrained, wrong, precision=precision, device=device, **open_clip_options
+    )
     model = HySAC.from_clip(
         clip,
         curv_init=1.0 if curv_init is None else curv_init,
@@ -81,6 +93,8 @@ def create_model(
         scale_init=scale_init,
         model_cfg=model_cfg,
     )
+    schema, identifier = parse_model_name(model_name)
+    model.tokenizer_source = identifier if schema == "local-dir" else None
     if directory is not None:
         load_scalars(model, directory)
     return model
@@ -144,15 +158,42 @@ def get_tokenizer(model_name: str, **options: Any) -> Any:
     Texts are ordinary text: what spells a special token, as ``<end_of_text>``, is encoded as its characters.
     Of a text beyond the context the beginning is encoded; :func:`hysac.text.text_windows` has all of it.
 
+    A directory that :func:`hysac.save_pretrained` wrote comes with its tokenizer: nothing is fetched for it.
+    open_clip's own BPE comes with open_clip, and needs no file. One of Hugging Face needs transformers, the
+    extra ``hf``, and is read from the directory alone.
+
     Args:
         model_name: see :func:`create_model`.
         options: further arguments of ``open_clip.get_tokenizer``, such as ``context_length``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, a directory without the tokenizer that it names or with a damaged one,
+            or ``trust_remote_code``.
+        ImportError: the tokenizer is one of Hugging Face, and transformers is not installed.
     """
-    _model_cfg(model_name)
-    return as_plain_text(open_clip.get_tokenizer(model_name, **options))
+    if "trust_remote_code" in options:
+        raise ValueError("trust_remote_code is not supported: no code of a model's files is run")
+    directory = _hysac_directory(model_name, options.get("cache_dir"))
+    if directory is not None:
+        model_name = f"{LOCAL_DIR_PREFIX}{directory}"
+        cfg = read_model_cfg(directory / TOWERS_CONFIG)
+    else:
+        cfg = _model_cfg(model_name)
+    name = cfg["text_cfg"].get("hf_tokenizer_name")
+    if name:
+        auto_tokenizer()
+    if directory is None:
+        return as_plain_text(open_clip.get_tokenizer(model_name, **options))
+    if name:
+        check_tokenizer(directory, name)
+        options["local_files_only"] = True
+    try:
+        return as_plain_text(open_clip.get_tokenizer(model_name, **options))
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file raises half a dozen types
+        reason = shorten(str(error), 400, placeholder=" ...")
+        raise ValueError(f"cannot make the tokenizer of {directory}: {reason}") from error
 
 
 def transforms(
@@ -179,12 +220,29 @@ def transforms(
     return Compose([first, *train.transforms]), Compose([first, *val.transforms])
 
 
-def _create_clip(model_name: str, pretrained: str | None, **options: Any) -> open_clip.CLIP:
+# What open_clip raises for settings of the right kinds that make no model.
+_OF_WRONG_SETTINGS = (
+    RuntimeError,
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
+
+def _create_clip(
+    model_name: str,
+    pretrained: str | None,
+    wrong: type[Exception] | tuple[type[Exception], ...],
+    **options: Any,
+) -> open_clip.CLIP:
     try:
         return open_clip.create_model(model_name, pretrained, **options)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # for tags and files it does not know, and tensors that do not fit
+    except wrong as error:  # also for tags and files it does not know, and tensors that do not fit
         reason = shorten(str(error), 400, placeholder=" ...")  # it may list every tensor
         raise ValueError(f"cannot make model {model_name!r}: {reason}") from error
 

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,39 +16,59 @@ _SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``; on leaving without an error it takes the place of ``path``.
+def replacing_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary files beside ``paths``; on leaving without an error they take their places, one by one.
 
-    The contents reach the disk before the name does. After an error, such as a full disk, ``path`` is as it
-    was and the temporary file is gone; after a power cut or ``kill -9`` the temporary file may stay, see
+    All contents reach the disk before the first name does. After an error, such as a full disk, ``paths`` are
+    as they were and the temporary files are gone; after a power cut or ``kill -9`` these may stay, see
     :func:`remove_leftovers`.
+
+    Raises:
+        OSError: one of ``paths`` is a directory, or a file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory, where a file is to be written")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}") for path in paths]
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # safetensors would make it private
+        modes = [_touch(file) for file in temporary]
         yield temporary
-        temporary.chmod(mode)
-        _sync(temporary)
-        os.replace(temporary, path)
+        for file, mode in zip(temporary, modes, strict=True):
+            file.chmod(mode)
+            _sync(file)
+        for file, path in zip(temporary, paths, strict=True):
+            os.replace(file, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for file in temporary:
+            file.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    for parent in {path.parent for path in paths}:
+        _sync(parent)
+
+
+def _touch(path: Path) -> int:
+    """Create a file, and tell the mode that the umask gives it; safetensors would make it private."""
+    path.touch()
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """:func:`replacing_path`, opened for writing."""
-    with replacing_path(path) as temporary, open(temporary, "wb") as file:
+    """:func:`replacing_paths` of one file, opened for writing."""
+    with replacing_paths([path]) as [temporary], open(temporary, "wb") as file:
         yield file
+
+
+def json_bytes(content: Any) -> bytes:
+    """``content`` as indented JSON."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replace ``path`` by ``content`` as indented JSON."""
     with replacing(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write(json_bytes(content))
 
 
 def read_json(path: Path) -> Any:
@@ -81,15 +101,13 @@ def check_writable(path: Path) -> None:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
 
-def write_sums(path: Path, names: Sequence[str]) -> None:
-    """Replace ``path`` by the SHA-256 of the files ``names`` beside it, as ``sha256sum`` writes it."""
-    with replacing(path) as file:
-        for name in names:
-            file.write(f"{_sha256(path.parent / name)}  {name}\n".encode())
+def sums(files: Mapping[str, Path]) -> bytes:
+    """The SHA-256 of files, as ``sha256sum`` writes it, each under the name that it is to have."""
+    return "".join(f"{_sha256(path)}  {name}\n" for name, path in files.items()).encode()
 
 
 def check_sums(path: Path) -> None:
-    """Compare files with what :func:`write_sums` wrote; without such a file nothing is known, and passes.
+    """Compare files with what :func:`sums` made; without such a file nothing is known, and passes.
 
     Raises:
         ValueError: names the file that differs, or a line that names none beside ``path``.

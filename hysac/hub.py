@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -15,22 +23,29 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from hysac.files import read_json
+from hysac.json_object import JSONObject
+from hysac.model_config import read_model_cfg
 from hysac.pretrained import (
     BOUNDS_FILE,
+    EVALUATION_FILE,
     FILES,
+    RUN_MODEL,
+    RUN_RECORDS,
+    RUN_SETTINGS,
     SETTINGS_FILE,
     SUMS_FILE,
     TOWERS_CONFIG,
     check_files,
     model_directory,
     read_curv_init,
+    read_curvature,
 )
 from hysac.safety import Bounds
+from hysac.tokenizer_files import PATTERNS, tokenizer_files
 
 PREFIX = "hf-hub:"
-_TOKENIZER = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "*.model")
-_EVALUATION = "evaluation.json"
+_FILES = (*FILES, BOUNDS_FILE, SUMS_FILE, EVALUATION_FILE)
+_OF_ANY_MODEL = (*_FILES, *PATTERNS)
 
 
 def fetch(name: str, cache_dir: str | None = None) -> Path | None:
@@ -54,7 +69,7 @@ def fetch(name: str, cache_dir: str | None = None) -> Path | None:
         return None
     except HfHubHTTPError as error:
         raise ValueError(f"cannot fetch {name!r}: {error}") from error
-    files = [*FILES, BOUNDS_FILE, SUMS_FILE, *_TOKENIZER]
+    files = [*FILES, BOUNDS_FILE, SUMS_FILE, *PATTERNS]
     return Path(snapshot_download(repo, allow_patterns=files, cache_dir=cache_dir))
 
 
@@ -70,6 +85,9 @@ def push_to_hub(
 ) -> str:
     """Upload a model directory, with a model card, for ``hysac.from_pretrained("hf-hub:REPO")``.
 
+    One commit has all files. Those that a model uploaded before has and this one lacks, as its bounds, its
+    evaluation or its tokenizer, are deleted in it; other files of the repository stay.
+
     Args:
         directory: a model directory of :func:`hysac.save_pretrained`, or a run with one.
         repo_id: ``org/repo``; created if it is not there.
@@ -84,40 +102,51 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
-        FileNotFoundError, ValueError: no model directory, or a damaged one; nothing is uploaded then.
+        FileNotFoundError, ValueError: no model directory, or a damaged one, or bounds or an evaluation of
+            another model or of another shape; nothing is uploaded then.
     """
     home = model_directory(Path(directory))
     check_files(home)
     card = model_card(home, repo_id, licence=licence, data=data)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    present = [name for name in (*FILES, BOUNDS_FILE, SUMS_FILE, _EVALUATION) if (home / name).is_file()]
-    commit = api.upload_folder(
-        repo_id=repo_id, folder_path=home, allow_patterns=present, commit_message=commit_message
-    )
-    api.upload_file(
-        path_or_fileobj=card.encode(),
-        path_in_repo="README.md",
-        repo_id=repo_id,
-        commit_message=f"{commit_message}: its card",
-    )
+    names = _of_the_model(home)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, str(home / name)) for name in names
+    ]
+    operations.append(CommitOperationAdd("README.md", card.encode()))
+    operations += [
+        CommitOperationDelete(name)
+        for name in api.list_repo_files(repo_id)
+        if name not in names and any(fnmatch(name, pattern) for pattern in _OF_ANY_MODEL)
+    ]
+    commit = api.create_commit(repo_id, operations, commit_message=commit_message)
     return str(commit.commit_url)
+
+
+def _of_the_model(directory: Path) -> list[str]:
+    """The files of a model directory that a repository has, too."""
+    has_tokenizer = read_model_cfg(directory / TOWERS_CONFIG)["text_cfg"].get("hf_tokenizer_name")
+    names = [name for name in _FILES if (directory / name).is_file()]
+    return [*names, *(tokenizer_files(directory) if has_tokenizer else ())]
 
 
 def model_card(directory: Path, name: str, *, licence: str, data: str | None = None) -> str:
     """The card of a model directory in Markdown: what it is for, its data, figures, bounds and licence.
 
     Args:
-        directory: a model directory, with what is beside it: ``bounds.json``, ``evaluation.json``, and
-            ``config.json`` of the run that it belongs to.
+        directory: a model directory, with its ``bounds.json`` and ``evaluation.json``; where it is the model
+            of a training run, that run's ``config.json`` is read, too.
         name: its title.
         licence: by the hub's identifier.
         data: what it was trained on; None takes the run's word, or says that nothing is known.
+
+    Raises:
+        ValueError: names the file: bounds or an evaluation at another curvature than the model's, or a file
+            that is not what hysac writes.
     """
-    model_cfg = read_json(directory / TOWERS_CONFIG)["model_cfg"]
-    run = directory.parent / "config.json"
-    settings = read_json(run) if run.is_file() else {}
-    trained_on = data or (f"`{settings['train_data']}`" if settings.get("train_data") else "Not recorded.")
+    model_cfg = read_model_cfg(directory / TOWERS_CONFIG)
+    trained_on = data or _train_data(directory) or "Not recorded."
     parts = [
         _front_matter(licence),
         f"# {name}",
@@ -151,30 +180,42 @@ def _front_matter(licence: str) -> str:
     return "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items()) + "\n---"
 
 
+def _train_data(directory: Path) -> str | None:
+    """What the run says that ``directory`` is the model of; a folder with other things is none."""
+    run = directory.resolve().parent
+    if directory.resolve().name != RUN_MODEL or not (run / RUN_RECORDS).is_file():
+        return None
+    train_data = JSONObject.read(run / RUN_SETTINGS).get("train_data")
+    return f"`{train_data}`" if isinstance(train_data, str) and train_data else None
+
+
 def _measured(directory: Path) -> str:
-    path = directory / _EVALUATION
+    path = directory / EVALUATION_FILE
     if not path.is_file():
         return "Nothing is recorded; `hysac evaluate --model-dir` writes `evaluation.json`."
-    report = read_json(path)
-    lines = [f"On {report['quadruplets']} quadruplets, at curvature {report['curv']:.4g}:"]
-    rates = report["safety"]["classification"]
+    report = JSONObject.read(path)
+    _check_curvature(path, report.positive("curv"), directory)
+    lines = [f"On {report.whole('quadruplets')} quadruplets, at curvature {report.positive('curv'):.4g}:"]
+    rates = [
+        [
+            what,
+            *(_percent(row, key) for key in ("auc", "accuracy", "fpr", "fnr")),
+            f"{row.number('threshold'):.4f}",
+        ]
+        for what, row in report.object("safety").objects("classification")
+    ]
     if rates:
-        rows = [
-            [
-                what,
-                *(f"{100 * row[key]:.1f}" for key in ("auc", "accuracy", "fpr", "fnr")),
-                f"{row['threshold']:.4f}",
-            ]
-            for what, row in rates.items()
-        ]
-        lines.append(_table(["unsafe by distance, %", "AUC", "accuracy", "FPR", "FNR", "threshold"], rows))
-    if report["retrieval"]:
-        cut_offs = list(next(iter(report["retrieval"].values())))
-        rows = [
-            [task, *(f"{100 * row[k]:.1f}" for k in cut_offs)] for task, row in report["retrieval"].items()
-        ]
-        lines.append(_table(["retrieval, %", *cut_offs], rows))
+        lines.append(_table(["unsafe by distance, %", "AUC", "accuracy", "FPR", "FNR", "threshold"], rates))
+    retrieval = dict(report.objects("retrieval"))
+    if retrieval:
+        cut_offs = list(next(iter(retrieval.values())).content)
+        recalls = [[task, *(_percent(row, k) for k in cut_offs)] for task, row in retrieval.items()]
+        lines.append(_table(["retrieval, %", *cut_offs], recalls))
     return "\n\n".join(lines)
+
+
+def _percent(row: JSONObject, key: str) -> str:
+    return f"{100 * row.number(key):.1f}"
 
 
 def _bounds(directory: Path) -> str:
@@ -182,12 +223,20 @@ def _bounds(directory: Path) -> str:
     if not path.is_file():
         return "None are stored; `hysac bounds` fits them."
     bounds = Bounds.load(path)
+    if bounds.curv is not None:
+        _check_curvature(path, bounds.curv, directory)
     rows = [
         [letter, *(f"{value:.4f}" for value in (row.low_05, row.avg, row.up_95))]
         for letter, row in bounds.classes.items()
     ]
     legend = "S safe text, V safe image, U unsafe text, G unsafe image; distances to the origin."
     return f"{legend}\n\n" + _table(["class", "5th percentile", "mean", "95th percentile"], rows)
+
+
+def _check_curvature(path: Path, curv: float, directory: Path) -> None:
+    own = read_curvature(directory)
+    if not math.isclose(curv, own, rel_tol=1e-3):
+        raise ValueError(f"{path} is of another model: of curvature {curv:.6g}, where this one has {own:.6g}")
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:

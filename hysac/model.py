@@ -84,6 +84,7 @@ class HySAC(OpenClipModel):
     curv_init: float
     embed_dim: int
     model_cfg: dict[str, Any] | None
+    tokenizer_source: str | None  # the directory it came from, which has its tokenizer, too
     scalar_ranges: dict[str, tuple[float, float]]
 
     def __init__(self) -> None:
@@ -130,6 +131,7 @@ class HySAC(OpenClipModel):
         clip.curv_init = float(curv_init)
         clip.embed_dim = _embed_dim(clip)
         clip.model_cfg = model_cfg
+        clip.tokenizer_source = None
         clip.scalar_ranges = _log_ranges(curv_init)
         clip.logit_bias = None
         device = clip.logit_scale.device

@@ -6,46 +6,54 @@
     open_clip_config.json         open_clip's architecture and preprocessing
     hysac.safetensors             curv, visual_alpha, textual_alpha (logarithms, float32)
     hysac_config.json             the format's version and curv_init
+    tokenizer.json and others     the tokenizer, if it is one of Hugging Face; open_clip's own needs no file
+    SHA256SUMS                    checksums of all these, for ``sha256sum -c``, too
     bounds.json                   optional: calibrated safety bounds
-    SHA256SUMS                    checksums of the first four, for ``sha256sum -c``, too
+    evaluation.json               optional: what ``hysac evaluate`` measured
 
-Stock open_clip loads the towers: ``open_clip.create_model("local-dir:DIRECTORY")``.
+Stock open_clip loads the towers and the tokenizer: ``open_clip.create_model("local-dir:DIRECTORY")``.
 """
 
 from __future__ import annotations
 
-import inspect
+import filecmp
+import logging
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip import CLIP, CustomTextCLIP
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, get_model_preprocess_cfg
+from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hysac.files import check_sums, read_json, replacing_path, write_json, write_sums
+from hysac.files import check_sums, json_bytes, replacing_paths, sums
+from hysac.json_object import JSONObject, shown
 from hysac.lora import merged_state_dict
-from hysac.model import SCALARS, HySAC
-from hysac.preprocessing import check_preprocessing
+from hysac.model import CURVATURE_RANGE, SCALARS, HySAC
+from hysac.model_config import read_model_cfg
 from hysac.safety import Bounds
-from hysac.weights import check_tensors
+from hysac.tokenizer_files import check_tokenizer, read_tokenizer
+from hysac.weights import as_scalar, check_tensors
+
+logger = logging.getLogger(__name__)
 
 TOWERS_FILE = "open_clip_model.safetensors"
 TOWERS_CONFIG = "open_clip_config.json"
 SCALARS_FILE = "hysac.safetensors"
 SETTINGS_FILE = "hysac_config.json"
 BOUNDS_FILE = "bounds.json"
+EVALUATION_FILE = "evaluation.json"
 SUMS_FILE = "SHA256SUMS"
 FILES = (TOWERS_FILE, TOWERS_CONFIG, SCALARS_FILE, SETTINGS_FILE)
 
-RUN_MODEL = "model"
-"""The kept model of a training run, within it."""
+RUN_MODEL, RUN_SETTINGS, RUN_RECORDS = "model", "config.json", "metrics.jsonl"
+"""Within a training run: its kept model, its settings, and what it recorded."""
 
 FORMAT_VERSION = 1
 ADDED_SCALARS = tuple(name for name in SCALARS if name != "logit_scale")
@@ -60,13 +68,15 @@ def save_pretrained(
 ) -> Path:
     """Write ``model`` as a directory that :func:`hysac.from_pretrained` and stock open_clip read.
 
-    Attached LoRA adapters are written merged; ``model`` itself does not change. Each file is replaced at
-    once: a crash leaves the old file or the new one, never a part.
+    Attached LoRA adapters are written merged; ``model`` itself does not change. All files are written before
+    the first takes its place: a full disk leaves the directory as it was. Bounds and an evaluation that are
+    there stay if the weights are the same; those of other weights become ``bounds.old.json`` and
+    ``evaluation.old.json``, with a warning.
 
     Args:
         model: a HySAC model, not wrapped by DDP or ``torch.compile``.
         directory: created if it does not exist.
-        bounds: calibrated safety bounds, written as ``bounds.json``.
+        bounds: calibrated safety bounds, written as ``bounds.json`` in the place of those before.
         model_cfg: open_clip's configuration, for a model that :func:`hysac.create_model` did not make.
 
     Returns:
@@ -75,7 +85,9 @@ def save_pretrained(
     Raises:
         TypeError: ``model`` is not a HySAC model.
         ValueError: the configuration is not known, or a weight is not finite.
-        OSError: the disk is full or not writable; the files there before are intact.
+        ImportError: the model's tokenizer is one of Hugging Face, and transformers is not installed.
+        OSError: the disk is full or not writable, or that tokenizer cannot be reached; the files there before
+            are intact.
     """
     if not isinstance(model, HySAC):
         raise TypeError(f"model must be a HySAC model, got {type(model).__name__}")
@@ -87,18 +99,49 @@ def save_pretrained(
     directory.mkdir(parents=True, exist_ok=True)
     towers = {name: tensor.cpu().contiguous() for name, tensor in merged_state_dict(model).items()}
     scalars = {name: towers.pop(name) for name in ADDED_SCALARS}
+    check_tensors(_floating(towers | scalars), "model")
     preprocess_cfg = asdict(PreprocessCfg(**get_model_preprocess_cfg(model)))
     settings = {"format_version": FORMAT_VERSION, "curv_init": model.curv_init}
-    check_tensors(_floating(towers | scalars), "model")
-
-    _write_tensors(directory / TOWERS_FILE, towers)
-    write_json(directory / TOWERS_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
-    _write_tensors(directory / SCALARS_FILE, scalars)
-    write_json(directory / SETTINGS_FILE, settings)
-    write_sums(directory / SUMS_FILE, FILES)
+    contents = {
+        TOWERS_CONFIG: json_bytes({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}),
+        SETTINGS_FILE: json_bytes(settings),
+        **_tokenizer(model, model_cfg),
+    }
+    summed = (TOWERS_FILE, SCALARS_FILE, *contents)
     if bounds is not None:
-        bounds.save(directory / BOUNDS_FILE, drop_classes=True)  # those before were of other weights
+        contents[BOUNDS_FILE] = json_bytes(bounds.to_dict())
+    names = (TOWERS_FILE, SCALARS_FILE, *contents, SUMS_FILE)
+    with replacing_paths([directory / name for name in names]) as paths:
+        new = dict(zip(names, paths, strict=True))
+        _write_tensors(new[TOWERS_FILE], towers)
+        _write_tensors(new[SCALARS_FILE], scalars)
+        for name, content in contents.items():
+            new[name].write_bytes(content)
+        new[SUMS_FILE].write_bytes(sums({name: new[name] for name in summed}))
+        _set_aside(directory, new)
     return directory
+
+
+def _tokenizer(model: HySAC, model_cfg: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of the model's tokenizer: none for open_clip's own."""
+    name = model_cfg["text_cfg"].get("hf_tokenizer_name")
+    return read_tokenizer(model.tokenizer_source or name) if name else {}
+
+
+def _set_aside(directory: Path, new: Mapping[str, Path]) -> None:
+    """Rename what was measured of other weights than the new ones, so that it is not taken for theirs."""
+    measured = [name for name in (BOUNDS_FILE, EVALUATION_FILE) if (directory / name).is_file()]
+    if not measured or all(_is_same(directory / name, new[name]) for name in FILES):
+        return
+    for name in measured:
+        if name not in new:
+            kept = directory / name.replace(".json", ".old.json")
+            os.replace(directory / name, kept)
+            logger.warning("%s is of the weights before: it is now %s", directory / name, kept.name)
+
+
+def _is_same(old: Path, new: Path) -> bool:
+    return old.is_file() and filecmp.cmp(old, new, shallow=False)
 
 
 def is_model_directory(directory: Path) -> bool:
@@ -124,15 +167,11 @@ def read_curv_init(directory: Path) -> float:
     Raises:
         ValueError: another format version, or no such number.
     """
-    path = directory / SETTINGS_FILE
-    settings = read_json(path)
-    if not isinstance(settings, dict) or settings.get("format_version") != FORMAT_VERSION:
-        version = settings.get("format_version") if isinstance(settings, dict) else None
-        raise ValueError(f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}")
-    curv_init = settings.get("curv_init")
-    if isinstance(curv_init, bool) or not isinstance(curv_init, int | float):
-        raise ValueError(f"{path}: curv_init must be a number, got {curv_init!r}")
-    return float(curv_init)
+    settings = JSONObject.read(directory / SETTINGS_FILE)
+    version = settings.get("format_version")
+    if isinstance(version, bool) or version != FORMAT_VERSION:
+        settings.refuse("format_version", str(FORMAT_VERSION))
+    return settings.positive("curv_init")
 
 
 def check_files(directory: Path, *, verify: bool = True) -> None:
@@ -150,73 +189,58 @@ def check_files(directory: Path, *, verify: bool = True) -> None:
             raise FileNotFoundError(f"{directory} is an incomplete HySAC model: no {name}")
     if verify:
         check_sums(directory / SUMS_FILE)
-    _check_config(directory / TOWERS_CONFIG)
+    model_cfg = read_model_cfg(directory / TOWERS_CONFIG)
+    if tokenizer := model_cfg["text_cfg"].get("hf_tokenizer_name"):
+        check_tokenizer(directory, tokenizer)
     for name in (TOWERS_FILE, SCALARS_FILE):
         try:
-            with safe_open(directory / name, framework="pt"):
-                pass
+            with safe_open(directory / name, framework="pt") as file:
+                tensors = len(file.keys())
         except SafetensorError as error:
             raise ValueError(f"{directory / name} is damaged or incomplete: {error}") from error
+        if name == TOWERS_FILE:
+            _check_layers(directory / TOWERS_CONFIG, model_cfg, tensors)
 
 
-def _check_config(path: Path) -> None:
-    """Refuse what open_clip would run, fetch or pass over.
-
-    Raises:
-        ValueError: names the file and the key.
-    """
-    config = read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
-        raise ValueError(f"{path} has no model_cfg")
-    _check_keys(path, "", config, {"model_cfg", "preprocess_cfg"})
-    model_cfg = config["model_cfg"]
-    of_model = {name for kind in (CLIP, CustomTextCLIP) for name in inspect.signature(kind).parameters}
-    _check_keys(path, "model_cfg.", model_cfg, of_model | {"custom_text"})
-    for name, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
-        tower = model_cfg.get(name)
-        if not isinstance(tower, dict):
-            raise ValueError(f"{path}: model_cfg.{name} must be an object, got {tower!r}")
-        _check_keys(path, f"model_cfg.{name}.", tower, {field.name for field in fields(kind)})
-        for key in _FETCHED & tower.keys():
-            if tower[key]:
-                raise ValueError(
-                    f"{path}: model_cfg.{name}.{key} = {tower[key]!r} is fetched from a network; a local "
-                    "directory holds its whole model"
-                )
-        _check_keys(
-            path, f"model_cfg.{name}.tokenizer_kwargs.", tower.get("tokenizer_kwargs") or {}, _TOKENIZER
-        )
-    preprocess_cfg = config.get("preprocess_cfg", {})
-    _check_keys(path, "preprocess_cfg.", preprocess_cfg, {field.name for field in fields(PreprocessCfg)})
-    check_preprocessing(preprocess_cfg, str(path))
-
-
-# Names of a hub, and switches that load weights from one.
-_FETCHED = {"hf_model_name", "hf_tokenizer_name", "timm_model_pretrained"}
-# Arguments of a tokenizer that are values; others can name files and code.
-_TOKENIZER = {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language"}
-
-
-def _check_keys(path: Path, place: str, content: Mapping[str, Any], known: set[str]) -> None:
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: {place.rstrip('.')} must be an object, got {content!r}")
-    if unknown := sorted(content.keys() - known):
-        raise ValueError(f"{path} has {place}{unknown[0]}, which is no setting that hysac knows")
+def _check_layers(path: Path, model_cfg: Mapping[str, Any], tensors: int) -> None:
+    """Refuse more layers than there are tensors: making them could take for ever."""
+    for tower in ("vision_cfg", "text_cfg"):
+        layers = model_cfg[tower].get("layers") or 0
+        if max(layers if isinstance(layers, list) else [layers]) > tensors:
+            raise ValueError(
+                f"{path}: model_cfg.{tower}.layers must be at most {tensors}, the number of tensors in "
+                f"{TOWERS_FILE}, got {shown(layers)}"
+            )
 
 
 @torch.no_grad()
 def load_scalars(model: HySAC, directory: Path) -> None:
     """Fill the four scalars from a model directory, in float32 also where the towers are narrower."""
-    scalars = load_file(directory / SCALARS_FILE)
-    if set(scalars) != set(ADDED_SCALARS):
-        raise ValueError(
-            f"{directory / SCALARS_FILE} must hold {', '.join(ADDED_SCALARS)}, got {sorted(scalars)}"
-        )
+    scalars = _read_scalars(directory)
     with safe_open(directory / TOWERS_FILE, framework="pt") as towers:
-        scalars["logit_scale"] = towers.get_tensor("logit_scale")
+        scalars["logit_scale"] = as_scalar(towers.get_tensor("logit_scale"), "logit_scale")
     for name, value in scalars.items():
-        getattr(model, name).copy_(value.reshape(()))
+        getattr(model, name).copy_(value)
     check_tensors(_floating(model.state_dict()), str(directory))
+
+
+def read_curvature(directory: Path) -> float:
+    """The curvature of the model in a directory: the stored one, within its range.
+
+    Raises:
+        ValueError: names the file that is damaged or has other tensors.
+    """
+    centre, width = math.log(read_curv_init(directory)), math.log(CURVATURE_RANGE)
+    return math.exp(min(max(_read_scalars(directory)["curv"].item(), centre - width), centre + width))
+
+
+def _read_scalars(directory: Path) -> dict[str, Tensor]:
+    path = directory / SCALARS_FILE
+    scalars = load_file(path)
+    if set(scalars) != set(ADDED_SCALARS):
+        raise ValueError(f"{path} must hold {', '.join(ADDED_SCALARS)}, got {sorted(scalars)}")
+    check_tensors(scalars, str(directory))
+    return {name: as_scalar(value, f"{path}: {name}") for name, value in scalars.items()}
 
 
 def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -225,8 +249,7 @@ def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    with replacing_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # its name for a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its name for a full disk
+        raise OSError(f"cannot write {path}: {error}") from error

@@ -20,6 +20,7 @@ from torch import Tensor
 import hypkernels as hk
 from hysac.embeddings import CLASSES, Embeddings
 from hysac.files import read_json, write_json
+from hysac.json_object import is_number, shown
 
 Statistic = Literal["low_05", "avg", "up_95"]
 Mode = Literal["geodesic", "paper"]
@@ -132,6 +133,13 @@ def _check_scores(safe_scores: Tensor, unsafe_scores: Tensor) -> tuple[Tensor, T
     return safe_scores.detach().double().contiguous(), unsafe_scores.detach().double().contiguous()
 
 
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{name} must be positive and finite, got {shown(value)}")
+
+
 @dataclass(frozen=True)
 class ClassBounds:
     """Where one class lies: statistics of its distances to the origin.
@@ -151,10 +159,7 @@ class ClassBounds:
         for name, value in asdict(self).items():
             if value is None and name == "max":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+            _check_positive(name, value)
         if self.low_05 > self.up_95:
             raise ValueError(f"low_05 must not exceed up_95, got {self.low_05} and {self.up_95}")
         if self.max is not None and self.max < self.up_95:
@@ -187,8 +192,8 @@ class Bounds:
             raise ValueError(
                 f"classes must be some of {', '.join(CLASSES)}, got {', '.join(self.classes) or 'none'}"
             )
-        if self.curv is not None and not 0 < self.curv < math.inf:
-            raise ValueError(f"curv must be positive and finite, got {self.curv}")
+        if self.curv is not None:
+            _check_positive("curv", self.curv)
 
     def __getitem__(self, letter: str) -> ClassBounds:
         if letter not in self.classes:
@@ -248,9 +253,13 @@ class Bounds:
         """Read what :meth:`save` wrote, or the published ``hysac_bounds.json``.
 
         Raises:
-            ValueError: the file is not JSON, lacks a statistic, or its values are impossible.
+            ValueError: the file is not JSON, lacks a statistic, or its values are impossible; names the file.
         """
-        return cls.from_dict(read_json(Path(path)))
+        content = read_json(Path(path))
+        try:
+            return cls.from_dict(content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def check_replaces(path: Path, classes: Iterable[str]) -> None:
@@ -263,7 +272,7 @@ def check_replaces(path: Path, classes: Iterable[str]) -> None:
         return
     try:
         before = Bounds.load(path).classes
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is there and holds no bounds: {error}") from error
     if lost := [f"{CLASSES[letter].replace('_', ' ')}s" for letter in before if letter not in set(classes)]:
         raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hysac.model import SCALARS
 from hysac.preprocessing import check_preprocessing
-from hysac.weights import check_tensors, read_weights
+from hysac.weights import as_scalar, check_tensors, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,9 @@ def read_stored_scalars(path: Path) -> StoredScalars:
         )
     found = _by_name(weights, path)
     check_tensors(found, str(path))
-    for name in SCALARS:
-        if found[name].numel() != 1:
-            raise ValueError(f"{path}: {name} must have one element, got shape {tuple(found[name].shape)}")
     cfg = {ours: tuple(found[theirs].flatten().tolist()) for ours, theirs in _STATISTICS.items()}
     check_preprocessing(cfg, str(path))
-    scalars = {name: found[name].reshape(()) for name in SCALARS}
+    scalars = {name: as_scalar(found[name], f"{path}: {name}") for name in SCALARS}
     read = ", ".join(f"{name} exp({value.item():.5g})" for name, value in scalars.items())
     logger.info("%s has %s", path, read)
     logger.info("%s has pixels of mean %s and std %s", path, *map(_rounded, cfg.values()))

@@ -48,7 +48,7 @@ from hysac.lora import add_lora
 from hysac.loss import HySACLoss
 from hysac.model import SCALARS, HySAC
 from hysac.optim import learning_rate, make_optimizer, set_learning_rate
-from hysac.pretrained import RUN_MODEL, save_pretrained
+from hysac.pretrained import RUN_MODEL, RUN_SETTINGS, save_pretrained
 from hysac.processes import Processes, StopRequest, join_processes, leave_signals_to_main
 from hysac.run_lock import run_lock
 from hysac.run_log import RunLog
@@ -58,7 +58,7 @@ from hysac.step_guard import StepGuard, what_is_not_finite
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, "config.json"
+CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, RUN_SETTINGS
 LATER = ".later"
 """What the name of a checkpoint or of the model gets when their run goes on from an earlier step."""
 OF_STEP = "training.json"

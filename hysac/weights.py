@@ -62,6 +62,17 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f"{source}: {name} has {count} of {tensor.numel()} numbers that are not finite")
 
 
+def as_scalar(tensor: Tensor, name: str) -> Tensor:
+    """A tensor of one element, 0-d.
+
+    Raises:
+        ValueError: it has another number of elements; says ``name``.
+    """
+    if tensor.numel() != 1:
+        raise ValueError(f"{name} must have one element, got shape {tuple(tensor.shape)}")
+    return tensor.reshape(())
+
+
 class Architecture(NamedTuple):
     """What the shapes of a CLIP's tensors do not tell; None where it is not known."""
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import CommitOperationDelete
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import hysac
@@ -39,14 +40,19 @@ def repositories(tmp_path, monkeypatch):
         def create_repo(self, repo_id, private=None, exist_ok=False):
             (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
 
-        def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
-            for path in folder_path.iterdir():
-                if path.name in allow_patterns:
-                    shutil.copy(path, root / repo_id)
-            return SimpleNamespace(commit_url=f"https://hub.example/{repo_id}/commit/1")
+        def list_repo_files(self, repo_id):
+            return [path.name for path in (root / repo_id).iterdir()]
 
-        def upload_file(self, path_or_fileobj, path_in_repo, repo_id, commit_message):
-            (root / repo_id / path_in_repo).write_bytes(path_or_fileobj)
+        def create_commit(self, repo_id, operations, commit_message):
+            for operation in operations:
+                path = root / repo_id / operation.path_in_repo
+                if isinstance(operation, CommitOperationDelete):
+                    path.unlink()
+                elif isinstance(operation.path_or_fileobj, bytes):
+                    path.write_bytes(operation.path_or_fileobj)
+                else:
+                    shutil.copy(operation.path_or_fileobj, path)
+            return SimpleNamespace(commit_url=f"https://hub.example/{repo_id}/commit/1")
 
     for name, fake in (
         ("hf_hub_download", hf_hub_download),
@@ -145,6 +151,68 @@ def test_the_card_has_the_measured_figures(repositories, run):
     assert f"{text['threshold']:.4f}" in card
     assert f"| T->I | {100 * report['retrieval']['T->I']['R@1']:.1f} |" in card
     assert f"| V | {bounds['V'].low_05:.4f} | {bounds['V'].avg:.4f} | {bounds['V'].up_95:.4f} |" in card
+
+
+def test_what_the_model_before_had_is_deleted(repositories, run, tmp_path):
+    """Bounds, evaluation and tokenizer of other weights would be taken for this model's."""
+    hysac.push_to_hub(run, "me/toy", licence="mit")
+    repository = repositories / "me/toy"
+    assert (repository / "bounds.json").is_file()
+    for name in ("tokenizer.json", "special_tokens_map.json", "notes.md"):
+        (repository / name).write_text("{}")
+    hysac.save_pretrained(hysac.create_model("hysac-toy"), tmp_path / "model")
+    hysac.push_to_hub(tmp_path / "model", "me/toy", licence="mit")
+    of_the_model = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {path.name for path in repository.iterdir()} == of_the_model | {"README.md", "notes.md"}
+
+
+@pytest.mark.parametrize("folder", ["model", "other"])
+def test_a_card_reads_the_settings_of_its_own_run_alone(run, tmp_path, folder):
+    """A config.json in the folder above may be of anything."""
+    shutil.copytree(run / "model", tmp_path / folder)
+    shutil.copy(run / "config.json", tmp_path)
+    card = hub.model_card(tmp_path / folder, "me/toy", licence="mit")
+    assert "Trained on: Not recorded." in card
+    (tmp_path / "metrics.jsonl").touch()
+    card = hub.model_card(tmp_path / folder, "me/toy", licence="mit")
+    assert ("toy/train.jsonl" in card) == (folder == "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], "its content must be an object"),
+        ({"quadruplets": None}, "quadruplets must be an integer of at least 1, got None"),
+        ({"quadruplets": True}, "quadruplets must be an integer of at least 1, got True"),
+        ({"curv": "1"}, "curv must be a finite number, got '1'"),
+        ({"curv": 10**400}, "curv must be a finite number, got 10+"),
+        ({"curv": 7.0}, "is of another model: of curvature 7, where this one has"),
+        ({"safety": []}, r"safety must be an object, got \[\]"),
+        ({"safety": {"classification": 3}}, "safety.classification must be an object, got 3"),
+        ({"safety": {"classification": {"text": None}}}, "safety.classification.text must be an object"),
+        (
+            {"safety": {"classification": {"text": {}}}},
+            "safety.classification.text.auc must be .* is missing",
+        ),
+        ({"retrieval": {"T->I": []}}, r"retrieval.T->I must be an object, got \[\]"),
+        ({"retrieval": {"T->I": {"R@1": 0.5}, "I->T": {}}}, "retrieval.I->T.R@1 must be .* and is missing"),
+    ],
+)
+def test_an_evaluation_of_another_shape_is_told(run, tmp_path, change, message):
+    shutil.copytree(run / "model", tmp_path / "model")
+    path = tmp_path / "model" / "evaluation.json"
+    path.write_text(json.dumps(change if change == [] else json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"evaluation\.json:? {message}"):
+        hub.model_card(tmp_path / "model", "me/toy", licence="mit")
+
+
+def test_bounds_of_another_curvature_are_not_uploaded(repositories, run, tmp_path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    path = tmp_path / "model" / "bounds.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"curv": 7.0}))
+    with pytest.raises(ValueError, match=r"bounds\.json is of another model: of curvature 7"):
+        hysac.push_to_hub(tmp_path / "model", "me/toy", licence="mit")
+    assert not repositories.exists()
 
 
 def test_a_card_of_a_bare_model_says_what_is_not_known(tmp_path):

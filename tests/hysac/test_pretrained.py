@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import hysac
 from hysac import lora
 from hysac.model import SCALARS, HySAC
+from hysac.model_config import read_model_cfg
 from hysac.safety import Bounds, ClassBounds
 
 SUMMED = {"open_clip_model.safetensors", "open_clip_config.json", "hysac.safetensors", "hysac_config.json"}
@@ -142,10 +143,69 @@ def test_adapters_are_saved_merged(tmp_path):
     open_clip.create_model(f"local-dir:{tmp_path}")
 
 
+BOUNDS = Bounds({c: ClassBounds(0.4, 0.5, 0.6) for c in "SVUG"}, 0.7)
+
+
 def test_bounds(tmp_path):
-    bounds = Bounds({c: ClassBounds(0.4, 0.5, 0.6) for c in "SVUG"}, 0.7)
-    hysac.save_pretrained(make_model(), tmp_path, bounds=bounds)
-    assert Bounds.load(tmp_path / "bounds.json") == bounds
+    hysac.save_pretrained(make_model(), tmp_path, bounds=BOUNDS)
+    assert Bounds.load(tmp_path / "bounds.json") == BOUNDS
+
+
+def test_bounds_and_an_evaluation_stay_with_their_weights(tmp_path, caplog):
+    model = make_model()
+    hysac.save_pretrained(model, tmp_path, bounds=BOUNDS)
+    (tmp_path / "evaluation.json").write_text("{}")
+    hysac.save_pretrained(model, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == FILES | {"bounds.json", "evaluation.json"}
+    assert not caplog.records or "weights before" not in caplog.text
+
+
+@pytest.mark.parametrize("what", ["a weight", "a scalar", "the preprocessing"])
+def test_bounds_of_other_weights_are_set_aside(tmp_path, what, caplog):
+    model = make_model()
+    hysac.save_pretrained(model, tmp_path, bounds=BOUNDS)
+    (tmp_path / "evaluation.json").write_text("{}")
+    with torch.no_grad():
+        if what == "a weight":
+            model.visual.proj[0, 0] += 1
+        elif what == "a scalar":
+            model.visual_alpha += 0.1
+        else:
+            model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, "mean": (0.5, 0.5, 0.5)}
+    hysac.save_pretrained(model, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == FILES | {"bounds.old.json", "evaluation.old.json"}
+    assert Bounds.load(tmp_path / "bounds.old.json") == BOUNDS
+    assert "bounds.json is of the weights before: it is now bounds.old.json" in caplog.text
+    hysac.save_pretrained(make_model(), tmp_path, bounds=BOUNDS)
+    assert Bounds.load(tmp_path / "bounds.json") == BOUNDS
+
+
+@pytest.mark.parametrize("fails", range(6))
+def test_a_disk_that_fills_at_any_file_leaves_the_old_directory(tmp_path, monkeypatch, fails):
+    """Every file reaches the disk before the first takes its place."""
+    model = make_model().eval()
+    hysac.save_pretrained(model, tmp_path, bounds=BOUNDS)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls, fsync = iter(range(100)), os.fsync
+
+    def full(descriptor):
+        if next(calls) == fails:
+            raise OSError("no space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    other = make_model(force_quick_gelu=True)
+    with pytest.raises(OSError, match="no space"):
+        hysac.save_pretrained(other, tmp_path, bounds=BOUNDS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert_equal_outputs(hysac.from_pretrained(tmp_path, output_dict=True), model)
+
+
+def test_a_directory_in_the_place_of_a_file_is_refused_before_any_write(tmp_path):
+    (tmp_path / "hysac.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"hysac\.safetensors is a directory"):
+        hysac.save_pretrained(make_model(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["hysac.safetensors"]
 
 
 def test_a_model_made_by_hand_needs_its_configuration(tmp_path):
@@ -282,7 +342,7 @@ def test_checksums_are_those_of_sha256sum(tmp_path):
         ),
         (
             {"model_cfg": {"text_cfg": {"hf_tokenizer_name": "some/model"}}},
-            "hf_tokenizer_name = 'some/model' is fetched",
+            "names the tokenizer 'some/model', which would be fetched from a network",
         ),
         (
             {"model_cfg": {"vision_cfg": {"timm_model_pretrained": True}}},
@@ -292,6 +352,48 @@ def test_checksums_are_those_of_sha256sum(tmp_path):
         ({"preprocess_cfg": {"std": [0.2, math.nan, 0.2]}}, "std of the pixels must be three finite numbers"),
         ({"preprocess_cfg": {"mean": [0.2, 0.2]}}, "mean of the pixels must be three finite numbers"),
         ({"preprocess_cfg": {"code": "x"}}, "has preprocess_cfg.code, which"),
+        (
+            {"model_cfg": {"text_cfg": {"norm_kwargs": {"eps": "x"}}}},
+            "norm_kwargs.eps must be a finite number",
+        ),
+        ({"preprocess_cfg": []}, r"preprocess_cfg must be an object, got \[\]"),
+        ({"preprocess_cfg": {"mean": None}}, "mean of the pixels must be three finite numbers, got None"),
+        ({"preprocess_cfg": {"std": [0.2, 10**400, 0.2]}}, "std of the pixels must be three finite numbers"),
+        ({"preprocess_cfg": {"mode": "L"}}, "mode of the images must be one of RGB, got 'L'"),
+        ({"preprocess_cfg": {"resize_mode": ["squash"]}}, "resize_mode of the images must be one of"),
+        ({"model_cfg": []}, r"model_cfg must be an object, got \[\]"),
+        ({"model_cfg": {"vision_cfg": None}}, "model_cfg.vision_cfg must be an object, got None"),
+        ({"model_cfg": {"text_cfg": []}}, r"model_cfg.text_cfg must be an object, got \[\]"),
+        ({"model_cfg": {"embed_dim": True}}, "model_cfg.embed_dim must be an integer, got True"),
+        ({"model_cfg": {"embed_dim": 10**400}}, "model_cfg.embed_dim must be an integer, got 10+"),
+        ({"model_cfg": {"embed_dim": 0}}, "model_cfg.embed_dim must be positive, got 0"),
+        ({"model_cfg": {"cast_dtype": "float16"}}, "has model_cfg.cast_dtype, which"),
+        ({"model_cfg": {"quick_gelu": 1}}, "model_cfg.quick_gelu must be true or false, got 1"),
+        (
+            {"model_cfg": {"vision_cfg": {"width": "96"}}},
+            "model_cfg.vision_cfg.width must be an integer or null",
+        ),
+        (
+            {"model_cfg": {"vision_cfg": {"layers": [1, 2]}}},
+            "vision_cfg.layers must be 4 integers or an integer",
+        ),
+        (
+            {"model_cfg": {"vision_cfg": {"layers": 10**9}}},
+            r"vision_cfg.layers must be at most \d+, the number",
+        ),
+        (
+            {"model_cfg": {"vision_cfg": {"head_width": -32}}},
+            "vision_cfg.head_width must be positive, got -32",
+        ),
+        ({"model_cfg": {"text_cfg": {"mlp_ratio": math.nan}}}, "text_cfg.mlp_ratio must be a finite number"),
+        (
+            {"model_cfg": {"text_cfg": {"tokenizer_kwargs": []}}},
+            r"tokenizer_kwargs must be an object or null",
+        ),
+        (
+            {"model_cfg": {"text_cfg": {"tokenizer_kwargs": None}}},
+            "tokenizer_kwargs must be an object, got None",
+        ),
     ],
 )
 def test_a_directory_cannot_choose_what_runs(tmp_path, change, message):
@@ -350,12 +452,60 @@ def test_a_run_is_as_good_as_its_model(tmp_path):
     assert_equal_outputs(hysac.from_pretrained(tmp_path / "run", output_dict=True), model)
 
 
-@pytest.mark.parametrize("settings", [[], {"format_version": 1}, {"format_version": 1, "curv_init": "one"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        {"format_version": True, "curv_init": 1.0},
+        {"format_version": 1},
+        {"format_version": 1, "curv_init": "one"},
+        {"format_version": 1, "curv_init": 10**400},
+        {"format_version": 1, "curv_init": -1.0},
+    ],
+)
 def test_settings_of_another_kind_are_refused(tmp_path, settings):
     hysac.save_pretrained(make_model(), tmp_path)
     (tmp_path / "hysac_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"hysac_config\.json: (format_version|curv_init) must be"):
+    with pytest.raises(
+        ValueError, match=r"hysac_config\.json: (its content|format_version|curv_init) must be"
+    ):
         hysac.from_pretrained(tmp_path, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("tower", "settings"),
+    [
+        ("vision_cfg", {"width": None}),
+        ("vision_cfg", {"head_width": 7}),
+        ("vision_cfg", {"head_width": 960}),
+        ("vision_cfg", {"pool_type": "nonsense"}),
+        ("vision_cfg", {"act_kwargs": {"nonsense": 1}}),
+        ("vision_cfg", {"timm_model_name": "nonsense"}),
+        ("vision_cfg", {"layers": [1, 1, 1, 1]}),
+        ("text_cfg", {"heads": 5}),
+    ],
+)
+def test_settings_that_make_no_model_are_a_value_error(tmp_path, tower, settings):
+    """Each is of the right kind, and open_clip raises what it will."""
+    hysac.save_pretrained(make_model(), tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"][tower] |= settings
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"cannot make model 'local-dir:"):
+        hysac.from_pretrained(tmp_path, verify=False)
+
+
+def test_the_configurations_of_open_clip_are_read(tmp_path):
+    """All but those that name a tower of the hub, and those of CoCa."""
+    refused = []
+    for name in open_clip.list_models():
+        cfg = open_clip.get_model_config(name)
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
+        try:
+            assert read_model_cfg(tmp_path / "open_clip_config.json") == cfg
+        except ValueError:
+            refused.append(cfg)
+    assert all("multimodal_cfg" in cfg or cfg["text_cfg"].get("hf_model_name") for cfg in refused)
 
 
 def test_towers_of_another_architecture_are_refused(tmp_path):

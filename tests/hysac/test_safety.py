@@ -275,6 +275,37 @@ class TestBounds:
         assert [file.name for file in tmp_path.iterdir()] == ["bounds.json"]
 
     @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("[]", "bounds must be a mapping of classes, got list"),
+            ("null", "bounds must be a mapping of classes"),
+            ('{"V": []}', "bounds of class V must be a mapping, got list"),
+            (
+                '{"V": {"low_05": null, "avg": 1, "up_95": 1}}',
+                "bounds of class V: low_05 must be a number, got None",
+            ),
+            (
+                '{"V": {"low_05": true, "avg": 1, "up_95": 1}}',
+                "bounds of class V: low_05 must be a number, got True",
+            ),
+            (
+                '{"V": {"low_05": 1, "avg": 1, "up_95": 1%s}}' % ("0" * 400),
+                "bounds of class V: up_95 must be positive and",
+            ),
+            (
+                '{"V": {"low_05": 1, "avg": NaN, "up_95": 1}}',
+                "bounds of class V: avg must be positive and finite, got nan",
+            ),
+            ('{"V": {"low_05": 1, "avg": 1, "up_95": 1}, "curv": []}', r"curv must be a number, got \[\]"),
+            ('{"V": {"low_05": 1, "avg": 1, "up_95": 1}, "curv": true}', "curv must be a number, got True"),
+        ],
+    )
+    def test_a_file_of_another_shape_is_named(self, tmp_path, content, message):
+        (tmp_path / "bounds.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"bounds\.json: {message}"):
+            Bounds.load(tmp_path / "bounds.json")
+
+    @pytest.mark.parametrize(
         ("data", "error", "message"),
         [
             ({}, ValueError, "some of S, V, U, G, got none"),
