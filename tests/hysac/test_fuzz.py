@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -21,7 +22,12 @@ import hysac
 from hysac.checkpoint import Checkpoint, CheckpointError
 from hysac.convert import load_reference_checkpoint
 from hysac.data import load_image, load_manifest, load_shards, save_manifest, write_toy
+from hysac.hub import model_card
+from hysac.model_config import read_model_cfg
+from hysac.preprocessing import preprocessing_beside
+from hysac.pretrained import read_curvature
 from hysac.safety import Bounds
+from hysac.weights import adapter_config_beside, architecture_beside
 
 EXAMPLES = int(os.environ.get("HYSAC_EXAMPLES", "60"))
 SECONDS = 5.0  # of one file; a whole one takes milliseconds
@@ -158,6 +164,80 @@ def test_a_damaged_file_is_read_or_refused(folder, toy, kind):
             with contextlib.suppress(*errors):
                 read(path)
         assert time.perf_counter() - began < SECONDS
+
+
+ODD = (None, True, 0, -1, 10**400, math.nan, math.inf, 1e-400, "", "x", "\ud83d", [], [[]], {}, {"x": None})
+EVALUATION = {
+    "quadruplets": 3,
+    "curv": 1.0,
+    "safety": {
+        "classification": {"text": dict.fromkeys(("auc", "accuracy", "fpr", "fnr", "threshold"), 0.5)}
+    },
+    "retrieval": {"T->I": {"R@1": 0.5}},
+}
+TRANSFORMERS = {
+    "model_type": "clip",
+    "vision_config": {"hidden_act": "gelu", "num_attention_heads": 2, "layer_norm_eps": 1e-5},
+    "text_config": {"hidden_act": "gelu", "num_attention_heads": 2},
+}
+PREPROCESSOR = {
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), True),
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 32, "width": 32},
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+ADAPTER = {
+    "peft_type": "LORA",
+    "lora_alpha": 8,
+    "use_rslora": False,
+    "alpha_pattern": {"fc1": 2},
+    "rank_pattern": {"fc2": 2},
+}
+JSON_FILES = {
+    "config.json": (TRANSFORMERS, architecture_beside),
+    "preprocessor_config.json": (PREPROCESSOR, lambda file: preprocessing_beside(file, (32, 32))),
+    "adapter_config.json": (ADAPTER, adapter_config_beside),
+    "open_clip_config.json": (None, read_model_cfg),
+    "hysac_config.json": (None, lambda file: read_curvature(file.parent)),
+    "bounds.json": ({"V": {"low_05": 0.4, "avg": 0.5, "up_95": 0.6, "max": 0.7}, "curv": 1.0}, None),
+    "evaluation.json": (EVALUATION, None),
+}
+
+
+def changed(content):
+    """The JSON value with each part in turn replaced by odd ones, and left out."""
+    yield from ODD
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        for value in changed(content[key]):
+            copy = json.loads(json.dumps(content))
+            copy[key] = value
+            yield copy
+        if isinstance(content, dict):
+            yield {other: value for other, value in content.items() if other != key}
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_odd_json_is_read_or_refused_by_its_file(folder, name):
+    home = folder / f"model of {name}"
+    hysac.save_pretrained(hysac.create_model("hysac-toy"), home)
+    content, read = JSON_FILES[name]
+    content = json.loads((home / name).read_text()) if content is None else content
+    refused = 0
+    for odd in (content, *changed(content)):
+        (home / name).write_text(json.dumps(odd))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model_card(home, "me/toy", licence="mit") if read is None else read(home / name)
+        except ValueError as error:
+            assert odd is not content
+            assert name in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > len(ODD)
 
 
 @pytest.mark.parametrize("verify", [True, False])
