@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hysac.loss import ENTAILMENT_CONES, HySACLoss
+from hysac.loss import ENTAILMENT_CONES, HySACLoss, Points
 from hysac.model import HySAC
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,15 @@ def geometry(image_features: Tensor, text_features: Tensor, loss: HySACLoss) -> 
         pi/2, a half-space that holds nearly everything, and ``cones_satisfied``, the share of pairs that cost
         nothing and teach nothing.
     """
-    sets = {
-        f"{safety}_{kind}": features[:, index].float()
-        for kind, features in (("image", image_features), ("text", text_features))
-        for index, safety in enumerate(("safe", "unsafe"))
-    }
-    apexes = torch.cat([sets[apex] for apex, _ in ENTAILMENT_CONES])
-    points = torch.cat([sets[point] for _, point in ENTAILMENT_CONES])
+    sets = Points.of(text_features, image_features)
+    apexes = torch.cat([getattr(sets, apex) for apex, _ in ENTAILMENT_CONES])
+    points = torch.cat([getattr(sets, point) for _, point in ENTAILMENT_CONES])
     options = {"min_radius": loss.min_radius}
     outside = hk.entailment_loss(
         apexes, points, aperture_scale=loss.aperture_scale, reduction="none", **options
     )
     return {
-        "largest_radius": hk.dist0(torch.cat(list(sets.values()))).max(),
+        "largest_radius": hk.dist0(torch.cat(sets)).max(),
         "cones_saturated": (hk.half_aperture(apexes, **options) >= math.pi / 2 - 1e-6).float().mean(),
         "cones_satisfied": (outside == 0).float().mean(),
     }

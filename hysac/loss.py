@@ -29,7 +29,7 @@ ENTAILMENT_CONES = (
 """(apex, point): the apex is the more general of the two. S > V, U > G, V > U in the paper's letters."""
 
 
-class _Points(NamedTuple):
+class Points(NamedTuple):
     """The four sets ``(B, D)`` of a batch of quadruplets."""
 
     safe_text: Tensor
@@ -38,10 +38,10 @@ class _Points(NamedTuple):
     unsafe_image: Tensor
 
     @staticmethod
-    def of(text: Tensor, image: Tensor) -> _Points:
+    def of(text: Tensor, image: Tensor) -> Points:
         """Views of features ``(B, 2, D)``, safe then unsafe, in their common dtype, at least float32."""
         dtype = torch.promote_types(torch.promote_types(text.dtype, image.dtype), torch.float32)
-        return _Points(*text.to(dtype).unbind(1), *image.to(dtype).unbind(1))
+        return Points(*text.to(dtype).unbind(1), *image.to(dtype).unbind(1))
 
 
 class HySACLoss(nn.Module):
@@ -174,7 +174,7 @@ class HySACLoss(nn.Module):
                 f"{tuple(text_features.shape)} on {text_features.device}"
             )
         with torch.autocast(image_features.device.type, enabled=False):
-            local = _Points.of(text_features, image_features)
+            local = Points.of(text_features, image_features)
             counts = self._count(local)
             terms = self._contrastive_terms(local, counts, self._scale(logit_scale))
             terms |= self._entailment_terms(local, counts)
@@ -192,7 +192,7 @@ class HySACLoss(nn.Module):
         return scale.detach() + (scale - scale.detach()) / self.accum_freq
 
     def _contrastive_terms(
-        self, local: _Points, counts: list[int], scale: float | Tensor
+        self, local: Points, counts: list[int], scale: float | Tensor
     ) -> dict[str, Tensor]:
         names = [_contrastive_key(*pairing) for pairing in CONTRASTIVE_PAIRINGS]
         columns = self._gather(local, counts)
@@ -213,7 +213,7 @@ class HySACLoss(nn.Module):
         both = zip(losses[::2], losses[1::2], strict=True)
         return {name: half * (text + image) for name, (text, image) in zip(names, both, strict=True)}
 
-    def _entailment_terms(self, local: _Points, counts: list[int]) -> dict[str, Tensor]:
+    def _entailment_terms(self, local: Points, counts: list[int]) -> dict[str, Tensor]:
         names = [f"entailment_{apex}_{point}_loss" for apex, point in ENTAILMENT_CONES]
         if not counts[self.rank]:
             return dict.fromkeys(names, local.safe_text.sum())
@@ -230,7 +230,7 @@ class HySACLoss(nn.Module):
         """What makes the mean over processes of means over their rows the mean over all rows."""
         return counts[self.rank] * self.world_size / sum(counts)
 
-    def _count(self, local: _Points) -> list[int]:
+    def _count(self, local: Points) -> list[int]:
         """The number of quadruplets of every process."""
         if self.world_size == 1:
             counts = [len(local.safe_text)]
@@ -252,15 +252,15 @@ class HySACLoss(nn.Module):
                 f"this process is rank {dist.get_rank()} of {dist.get_world_size()}"
             )
 
-    def _gather(self, local: _Points, counts: list[int]) -> _Points:
+    def _gather(self, local: Points, counts: list[int]) -> Points:
         if self.world_size == 1:
             return local
         of_all = gather_rows(torch.stack(local, dim=1), exchange=self.gather_with_grad, counts=counts)
-        return _Points(*of_all.unbind(1))
+        return Points(*of_all.unbind(1))
 
 
 def _place(name: str) -> int:
-    return _Points._fields.index(name)
+    return Points._fields.index(name)
 
 
 def _contrastive_key(text: str, image: str) -> str:
