@@ -21,10 +21,11 @@ _CHOICES = {
 
 
 def preprocessing_beside(path: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """open_clip's preprocessing, from the ``preprocessor_config.json`` in or beside ``path`` if there is one.
+    """open_clip's preprocessing, from that of transformers in or beside ``path`` if it is there.
 
-    What the file does not say is as open_clip has it. Pixels that are not normalised have mean 0 and
-    deviation 1; those that are not divided by 255 have both divided by it instead.
+    That is ``preprocessor_config.json``, or ``image_processor`` of ``processor_config.json``. What it does
+    not say is as open_clip has it. Pixels that are not normalised have mean 0 and deviation 1; those that are
+    not divided by 255 have both divided by it instead.
 
     Args:
         path: weights of transformers, or a directory of them.
@@ -32,17 +33,23 @@ def preprocessing_beside(path: Path, size: tuple[int, int]) -> dict[str, Any]:
 
     Raises:
         ValueError: names the file and the key: a value of another kind than transformers writes, or a step,
-            an image size or an interpolation that open_clip's preprocessing for this model does not have.
+            an image size or an interpolation that open_clip's preprocessing for this model does not have; or
+            the two files differ.
     """
-    cfg: dict[str, Any] = {"size": size}
-    file = beside(path, "preprocessor_config.json")
-    if not file.is_file():
-        return cfg
-    stored = JSONObject.read(file)
+    single, several = beside(path, "preprocessor_config.json"), beside(path, "processor_config.json")
+    found = [_preprocessing(JSONObject.read(single), size, single)] if single.is_file() else []
+    if several.is_file() and "image_processor" in (whole := JSONObject.read(several)):
+        found.append(_preprocessing(whole.object("image_processor"), size, several))
+    if len(found) == 2 and found[0] != found[1]:
+        raise ValueError(f"{single} and {several.name} differ: {found[0]} and {found[1]}")
+    return found[0] if found else {"size": size}
+
+
+def _preprocessing(stored: JSONObject, size: tuple[int, int], file: Path) -> dict[str, Any]:
     for step in stored.content.keys() - _KNOWN_STEPS:
         if step.startswith("do_") and stored.get(step):
             stored.refuse(step, "false: open_clip's preprocessing has no such step")
-    cfg |= _resizing(stored, size) | _statistics(stored, file)
+    cfg: dict[str, Any] = {"size": size, **_resizing(stored, size), **_statistics(stored, file)}
     if "resample" in stored:
         number = stored.get("resample")
         if not _is_integer(number) or number not in _INTERPOLATIONS:

@@ -104,6 +104,22 @@ def test_what_open_clip_does_not_have_is_refused_by_name(tmp_path, changes, mess
         read(tmp_path, **changes)
 
 
+def test_the_file_of_newer_transformers(tmp_path):
+    """It has the image processor within that of the whole model."""
+    stored = OF_CLIP | {"image_mean": [0.5, 0.4, 0.3]}
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps({"image_processor": stored, "processor_class": "CLIPProcessor"}))
+    assert preprocessing_beside(tmp_path, SIZE)["mean"] == (0.5, 0.4, 0.3)
+    assert read(tmp_path, image_mean=[0.5, 0.4, 0.3])["mean"] == (0.5, 0.4, 0.3)
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json and processor_config\.json differ"):
+        read(tmp_path)
+    path.write_text(json.dumps({"image_processor": stored | {"do_resize": False}}))
+    with pytest.raises(ValueError, match=r"/processor_config\.json: image_processor\.do_resize must be true"):
+        read(tmp_path)
+    path.write_text(json.dumps({"processor_class": "CLIPProcessor"}))
+    assert read(tmp_path) == preprocessing_beside(tmp_path, SIZE)
+
+
 @pytest.mark.parametrize("content", ["[]", "null", "3", '"text"', "{", "\xff"])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "preprocessor_config.json").write_bytes(content.encode("latin1"))
