@@ -16,7 +16,7 @@ from hysac.model import SCALARS
 from hysac.stored_scalars import read_stored_scalars
 
 LOGARITHMS = {"curv": -1.9, "visual_alpha": -0.8, "textual_alpha": -1.1, "logit_scale": 4.2}
-STATISTICS = (0.229, 0.224, 0.225)  # HyCoCLIP's mean and deviation alike
+STATISTICS = (0.229, 0.224, 0.225)  # for mean and deviation alike, as no default has it
 
 
 def checkpoint_of_meru(**changes):
