@@ -228,15 +228,17 @@ class HySACLoss(nn.Module):
 
     def _share(self, counts: list[int]) -> float:
         """What makes the mean over processes of means over their rows the mean over all rows."""
+        if self.world_size == 1:
+            return 1.0
         return counts[self.rank] * self.world_size / sum(counts)
 
     def _count(self, local: Points) -> list[int]:
         """The number of quadruplets of every process."""
         if self.world_size == 1:
-            counts = [len(local.safe_text)]
+            counts = [local.safe_text.shape[0]]  # len() would fix it in an exported program
         else:
             self._check_processes()
-            counts = count_rows(torch.stack(local, dim=1))
+            counts = count_rows(local.safe_text)
         if not sum(counts):
             raise ValueError("image_features and text_features hold no quadruplets on any process")
         return counts

@@ -191,6 +191,16 @@ def test_compiles_without_a_graph_break():
         torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-7 * w.abs().max().item())
 
 
+def test_exports_for_batches_of_any_size():
+    image, text = quadruplets(dtype=torch.float32)
+    scale, rows = torch.tensor(5.0), torch.export.Dim("rows")
+    shapes = ({0: rows}, {0: rows}, None)
+    program = torch.export.export(HySACLoss(), (image, text, scale), dynamic_shapes=shapes).module()
+    for size in (2, 6, 12):
+        features = [one.detach().repeat(2, 1, 1)[:size] for one in (image, text)]
+        torch.testing.assert_close(program(*features, scale), HySACLoss()(*features, scale))
+
+
 def ensemble(members=3):
     """Image features, text features and a scale for each member."""
     generator = torch.Generator().manual_seed(1)
