@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import torch
@@ -89,16 +90,25 @@ _hosts: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
 
 def _group_of_hosts() -> dist.ProcessGroup:
-    """The default group if it carries tensors of the CPU, else one beside it that does, made once."""
+    """The default group if it carries tensors of the CPU, else one beside it that does, made once.
+
+    It waits for a process as long as the default group does.
+    """
     global _hosts
     default = dist.group.WORLD
     assert default is not None, "the caller has checked that there are processes"
     if "cpu" in str(dist.get_backend_config(default)):
         return default
     if _hosts is None or _hosts[0] is not default:
-        beside: Any = dist.new_group(backend="gloo")
+        beside: Any = dist.new_group(backend="gloo", timeout=_timeout(default))
         _hosts = default, beside
     return _hosts[1]
+
+
+def _timeout(group: dist.ProcessGroup) -> timedelta | None:
+    """Of a group's calls; None, PyTorch's own, where its backend does not tell."""
+    backend = group._get_backend(group._device_types[0])
+    return getattr(getattr(backend, "options", None), "_timeout", None)
 
 
 def gather_rows(rows: Tensor, *, exchange: bool, counts: Sequence[int] | None = None) -> Tensor:

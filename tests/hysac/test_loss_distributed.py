@@ -1,5 +1,8 @@
 """HySACLoss over two processes: the averaged gradients are those of one process with the whole batch."""
 
+from datetime import timedelta
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,9 +11,11 @@ from test_loss import TinyHySAC, dense_gradients, dense_terms, tiny_data
 from test_model import images, make_model, tokens
 from torch.nn.parallel import DistributedDataParallel
 
+from hysac.distributed import _group_of_hosts, count_rows
 from hysac.loss import HySACLoss
 
 WORLD_SIZE = 2
+WAIT = timedelta(seconds=500)
 MODES = {
     "no flags": {},
     "gather_with_grad": {"gather_with_grad": True},
@@ -75,9 +80,17 @@ def transformed(rank):
     return torch.func.grad(of_image)(image) - first.detach(), refused
 
 
+def counted_beside_another_backend(rank):
+    """The counts, and for how many seconds one waits for them, where the default group is none of the CPU."""
+    with patch.object(dist, "get_backend_config", lambda group: "cuda:nccl"):
+        counts = count_rows(torch.ones(3 - rank, 4))
+        backend = _group_of_hosts()._get_backend(torch.device("cpu"))
+    return counts, backend.options._timeout.total_seconds()
+
+
 def worker(rank, directory):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{directory}/store", rank=rank, world_size=WORLD_SIZE)
+    dist.init_process_group("gloo", f"file://{directory}/store", WAIT, rank=rank, world_size=WORLD_SIZE)
     results = {
         (mode, parts, shares): averaged_gradients(
             rank, HySACLoss(rank=rank, world_size=WORLD_SIZE, accum_freq=parts, **options), parts, shares
@@ -101,6 +114,7 @@ def worker(rank, directory):
     except RuntimeError as error:
         results["wrong rank"] = str(error)
     results["torch.func"] = transformed(rank)
+    results["beside"] = counted_beside_another_backend(rank)
     torch.save(results, f"{directory}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -149,6 +163,10 @@ def test_processes_that_do_not_fit_are_told_so_on_each(results):
         assert one["wrong width"].endswith("the same width, got [4, 3] by rank")
         assert one["wrong dtype"].endswith("the same dtype, got [torch.float32, torch.float64] by rank")
         assert "no quadruplets on any process" in one["wrong number"]
+
+
+def test_a_group_made_for_counting_waits_as_long_as_the_default_one(results):
+    assert [one["beside"] for one in results] == [([3, 2], WAIT.total_seconds())] * WORLD_SIZE
 
 
 def test_a_loss_built_for_another_rank_is_refused(results):
