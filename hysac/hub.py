@@ -118,7 +118,7 @@ def push_to_hub(
     operations += [
         CommitOperationDelete(name)
         for name in api.list_repo_files(repo_id)
-        if name not in names and any(fnmatch(name, pattern) for pattern in _OF_ANY_MODEL)
+        if name not in names and "/" not in name and any(fnmatch(name, one) for one in _OF_ANY_MODEL)
     ]
     commit = api.create_commit(repo_id, operations, commit_message=commit_message)
     return str(commit.commit_url)

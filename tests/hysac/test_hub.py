@@ -41,7 +41,8 @@ def repositories(tmp_path, monkeypatch):
             (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
 
         def list_repo_files(self, repo_id):
-            return [path.name for path in (root / repo_id).iterdir()]
+            files = [path for path in (root / repo_id).rglob("*") if path.is_file()]
+            return [path.relative_to(root / repo_id).as_posix() for path in files]
 
         def create_commit(self, repo_id, operations, commit_message):
             for operation in operations:
@@ -158,12 +159,17 @@ def test_what_the_model_before_had_is_deleted(repositories, run, tmp_path):
     hysac.push_to_hub(run, "me/toy", licence="mit")
     repository = repositories / "me/toy"
     assert (repository / "bounds.json").is_file()
-    for name in ("tokenizer.json", "special_tokens_map.json", "notes.md"):
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (repository / name).write_text("{}")
+    others = {"notes.md", "vocabulary/words.txt", "tokenizer-study/bounds.json", "old/spm.model"}
+    for name in others:
+        (repository / name).parent.mkdir(exist_ok=True)
         (repository / name).write_text("{}")
     hysac.save_pretrained(hysac.create_model("hysac-toy"), tmp_path / "model")
     hysac.push_to_hub(tmp_path / "model", "me/toy", licence="mit")
     of_the_model = {path.name for path in (tmp_path / "model").iterdir()}
-    assert {path.name for path in repository.iterdir()} == of_the_model | {"README.md", "notes.md"}
+    left = {path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()}
+    assert left == of_the_model | {"README.md"} | others
 
 
 @pytest.mark.parametrize("folder", ["model", "other"])
