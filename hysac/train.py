@@ -41,9 +41,10 @@ from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
 from hysac.data.formats import first_few
 from hysac.data.manifest import fingerprint
 from hysac.factory import create_model, get_tokenizer, transforms
-from hysac.files import read_json, remove_leftovers, write_json
+from hysac.files import remove_leftovers, write_json
 from hysac.gradient_cache import MicroBatch, backward
 from hysac.health import Health, geometry
+from hysac.json_object import JSONObject
 from hysac.lora import add_lora
 from hysac.loss import HySACLoss
 from hysac.model import SCALARS, HySAC
@@ -296,7 +297,8 @@ class _Run:
     # The loop
 
     def run(self, stop: StopRequest) -> TrainResult:
-        self.processes.main_writes(self._prepare_directory)
+        if not self.processes.main_decides(self._prepare_directory):
+            self._forget_best()
         stopping = False
         window = _Window()
         with closing(self._steps()) as steps:
@@ -487,6 +489,12 @@ class _Run:
         if self.selection.improved:
             self._save_model(validation)
 
+    def _forget_best(self) -> None:
+        """Of a run that goes on without its model: another one must be kept, if only a lesser one."""
+        if self.selection.best is not None and self.processes.is_main:
+            log.info("the best model so far, of step %d, is not here", self.selection.best_step)
+        self.selection = replace(self.selection, best=None, best_step=0)
+
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.selection.stale >= self.config.patience
 
@@ -559,20 +567,22 @@ class _Run:
             {name: value for name, value in now.items() if name not in free}
         )
 
-    def _prepare_directory(self) -> None:
-        """Write the settings, and undo what a killed process left half done."""
+    def _prepare_directory(self) -> bool:
+        """Write the settings, undo what a killed process left half done; whether a model is there."""
         for directory in (self.directory, self.directory / CHECKPOINTS):
             remove_leftovers(directory)
         final, old = self.directory / MODEL, self.directory / f"{MODEL}.old"
         if old.exists() and not final.exists():  # killed between the two renames of _save_model
             old.rename(final)
-        if (final / OF_STEP).is_file() and read_json(final / OF_STEP)["step"] > self.step:
+        of_step = final / OF_STEP
+        if of_step.is_file() and JSONObject.read(of_step).whole("step") > self.step:
             _keep_as_later(final, self.step)
         for path in checkpoint_paths(self.directory / CHECKPOINTS):
             if step_of(path) > self.step:
                 _keep_as_later(path, self.step)
         write_json(self.directory / CONFIG, self.config.to_dict())
         self.log = RunLog(self.directory, self.step, tensorboard=self.config.report_to == "tensorboard")
+        return final.is_dir()
 
     def _finish(self, number: int | None) -> TrainResult:
         status: Status = "finished"

@@ -172,6 +172,27 @@ def test_from_an_earlier_checkpoint_of_the_same_run(config, whole, tmp_path):
     assert len(checkpoint_paths(tmp_path / "again" / "checkpoints")) == len(paths)
 
 
+def test_a_run_whose_best_model_is_elsewhere_keeps_its_own(config, whole, tmp_path):
+    """It would finish without a model if nothing after the checkpoint was better."""
+    checkpoint = Checkpoint.load(checkpoint_paths(whole.run_dir / "checkpoints")[2])
+    path = tmp_path / "step-00000009.pt"
+    replace(checkpoint, selection={"best": 1e9, "best_step": 9, "stale": 0}).save(path)
+    result = train(replace(config, name="branch", logs=str(tmp_path), resume=str(path)))
+    assert result.status == "finished"
+    assert result.model_dir is not None
+    assert result.selection.best_step > 9
+    of_step = json.loads((result.model_dir / "training.json").read_text())["step"]
+    assert of_step == result.selection.best_step
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"step": "9"}', '{"step": null}', ""])
+def test_a_model_of_an_unknown_step_is_told(config, whole, tmp_path, content):
+    shutil.copytree(whole.run_dir, tmp_path / "again")
+    (tmp_path / "again" / "model" / "training.json").write_text(content)
+    with pytest.raises(ValueError, match=r"training\.json"):
+        train(replace(config, name="again", logs=str(tmp_path), resume="latest"))
+
+
 def test_a_finished_run_is_extended(config, whole, tmp_path, caplog):
     shutil.copytree(whole.run_dir, tmp_path / "longer")
     config = replace(config, name="longer", logs=str(tmp_path), resume="latest", epochs=EPOCHS + 1)
