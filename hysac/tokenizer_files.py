@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hysac.files import json_bytes
 from hysac.json_object import JSONObject
 
 PATTERNS = (
@@ -44,22 +45,43 @@ def read_tokenizer(source: str) -> dict[str, bytes]:
         source: a directory with its files, or a name of the hub.
 
     Raises:
-        ImportError: transformers is not installed, which makes the files of a name.
+        ImportError: transformers is not installed, which makes the files of a name, and of a directory of
+            another program.
         ValueError: the tokenizer has no ``tokenizer.json``.
         OSError: there is no such tokenizer, or it cannot be reached.
     """
-    if os.path.isdir(source):
-        check_tokenizer(Path(source), source)
-        return {name: (Path(source) / name).read_bytes() for name in tokenizer_files(Path(source))}
+    if os.path.isdir(source) and _is_complete(Path(source)):
+        return _contents(Path(source))
     tokenizer = auto_tokenizer().from_pretrained(source)
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        names = tokenizer_files(Path(folder))
-        if TOKENIZER_FILE not in names:
+        contents = _contents(Path(folder))
+        if TOKENIZER_FILE not in contents:
             raise ValueError(
                 f"the tokenizer {source!r} has no {TOKENIZER_FILE}, and cannot be saved with a model"
             )
-        return {name: (Path(folder) / name).read_bytes() for name in names}
+        # Some keep paths of the machine that they were made on, which nothing reads.
+        config = JSONObject.read(Path(folder) / TOKENIZER_CONFIG).content
+        inner = {key: value for key, value in config.items() if not _names_others(key, value)}
+        return contents | {TOKENIZER_CONFIG: json_bytes(inner)}
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in tokenizer_files(directory)}
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether the tokenizer in a directory is as :func:`check_tokenizer` wants it."""
+    try:
+        check_tokenizer(directory, str(directory))
+    except ValueError:
+        return False
+    return True
+
+
+def _names_others(key: str, value: object) -> bool:
+    """Whether a setting names code, or a file, outside of the directory."""
+    return bool(value) and (key == "auto_map" or key.endswith("_file"))
 
 
 def check_tokenizer(directory: Path, name: str) -> None:
@@ -83,7 +105,7 @@ def check_tokenizer(directory: Path, name: str) -> None:
             continue
         config = JSONObject.read(directory / file)
         for key, value in config.content.items():
-            if value and (key == "auto_map" or key.endswith("_file")):
+            if _names_others(key, value):
                 raise ValueError(
                     f"{directory / file} has {key}, which names code or files outside of the model"
                 )

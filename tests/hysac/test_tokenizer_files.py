@@ -40,6 +40,9 @@ def make_model(name=NAME, **text_cfg):
     return HySAC.from_clip(open_clip.CLIP(**cfg), model_cfg=cfg)
 
 
+CONFIG = {"pad_token": "[PAD]", "special_tokens_map_file": "/home/somebody/map.json", "vocab_file": None}
+
+
 class Words:
     """What transformers' tokenizers do, with a vocabulary of words."""
 
@@ -52,7 +55,7 @@ class Words:
 
     def save_pretrained(self, folder):
         (Path(folder) / "tokenizer.json").write_text(json.dumps(self.vocabulary))
-        (Path(folder) / "tokenizer_config.json").write_text("{}")
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(CONFIG))
         (Path(folder) / "run_me.py").write_text("raise SystemExit")
 
 
@@ -65,7 +68,10 @@ def transformers(monkeypatch):
         asked.append((str(source), options))
         if str(source) == NAME:
             return Words({word: 2 + i for i, word in enumerate(["a", "red", "circle", "knife"])})
-        return Words(json.loads((Path(source) / "tokenizer.json").read_text()))
+        for name in ("tokenizer.json", "vocab.json"):
+            if (Path(source) / name).is_file():
+                return Words(json.loads((Path(source) / name).read_text()))
+        raise OSError(f"no tokenizer in {source}")
 
     module = ModuleType("transformers")
     module.AutoTokenizer = SimpleNamespace(from_pretrained=from_pretrained)
@@ -113,6 +119,24 @@ def test_one_of_the_hub_is_saved_with_the_model(tmp_path, transformers, no_netwo
         hysac.save_pretrained(loaded, tmp_path / again)  # from its own directory, not from the hub
         assert torch.equal(hysac.get_tokenizer(f"local-dir:{tmp_path / again}")(TEXTS), expected)
     assert [source for source, _ in transformers].count(NAME) == 1
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_one_of_another_programs_directory_is_saved(tmp_path, transformers, no_network, name):
+    """Whose settings name a file elsewhere, or which has no tokenizer.json."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / name).write_text('{"knife": 7}')
+    (source / "tokenizer_config.json").write_text(json.dumps(CONFIG))
+    model = make_model()
+    model.tokenizer_source = str(source)
+    hysac.save_pretrained(model, tmp_path / "a")
+    assert hysac.get_tokenizer(f"local-dir:{tmp_path / 'a'}")(["knife"])[0, 0] == 7
+    assert json.loads((tmp_path / "a" / "tokenizer_config.json").read_text()) == {
+        "pad_token": "[PAD]",
+        "vocab_file": None,
+    }
+    hysac.from_pretrained(tmp_path / "a")
 
 
 def test_it_goes_to_the_hub_and_back(tmp_path, transformers, repositories):  # noqa: F811
