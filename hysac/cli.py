@@ -121,14 +121,17 @@ def _evaluate(args: argparse.Namespace) -> int:
         aperture_scale=args.aperture_scale,
         min_radius=args.min_radius,
     )
-    print(report.format_tables())
+    # All is written before the first word: who reads the output may have closed it.
     write_json(out, report.to_dict())
-    print(f"\nall numbers: {out}")
+    pictures: Sequence[Path] = ()
     if args.plots is not None:
         from hysac.plots import save_plots
 
-        for path in save_plots(Path(args.plots), dataset, embeddings, traversal):
-            print(f"picture: {path}")
+        pictures = save_plots(Path(args.plots), dataset, embeddings, traversal)
+    print(report.format_tables())
+    print(f"\nall numbers: {out}")
+    for path in pictures:
+        print(f"picture: {path}")
     return 0
 
 
@@ -140,13 +143,13 @@ def _bounds(args: argparse.Namespace) -> int:
     if not args.drop_classes:  # before the work
         check_replaces(out, CLASSES if dataset.has_images else MODALITIES["text"])
     bounds = fit_bounds(_encode(args, model, dataset))
+    bounds.save(out, drop_classes=args.drop_classes)
     print("distance to the origin   5th pct.     mean  95th pct.      max")
     for letter, name in CLASSES.items():
         if letter in bounds.classes:
             row = bounds[letter]
             numbers = f"{row.low_05:11.4f}{row.avg:9.4f}{row.up_95:11.4f}{row.max:9.4f}"
             print(f"{letter}  {name.replace('_', ' '):20}{numbers}")
-    bounds.save(out, drop_classes=args.drop_classes)
     print(f"written to {out}")
     return 0
 

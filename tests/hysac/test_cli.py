@@ -328,6 +328,16 @@ class TestConsole:
         assert done.stdout.splitlines()[-1] == "0"
         assert done.stderr == ""
 
+    @pytest.mark.parametrize(("command", "data"), [("bounds", "--data"), ("evaluate", "--val-data")])
+    def test_results_are_written_though_nobody_reads_the_output(self, toy, run, folder, command, data):
+        out = folder / f"unread-{command}.json"
+        arguments = [command, "--model-dir", run, data, toy / "val.jsonl", "--out", out, "--workers", "0"]
+        words = shlex.join([sys.executable, "-u", "-m", "hysac.cli", *map(str, arguments), "--device", "cpu"])
+        script = f"{words} | true; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == "0\n"
+        assert json.loads(out.read_text())
+
     def test_another_broken_pipe_is_one(self, fails, monkeypatch, tmp_path):
         def broken(*args, **options):
             raise BrokenPipeError(32, "Broken pipe")
