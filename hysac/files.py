@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +16,16 @@ _SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def replacing_paths(paths: Sequence[Path], first: Callable[[], None] | None = None) -> Iterator[list[Path]]:
     """Temporary files beside ``paths``; on leaving without an error they take their places, one by one.
 
     All contents reach the disk before the first name does. After an error, such as a full disk, ``paths`` are
     as they were and the temporary files are gone; after a power cut or ``kill -9`` these may stay, see
     :func:`remove_leftovers`.
+
+    Args:
+        paths: the files.
+        first: called when all contents have reached the disk, before the first name does.
 
     Raises:
         OSError: one of ``paths`` is a directory, or a file cannot be written.
@@ -37,6 +41,8 @@ def replacing_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
         for file, mode in zip(temporary, modes, strict=True):
             file.chmod(mode)
             _sync(file)
+        if first is not None:
+            first()
         for file, path in zip(temporary, paths, strict=True):
             os.replace(file, path)
     except BaseException:

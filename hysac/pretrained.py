@@ -111,14 +111,15 @@ def save_pretrained(
     if bounds is not None:
         contents[BOUNDS_FILE] = json_bytes(bounds.to_dict())
     names = (TOWERS_FILE, SCALARS_FILE, *contents, SUMS_FILE)
-    with replacing_paths([directory / name for name in names]) as paths:
-        new = dict(zip(names, paths, strict=True))
+    new: dict[str, Path] = {}
+    targets = [directory / name for name in names]
+    with replacing_paths(targets, first=lambda: _set_aside(directory, new)) as paths:
+        new.update(zip(names, paths, strict=True))
         _write_tensors(new[TOWERS_FILE], towers)
         _write_tensors(new[SCALARS_FILE], scalars)
         for name, content in contents.items():
             new[name].write_bytes(content)
         new[SUMS_FILE].write_bytes(sums({name: new[name] for name in summed}))
-        _set_aside(directory, new)
     return directory
 
 
