@@ -57,8 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_output_closed() -> bool:
     """Whether nobody reads what is printed any more."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # as in a notebook
+        return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    poll.register(descriptor, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

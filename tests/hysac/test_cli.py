@@ -342,9 +342,10 @@ class TestConsole:
         def broken(*args, **options):
             raise BrokenPipeError(32, "Broken pipe")
 
-        with open(tmp_path / "out", "w") as out:  # capsys' output has no descriptor
+        monkeypatch.setattr("hysac.cli.write_toy", broken)
+        assert "Broken pipe" in fails(["toy", "--out", tmp_path])  # capsys' output has no descriptor
+        with open(tmp_path / "out", "w") as out:
             monkeypatch.setattr(sys.stdout, "fileno", out.fileno)
-            monkeypatch.setattr("hysac.cli.write_toy", broken)
             assert "Broken pipe" in fails(["toy", "--out", tmp_path])
 
 
