@@ -94,7 +94,7 @@ def create_model(
         model_cfg=model_cfg,
     )
     schema, identifier = parse_model_name(model_name)
-    model.tokenizer_source = identifier if schema == "local-dir" else None
+    model.tokenizer_source = os.path.abspath(identifier) if schema == "local-dir" else None
     if directory is not None:
         load_scalars(model, directory)
     return model

@@ -38,7 +38,7 @@ from hysac.lora import merged_state_dict
 from hysac.model import CURVATURE_RANGE, SCALARS, HySAC
 from hysac.model_config import read_model_cfg
 from hysac.safety import Bounds
-from hysac.tokenizer_files import check_tokenizer, read_tokenizer
+from hysac.tokenizer_files import check_tokenizer, read_tokenizer, tokenizer_files
 from hysac.weights import as_scalar, check_tensors
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def save_pretrained(
     Attached LoRA adapters are written merged; ``model`` itself does not change. All files are written before
     the first takes its place: a full disk leaves the directory as it was. Bounds and an evaluation that are
     there stay if the weights are the same; those of other weights become ``bounds.old.json`` and
-    ``evaluation.old.json``, with a warning.
+    ``evaluation.old.json``, with a warning. Files of the tokenizer saved before are replaced or removed.
 
     Args:
         model: a HySAC model, not wrapped by DDP or ``torch.compile``.
@@ -113,7 +113,7 @@ def save_pretrained(
     names = (TOWERS_FILE, SCALARS_FILE, *contents, SUMS_FILE)
     new: dict[str, Path] = {}
     targets = [directory / name for name in names]
-    with replacing_paths(targets, first=lambda: _set_aside(directory, new)) as paths:
+    with replacing_paths(targets, first=lambda: _clear(directory, new)) as paths:
         new.update(zip(names, paths, strict=True))
         _write_tensors(new[TOWERS_FILE], towers)
         _write_tensors(new[SCALARS_FILE], scalars)
@@ -127,6 +127,17 @@ def _tokenizer(model: HySAC, model_cfg: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of the model's tokenizer: none for open_clip's own."""
     name = model_cfg["text_cfg"].get("hf_tokenizer_name")
     return read_tokenizer(model.tokenizer_source or name) if name else {}
+
+
+def _clear(directory: Path, new: Mapping[str, Path]) -> None:
+    """Take away what is of the model before and not replaced."""
+    _set_aside(directory, new)
+    if (directory / SUMS_FILE).is_file():
+        lines = (directory / SUMS_FILE).read_text(errors="replace").splitlines()
+        saved = {line.partition("  ")[2] for line in lines}
+        for name in tokenizer_files(directory):  # transformers would read those of two tokenizers
+            if name in saved and name not in new:
+                (directory / name).unlink()
 
 
 def _set_aside(directory: Path, new: Mapping[str, Path]) -> None:

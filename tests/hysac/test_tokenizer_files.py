@@ -15,6 +15,7 @@ import hysac
 from hysac.cli import main
 from hysac.data import write_toy
 from hysac.model import HySAC
+from hysac.tokenizer_files import tokenizer_files
 
 NAME = "somebody/words"
 TEXTS = ["a red circle", "a knife", "a knife a knife a knife a knife a knife a knife"]
@@ -137,6 +138,34 @@ def test_one_of_another_programs_directory_is_saved(tmp_path, transformers, no_n
         "vocab_file": None,
     }
     hysac.from_pretrained(tmp_path / "a")
+
+
+def test_a_directory_has_one_tokenizer(tmp_path, transformers, monkeypatch):
+    """transformers would read the other one's files, too; what hysac did not write stays."""
+    written = Words.save_pretrained
+
+    def with_more(self, folder):
+        written(self, folder)
+        (Path(folder) / "special_tokens_map.json").write_text("{}")
+
+    with monkeypatch.context() as of_before:
+        of_before.setattr(Words, "save_pretrained", with_more)
+        hysac.save_pretrained(make_model(), tmp_path)
+    assert (tmp_path / "special_tokens_map.json").is_file()
+    (tmp_path / "vocabulary.md").touch()
+    for name, left in ((NAME, FILES), (None, set())):
+        hysac.save_pretrained(make_model(name), tmp_path)
+        assert set(tokenizer_files(tmp_path)) == left | {"vocabulary.md"}
+        hysac.from_pretrained(tmp_path)
+
+
+def test_a_relative_directory_is_found_from_elsewhere(tmp_path, transformers, monkeypatch):
+    hysac.save_pretrained(make_model(), tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    model = hysac.from_pretrained("a")
+    monkeypatch.chdir("/")
+    hysac.save_pretrained(model, tmp_path / "b")
+    assert [source for source, _ in transformers] == [NAME]
 
 
 def test_it_goes_to_the_hub_and_back(tmp_path, transformers, repositories):  # noqa: F811
