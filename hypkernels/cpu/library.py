@@ -22,7 +22,7 @@ from hypkernels.checks import check_choice
 
 ISA_VARIABLE = "HYPKERNELS_CPU_ISA"
 ISAS = ("avx512", "avx2", "baseline")
-_ABI = 2
+_ABI = 3
 _PATH = Path(__file__).with_name("libhypkernels.so.1")
 
 

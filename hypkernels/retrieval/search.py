@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from hypkernels.retrieval.gallery import Source
+from hypkernels import backend
+from hypkernels.checks import check_not_negative, check_points, check_values, scalar_tensor, target_tensor
+from hypkernels.retrieval import reference, strips
+from hypkernels.retrieval.gallery import PIECE_BYTES, Gallery, Source, open_gallery
+from hypkernels.retrieval.problem import Block, NotFiniteError, first_not_finite
+from hypkernels.retrieval.restrictions import Cone, Restrictions, checked_restrictions
 
-Cone = Literal["query", "item"]
 Progress = Callable[[int, int], object]
+
+# Of queries, as float64, and of what is found of them, that go through the gallery together.
+_BLOCK_BYTES = 64 << 20
 
 
 class Neighbours(NamedTuple):
@@ -80,7 +90,19 @@ def topk(
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name, before any work;
             rows that are not finite, by their number, those of the gallery when they are read.
     """
-    raise NotImplementedError
+    problem = _Problem("topk", queries, gallery, curv)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an integer, got {type(k).__name__}")
+    if not 1 <= k <= len(problem.gallery):
+        raise ValueError(f"k must be from 1 to the gallery's {len(problem.gallery)} items, got {k}")
+    where = _restrictions(problem, locals())
+    found = []
+    for start, block in problem.blocks(where, numbers=k):
+        search = problem.module.Nearest(block, k)
+        problem.run(search, start, where, progress)
+        found.append(search.result())
+    z, ids = (torch.cat(part) for part in zip(*found, strict=True))
+    return Neighbours(problem.distances(z), ids)
 
 
 def rerank(
@@ -100,7 +122,20 @@ def rerank(
     Returns:
         As :func:`topk`, of these candidates alone.
     """
-    raise NotImplementedError
+    problem = _Problem("rerank", queries, gallery, curv)
+    items = _checked_candidates(candidates, problem)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an integer, got {type(k).__name__}")
+    if not 1 <= k <= items.shape[1]:
+        raise ValueError(f"k must be from 1 to the {items.shape[1]} candidates, got {k}")
+    items = items.sort(1).values
+    real = items >= 0
+    real[:, 1:] &= items[:, 1:] != items[:, :-1]
+    z = torch.full(items.shape, torch.inf, dtype=torch.float64, device=items.device)
+    z[real] = problem.z_of_pairs(real.nonzero()[:, 0], items[real])
+    items = items.masked_fill(~real, -1)
+    z, order = z.sort(dim=1, stable=True)
+    return Neighbours(problem.distances(z[:, :k]), items.gather(1, order)[:, :k])
 
 
 def rank_counts(
@@ -125,7 +160,17 @@ def rank_counts(
 
     The other arguments and errors are those of :func:`topk`.
     """
-    raise NotImplementedError
+    problem = _Problem("rank_counts", queries, gallery, curv)
+    indices = _checked_targets(targets, problem)
+    where = _restrictions(problem, locals())
+    found = []
+    for start, block in problem.blocks(where):
+        rows = torch.arange(start, start + len(block.queries), device=queries.device)
+        limits = problem.z_of_pairs(rows, indices[rows])
+        search = problem.module.Counts(block, indices[rows], limits)
+        problem.run(search, start, where, progress)
+        found.append(search.result())
+    return RankCounts(*torch.cat(found, 1))
 
 
 def positive_rank(
@@ -148,7 +193,21 @@ def positive_rank(
     That is the number of items that are nearer, and of those as near with a smaller index. The arguments are
     those of :func:`rank_counts`.
     """
-    raise NotImplementedError
+    counts = rank_counts(
+        queries,
+        gallery,
+        targets,
+        curv,
+        allow=allow,
+        deny=deny,
+        groups=groups,
+        query_groups=query_groups,
+        cone=cone,
+        min_radius=min_radius,
+        aperture_scale=aperture_scale,
+        progress=progress,
+    )
+    return counts.nearer + counts.tied_before
 
 
 def range_search(
@@ -177,4 +236,139 @@ def range_search(
     Returns:
         ``(limits, distances, indices)``: ``(Q + 1,)``, and one entry for each item found.
     """
-    raise NotImplementedError
+    problem = _Problem("range_search", queries, gallery, curv)
+    length = check_not_negative("radius", radius)
+    where = _restrictions(problem, locals())
+    limit = _cosh_minus_1(math.sqrt(problem.c) * length) * (1 + _RADIUS_SLACK)
+    number, distances, ids = [], [], []
+    for start, block in problem.blocks(where):
+        search = problem.module.Within(block, limit)
+        problem.run(search, start, where, progress)
+        query, index, z = search.result()
+        order = strips.in_order(query, z, index)
+        distance = problem.distances(z[order], torch.float64)
+        inside = distance <= length
+        number.append(torch.bincount(query[order][inside], minlength=len(block.queries)))
+        distances.append(distance[inside].to(problem.dtype))
+        ids.append(index[order][inside])
+    limits = torch.cat([number[0].new_zeros(1), *number]).cumsum(0)
+    return RangeResult(limits, torch.cat(distances), torch.cat(ids))
+
+
+# ---------------------------------------------------------------------------------------------------- a search
+
+# Of z, beyond what the rounding of a distance hides.
+_RADIUS_SLACK = 1e-12
+_SHARED = ("allow", "deny", "groups", "query_groups", "cone", "min_radius", "aperture_scale")
+
+
+class _Problem:
+    """Checked queries and gallery, and who searches."""
+
+    def __init__(self, name: str, queries: Tensor, gallery: Source, curv: float | Tensor) -> None:
+        check_points("queries", queries)
+        if queries.dim() != 2:
+            raise ValueError(f"queries must have shape (Q, D), got {tuple(queries.shape)}")
+        self.queries = queries.detach()
+        self.gallery = open_gallery(gallery)
+        if self.gallery.width != queries.shape[1]:
+            raise ValueError(
+                f"queries and gallery must have the same width (last dimension), got {tuple(queries.shape)} "
+                f"and {tuple(self.gallery.points.shape)}"
+            )
+        if self.gallery.device.type != "cpu" and self.gallery.device != queries.device:
+            raise ValueError(
+                f"gallery must be on the CPU or with the queries on {queries.device}, got {self.gallery.device}"
+            )
+        scalar = scalar_tensor("curv", curv, queries).detach()
+        self.c = scalar.item()
+        check_values("curv", torch.tensor(self.c, dtype=torch.float64))
+        bad = first_not_finite(self.queries)
+        if bad is not None:
+            raise NotFiniteError(f"queries must be finite, row {bad} is not")
+        refusal = "retrieval has no kernels, and runs as PyTorch calls on bounded tiles"
+        on_cpu = queries.device.type == "cpu" and backend.setting() != "triton"
+        chosen = backend.choose(name, queries, refusal=None if on_cpu else refusal)
+        self.module = _implementation(chosen.implementation)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of distances."""
+        is_wide = torch.float64 in (self.queries.dtype, self.gallery.dtype)
+        return torch.float64 if is_wide else torch.float32
+
+    def blocks(self, where: Restrictions, numbers: int = 0) -> Iterator[tuple[int, Block]]:
+        """The first row of each block of queries, of which ``numbers`` items are found each; at least one."""
+        step = max(1, _BLOCK_BYTES // (8 * max(self.gallery.width, 2 * numbers)))
+        for start in range(0, max(1, len(self.queries)), step):
+            rows = self.queries[start : start + step]
+            yield start, Block(rows, self.c, where.cones, where.of_queries(start, start + step))
+
+    def run(self, search: Any, start: int, where: Restrictions, progress: Progress | None) -> None:
+        """Take a block's search through the gallery."""
+        for first, rows in self.gallery.pieces():
+            bad = search.add(where.piece(first, rows).to(self.queries.device))
+            if bad is not None:
+                raise NotFiniteError(f"gallery must be finite, row {first + bad} is not")
+            if progress is not None:
+                progress(first + len(rows), len(self.gallery))
+
+    def z_of_pairs(self, query: Tensor, index: Tensor) -> Tensor:
+        """Of single pairs, a part of them at a time."""
+        step = max(1, PIECE_BYTES // (8 * self.gallery.width))
+        parts = [torch.empty(0, dtype=torch.float64, device=query.device)]
+        for at in range(0, len(query), step):
+            of_items = index[at : at + step]
+            items = self.gallery.take(of_items.to(self.gallery.device)).to(query.device)
+            bad = first_not_finite(items)
+            if bad is not None:
+                raise NotFiniteError(f"gallery must be finite, row {of_items[bad].item()} is not")
+            parts.append(self.module.z_of_pairs(self.queries, query[at : at + step], items, self.c))
+            self.gallery.release()
+        return torch.cat(parts)
+
+    def distances(self, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return (2 / math.sqrt(self.c) * torch.asinh(torch.sqrt(z / 2))).to(dtype or self.dtype)
+
+
+def _implementation(name: str) -> ModuleType:
+    if name == "native":
+        from hypkernels.cpu import retrieval  # when first needed, as all that the compiled library runs
+
+        return retrieval
+    return reference if name == "reference" else strips
+
+
+def _restrictions(problem: _Problem, arguments: dict[str, Any]) -> Restrictions:
+    shared = {name: arguments[name] for name in _SHARED}
+    return checked_restrictions(problem.queries, problem.gallery, **shared)
+
+
+def _checked_targets(targets: Tensor, problem: _Problem) -> Tensor:
+    indices = target_tensor("targets", targets, problem.queries)
+    _check_within("targets", indices, 0, len(problem.gallery))
+    return indices
+
+
+def _checked_candidates(candidates: Tensor, problem: _Problem) -> Tensor:
+    if not isinstance(candidates, Tensor) or candidates.dtype not in (torch.int64, torch.int32):
+        got = candidates.dtype if isinstance(candidates, Tensor) else type(candidates).__name__
+        raise TypeError(f"candidates must be a tensor of int64 or int32, got {got}")
+    queries = problem.queries
+    if candidates.dim() != 2 or len(candidates) != len(queries):
+        raise ValueError(f"candidates must have shape ({len(queries)}, m), got {tuple(candidates.shape)}")
+    if candidates.device != queries.device:
+        raise ValueError(f"candidates must be on {queries.device} as the queries are, got {candidates.device}")
+    _check_within("candidates", candidates, -1, len(problem.gallery))
+    return candidates.long()
+
+
+def _check_within(name: str, indices: Tensor, begin: int, end: int) -> None:
+    if indices.numel():
+        low, high = (bound.item() for bound in indices.aminmax())
+        if low < begin or high >= end:
+            raise ValueError(f"{name} must be in [{begin}, {end}), got values in [{low}, {high}]")
+
+
+def _cosh_minus_1(gap: float) -> float:
+    return 2 * math.sinh(gap / 2) ** 2 if gap < 700 else math.inf

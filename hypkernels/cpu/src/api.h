@@ -100,6 +100,32 @@ struct Pairs {
 
 enum PairsDone { PAIRS_OUT_OF_RANGE, PAIRS_DONE, PAIRS_DONE_AND_KEPT };
 
+// A piece of a gallery against a set of queries. What was found so far is the caller's, from piece to piece.
+enum SearchMode { SEARCH_NEAREST, SEARCH_COUNT, SEARCH_RANGE, SEARCH_PAIRS };
+enum Cone { NO_CONE, CONE_OF_QUERY, CONE_OF_ITEM };
+
+struct Search {
+  int64_t mode, query_dtype, dtype, threads, width, Q, N;
+  const void *queries, *items;
+  int64_t query_stride, stride;  // of rows
+  int64_t first;                 // the index of the first item
+  int64_t* bad;                  // written: the first row that is not finite, if it was INT64_MAX
+  const uint8_t* allowed;        // (N,); null: all
+  const int64_t* groups;         // (N,); null: none
+  const void* query_groups;      // (Q, n_groups) of bool; or with no n_groups the one of each query, (Q,) of int64
+  int64_t n_groups, cone;
+  int64_t k, *found, *ids;       // nearest: how many of each query, (Q,); (Q, k), each a heap, the last at its root
+  double* z;
+  const int64_t* targets;        // count: (Q,)
+  int64_t* counts;               // (3, Q): nearer than the limit, as near, and those of them before the target
+  const double* limits;          // count and range: (Q,), of z
+  int64_t capacity, *n_hits, *hit_queries, *hit_ids;  // range: room for hits, and how many there are, perhaps more
+  double* hit_z;
+  const int64_t* pair_queries;   // pairs: (N,), the query of each item
+  double* pair_z;                // (N,)
+  double c, aperture_scale, min_radius;
+};
+
 struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies matrices; null where it cannot
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
   int (*thread_number)(void);                                    // omp_get_thread_num
@@ -118,6 +144,7 @@ struct Api {
   bool (*contrastive_forward)(const Contrastive&);
   bool (*contrastive_backward)(const Contrastive&);
   PairsDone (*pairs)(const Pairs&);
+  void (*search)(const Search&);
 };
 
 extern Runtime hk_runtime;

@@ -4,6 +4,7 @@
 #include "distance.h"
 #include "maps.h"
 #include "pairwise.h"
+#include "retrieval.h"
 
 namespace {
 
@@ -34,4 +35,4 @@ void rows(const Rows& q) {
 
 }  // namespace
 
-extern const Api HK_API = {rows, contrastive_forward, contrastive_backward, pairwise};
+extern const Api HK_API = {rows, contrastive_forward, contrastive_backward, pairwise, search};

@@ -79,7 +79,7 @@ void in_child() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int hk_abi() { return 2; }
+EXPORT int hk_abi() { return 3; }
 
 // The names of the copies that this machine runs, separated by spaces.
 EXPORT const char* hk_available() {
@@ -121,3 +121,4 @@ EXPORT int hk_contrastive_backward(const Contrastive* call, const PointSet* sets
   return chosen->api->contrastive_backward(with(call, sets, pairings));
 }
 EXPORT int hk_pairs(const Pairs* call) { return chosen->api->pairs(*call); }
+EXPORT void hk_search(const Search* call) { chosen->api->search(*call); }

@@ -45,11 +45,16 @@ inline auto blas(const double*) { return hk_alone ? nullptr : hk_runtime.dgemm; 
 
 // C (m, n) = X (m, k) Y (n, k)^T.
 template <class F>
-void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, const F* Y, F* C, int64_t ldc) {
-  if (!blas(X)) return own_product<F>(m, n, k, 1, X, k, 1, Y, 1, k, 0, C, ldc);
-  const int M = m, N = n, K = k, ld = ldc;
+void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, int64_t ldx, const F* Y, int64_t ldy, F* C,
+                     int64_t ldc) {
+  if (!blas(X)) return own_product<F>(m, n, k, 1, X, ldx, 1, Y, 1, ldy, 0, C, ldc);
+  const int M = m, N = n, K = k, of_x = ldx, of_y = ldy, of_c = ldc;
   const F one = 1, zero = 0;
-  blas(X)("T", "N", &N, &M, &K, &one, Y, &K, X, &K, &zero, C, &ld);
+  blas(X)("T", "N", &N, &M, &K, &one, Y, &of_y, X, &of_x, &zero, C, &of_c);
+}
+template <class F>
+void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, const F* Y, F* C, int64_t ldc) {
+  product_of_rows<F>(m, n, k, X, k, Y, k, C, ldc);
 }
 
 // C (m, n) = alpha W (m, k) Y (k, n) + C, or without C if that holds nothing yet.

@@ -95,8 +95,8 @@ inline Wide leading_bits(Wide v) {
 constexpr double ROUNDING_NOISE = 0x1p-98;
 
 // The second Gram-Schmidt step: what the first left is small, so this one rounds relative to it and not to y.
-template <class Real, class T>
-__attribute__((noinline)) void refine(const T* x, const T* y, int64_t width, Split<Real>& s) {
+template <class Real, class T, class U>
+__attribute__((noinline)) void refine(const T* x, const U* y, int64_t width, Split<Real>& s) {
   const Real coarse = s.coarse;
   Real rest[1], across[1];
   add_up(width, rest, [=](auto at, auto* total) {
@@ -116,8 +116,8 @@ template <class T>
 constexpr bool is_double(const T*) { return false; }
 
 // Two Gram-Schmidt steps; for points of less than double precision the first alone, where nothing cancels in it.
-template <class Real, class T>
-__attribute__((noinline)) Split<Real> split_along(const T* x, const T* y, int64_t width) {
+template <class Real, class T, class U>
+__attribute__((noinline)) Split<Real> split_along(const T* x, const U* y, int64_t width) {
   Real of[3];
   add_up(width, of, [=](auto at, auto* total) {
     const auto a = at(x), b = at(y);
@@ -126,7 +126,7 @@ __attribute__((noinline)) Split<Real> split_along(const T* x, const T* y, int64_
   const Real alpha = ratio(of[1], of[0]);
   Split<Real> s = {of[0], leading_bits(alpha), 0, of[2] - alpha * of[1], of[2]};
   s.fine = alpha - s.coarse;
-  if (is_double((const T*)nullptr) || !(s.nn > 0.1 * of[2])) refine(x, y, width, s);
+  if (is_double(x) || is_double(y) || !(s.nn > 0.1 * of[2])) refine(x, y, width, s);
   return s;
 }
 
