@@ -6,10 +6,14 @@
 //
 //     z = T - c x.y,   T = h_x (1 + h_y) + h_y,   |error| <= u ((D + 8) P Q + 8 T).
 //
+// Where the machine multiplies bytes a product of theirs comes first, whose bounds are some hundredths of P Q apart: it
+// leaves few pairs of a tile, or else the product in F is made.
+//
 // Pairs whose bounds decide are done with. Of the others, a few per query, z is computed in double from the points
 // themselves, as the row-wise functions do. So what is found does not depend on how products round, nor on the order in
 // which threads come upon the pairs: it is the least of a total order, by z and then by index.
 #pragma once
+#include "byte_products.h"
 #include "cone.h"
 #include "distance.h"
 #include "products.h"
@@ -18,6 +22,8 @@
 namespace {
 
 constexpr int64_t SEARCHED_QUERIES = 512, SEARCHED_ITEMS = 256;  // of a tile
+constexpr int64_t BYTE_QUERIES = 64;                             // at least, for a product of bytes to pay
+constexpr int64_t OPEN_SHARE = 32;                               // one of so many pairs may be left by it
 constexpr double INFINITE = __builtin_inf(), UNDECIDED = __builtin_nan("");
 
 // What the width of a product and of sums allows of points, besides 0. All others are decided one by one.
@@ -107,6 +113,8 @@ class SearchRun {
     const F* matrix;
     int64_t ld, begin, count;
     F *H, *h, *Q, *turned;  // 1 + h, h, reach, and of cones of items the reach times the aperture's cosine
+    F *rest, *scale;        // of bytes: k times what they leave, and what they are multiples of
+    uint8_t* panels;
   };
 
   const Search& q;
@@ -116,43 +124,63 @@ class SearchRun {
   const double c, k, u;
   const SearchRange range;
   const bool rows_apart;  // restrictions that are a pair's own
+  const bool by_bytes;
   Arena arena;
-  F *scaled, *h, *P, *turned;  // of queries
+  F *scaled, *h, *P, *turned, *rest;  // of queries
+  ByteRows bytes;
   double* limit;
   uint8_t* lock;
+  int64_t tiles = 0, left_over = 0;  // that bytes were tried on, and could not decide
 
  public:
   SearchRun(const Search& call, const RowFunctions<F>* queries, const RowFunctions<F>* items, const PairFunctions* pairs)
       : q(call), of_queries(*queries), of_items(*items), of_pairs(*pairs), D(call.width), c(call.c), k(root(call.c)),
         u(rounding_of((const F*)nullptr)), range(search_range((const F*)nullptr)),
-        rows_apart(call.groups || call.cone != NO_CONE) {}
+        rows_apart(call.groups || call.cone != NO_CONE),
+        by_bytes(sizeof(F) == sizeof(float) && call.Q >= BYTE_QUERIES && D <= WIDEST_BYTES && multiplies_bytes()) {}
 
   void run() {
     if (q.mode == SEARCH_PAIRS) return pairs();
     prepare_queries();
     const bool direct = of_items.item == sizeof(F) && q.stride >= D && q.stride < (int64_t(1) << 31);
-    const int64_t products = SEARCHED_ITEMS * at_most(q.Q, SEARCHED_QUERIES), copies = direct ? 0 : SEARCHED_ITEMS * D;
-    const int64_t bytes = (products + copies + 4 * padded + 64) * sizeof(F) + SEARCHED_ITEMS * sizeof(Place);
+    const int64_t rows = at_most(q.Q, SEARCHED_QUERIES), products = SEARCHED_ITEMS * rows;
+    const int64_t copies = direct ? 0 : SEARCHED_ITEMS * D, most = larger_of(SEARCHED_ITEMS, products / OPEN_SHARE);
+    const int64_t packed = by_bytes ? (SEARCHED_ITEMS + 1) * byte_width(D) : 0;
+    const int64_t room = (products + copies + 6 * padded + 64) * sizeof(F) + 2 * (rows + 1) * sizeof(int64_t) +
+                         (most + SEARCHED_ITEMS) * sizeof(Place) + packed;
     const int threads = q.Q * q.N * D > SMALL ? (int)q.threads : 1;
-    for_tasks_with_buffer(blocks_of(q.N, SEARCHED_ITEMS), threads, bytes, [&](int64_t task, void* buffer) {
+    for_tasks_with_buffer(blocks_of(q.N, SEARCHED_ITEMS), threads, room, [&](int64_t task, void* buffer) {
       F* tile = (F*)buffer;
-      Items items = {};
-      items.begin = task * SEARCHED_ITEMS, items.count = at_most(SEARCHED_ITEMS, q.N - items.begin);
-      items.rows = (const char*)q.items + items.begin * q.stride * of_items.item;
-      items.ld = direct ? q.stride : D;
+      Items s = {};
+      s.begin = task * SEARCHED_ITEMS, s.count = at_most(SEARCHED_ITEMS, q.N - s.begin);
+      s.rows = (const char*)q.items + s.begin * q.stride * of_items.item;
+      s.ld = direct ? q.stride : D;
       F* copy = tile + up(products, 16);
-      items.H = copy + up(copies, 16), items.h = items.H + padded, items.Q = items.h + padded;
-      items.turned = items.Q + padded;
-      Place* places = (Place*)(items.turned + padded);
-      if (!prepare_items(items)) return;
-      items.matrix = direct ? (const F*)items.rows : copy;
+      s.H = copy + up(copies, 16), s.h = s.H + padded, s.Q = s.h + padded, s.turned = s.Q + padded;
+      s.rest = s.turned + padded, s.scale = s.rest + padded;
+      int64_t *ends = (int64_t*)(s.scale + padded), *nearer = ends + rows + 1;
+      Place* places = (Place*)(nearer + rows + 1);
+      s.panels = (uint8_t*)(places + most + SEARCHED_ITEMS);
+      if (!prepare_items(s)) return;
+      s.matrix = direct ? (const F*)s.rows : copy;
       if (!direct)
-        for (int64_t j = 0; j < items.count; ++j)
-          of_items.scaled(copy + j * D, 1, items.rows + j * q.stride * of_items.item, D);
+        for (int64_t j = 0; j < s.count; ++j)
+          of_items.scaled(copy + j * D, 1, s.rows + j * q.stride * of_items.item, D);
+      bool packed = false;
       for (int64_t i = 0; i < q.Q; i += SEARCHED_QUERIES) {
-        const int64_t rows = at_most(SEARCHED_QUERIES, q.Q - i);
-        product_of_rows<F>(rows, items.count, D, scaled + i * D, D, items.matrix, items.ld, tile, SEARCHED_ITEMS);
-        for (int64_t r = 0; r < rows; ++r) scan(i + r, tile + r * SEARCHED_ITEMS, items, places);
+        const int64_t m = at_most(SEARCHED_QUERIES, q.Q - i);
+        if (by_bytes && bytes_pay()) {
+          if (!packed) pack(s);
+          packed = true;
+          if (decide_by_bytes(i, m, s, tile, places, ends, nearer, at_most(most, m * s.count / OPEN_SHARE))) continue;
+        }
+        product_of_rows<F>(m, s.count, D, scaled + i * D, D, s.matrix, s.ld, tile, SEARCHED_ITEMS);
+        const F per_Q = F((D + 8) * u * 1.01);
+        for (int64_t r = 0; r < m; ++r) {
+          int64_t near = 0;
+          const int64_t n = collect(i + r, tile + r * SEARCHED_ITEMS, s, per_Q, false, places, near);
+          settle(i + r, s, places, n, near);
+        }
       }
     });
   }
@@ -177,13 +205,26 @@ class SearchRun {
 
   void prepare_queries() {
     scaled = arena.take<F>(q.Q * D + 1), h = arena.take<F>(q.Q + 1), P = arena.take<F>(q.Q + 1);
-    turned = arena.take<F>(q.Q + 1), limit = arena.take<double>(q.Q + 1), lock = arena.zeros<uint8_t>(q.Q + 1);
+    turned = arena.take<F>(q.Q + 1), rest = arena.take<F>(q.Q + 1);
+    int8_t* numbers = by_bytes ? arena.zeros<int8_t>(q.Q * byte_width(D) + 1) : nullptr;
+    float* scales = arena.take<float>(q.Q + 1);
+    int32_t* offsets = arena.take<int32_t>(q.Q + 1);
+    bytes = {numbers, scales, offsets};
+    limit = arena.take<double>(q.Q + 1), lock = arena.zeros<uint8_t>(q.Q + 1);
     for_rows(q.Q, q.Q * D > SMALL ? (int)q.threads : 1, [&](int64_t i) {
       const double norm = root(of_queries.square(query(i), D)), reach = k * norm;
       const bool fits = in_range(reach, c * norm);
       of_queries.scaled(scaled + i * D, fits ? c : 0, query(i), D);
       h[i] = fits ? F(h_of(reach)) : F(UNDECIDED), P[i] = F(reach);
       turned[i] = q.cone == CONE_OF_QUERY ? turned_of(reach) : F(0);
+      if constexpr (sizeof(F) == sizeof(float))
+        if (by_bytes) {
+          int8_t* row = numbers + i * byte_width(D);
+          const InBytes of = to_bytes(scaled + i * D, D, row);
+          int32_t total = 0;
+          for (int64_t j = 0; j < D; ++j) total += row[j];
+          scales[i] = (float)of.scale, offsets[i] = 128 * total, rest[i] = F(of.rest / k * (1 + 1e-6));
+        }
       limit[i] = q.mode != SEARCH_NEAREST ? q.limits[i] : q.found[i] == q.k ? q.z[i * q.k] : INFINITE;
     });
   }
@@ -210,20 +251,68 @@ class SearchRun {
     }
   }
 
+  // ---- bytes -----------------------------------------------------------------------------------------------------
+
+  // Whether enough tiles were decided by them.
+  bool bytes_pay() const {
+    const int64_t tried = __atomic_load_n(&tiles, __ATOMIC_RELAXED), lost = __atomic_load_n(&left_over, __ATOMIC_RELAXED);
+    return tried < 16 || 2 * lost < tried;
+  }
+
+  void pack(Items& s) const {
+    if constexpr (sizeof(F) == sizeof(float)) {
+      int8_t* row = (int8_t*)(s.panels + SEARCHED_ITEMS * byte_width(D));
+      memset(row, 0, byte_width(D));
+      for (int64_t j = 0; j < SEARCHED_ITEMS; ++j) {
+        InBytes of = {};
+        if (j < s.count && s.Q[j] > 0) of = to_bytes(s.matrix + j * s.ld, D, row);
+        else memset(row, 0, byte_width(D));
+        put_in_panel(s.panels, j, row, D);
+        s.rest[j] = F(k * of.rest * (1 + 1e-6)), s.scale[j] = F(of.scale);
+      }
+    }
+  }
+
+  // Whether it did: else more is left than is worth to be looked at one by one.
+  bool decide_by_bytes(int64_t i, int64_t m, const Items& s, F* tile, Place* places, int64_t* ends, int64_t* nearer,
+                       int64_t most) {
+    if constexpr (sizeof(F) == sizeof(float)) {
+      const ByteRows X = {bytes.numbers + i * byte_width(D), bytes.scale + i, bytes.offset + i};
+      product_of_bytes(m, byte_panels(s.count), D, X, s.panels, s.scale, tile, SEARCHED_ITEMS);
+    }
+    int64_t n = 0;
+    for (int64_t r = 0; r < m && n <= most; ++r) {
+      ends[r] = n, nearer[r] = 0;
+      n += collect(i + r, tile + r * SEARCHED_ITEMS, s, F(16 * u), true, places + n, nearer[r]);
+    }
+    __atomic_fetch_add(&tiles, 1, __ATOMIC_RELAXED);
+    if (n > most) return __atomic_fetch_add(&left_over, 1, __ATOMIC_RELAXED), false;
+    ends[m] = n;
+    for (int64_t r = 0; r < m; ++r) settle(i + r, s, places + ends[r], ends[r + 1] - ends[r], nearer[r]);
+    return true;
+  }
+
   // ---- bounds ----------------------------------------------------------------------------------------------------
 
-  // Row i of the queries against a tile's items.
-  void scan(int64_t i, F* products, const Items& s, Place* places) {
+  // What bounds leave of row i of the queries and a tile's items, and how many they decide to be nearer. A product is
+  // off by up to per_Q P Q, and by what bytes leave.
+  int64_t collect(int64_t i, F* products, const Items& s, F per_Q, bool of_bytes, Place* places, int64_t& decidedly) {
     for (int64_t j = s.count; j < up(s.count, lanes); ++j) products[j] = 0;
     const bool counts = q.mode == SEARCH_COUNT;
     const double within = shared_value(limit + i);
     const V high = all_of(not_below(within, (const F*)nullptr)), low = all_of(not_above(within, (const F*)nullptr));
-    const V own = all_of(h[i]), reach = all_of(F((D + 8) * u * 1.01) * P[i]), fine = all_of(F(8 * u)), zero = {};
+    const V own = all_of(h[i]), reach = all_of(P[i]), off = all_of(per_Q), fine = all_of(F(8 * u)), zero = {};
+    const V left = all_of(of_bytes ? rest[i] : F(0));
     int64_t n = 0;
     Mask nearer = {};
     for (int64_t j = 0; j < s.count; j += lanes) {
       const V T = own * load(s.H + j) + load(s.h + j), product = load(products + j), Q = load(s.Q + j);
-      const V error = reach * Q + fine * T, least = (T - product) - error;
+      V error = reach * (off * Q) + fine * T;
+      if (of_bytes) {
+        const V item_left = load(s.rest + j);
+        error += reach * item_left + left * (Q + item_left);
+      }
+      const V least = (T - product) - error;
       Mask open = ~(least > high);  // also where there are no bounds
       Mask decided = {};
       if (counts) decided = (T - product) + error < low;
@@ -235,8 +324,13 @@ class SearchRun {
         places[n++] = {least[lane] == least[lane] ? least[lane] : -F(INFINITE), int32_t(j + lane), decided[lane] != 0};
       }
     }
-    if (counts) count(i, s, places, n, nearer);
-    else if (n) q.mode == SEARCH_NEAREST ? keep_nearest(i, s, places, n) : append(i, s, places, n);
+    for (int64_t lane = 0; lane < lanes; ++lane) decidedly -= nearer[lane];
+    return n;
+  }
+
+  void settle(int64_t i, const Items& s, Place* places, int64_t n, int64_t decidedly) {
+    if (q.mode == SEARCH_COUNT) return count(i, s, places, n, decidedly);
+    if (n) q.mode == SEARCH_NEAREST ? keep_nearest(i, s, places, n) : append(i, s, places, n);
   }
 
   bool may_meet(int64_t i, int64_t j) const {
@@ -353,9 +447,8 @@ class SearchRun {
     __atomic_clear(lock + i, __ATOMIC_RELEASE);
   }
 
-  void count(int64_t i, const Items& s, const Place* places, int64_t n, Mask nearer) {
-    int64_t of[3] = {};  // nearer, tied, tied and before
-    for (int64_t lane = 0; lane < lanes; ++lane) of[0] -= nearer[lane];
+  void count(int64_t i, const Items& s, const Place* places, int64_t n, int64_t decidedly) {
+    int64_t of[3] = {decidedly};  // nearer, tied, tied and before
     for (int64_t at = 0; at < n; ++at) {
       const int64_t id = q.first + s.begin + places[at].column;
       double z;
