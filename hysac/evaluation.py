@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
+from hypkernels import retrieval
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.report import SYMBOLS, EvaluationReport
 from hysac.safety import (
@@ -43,8 +44,6 @@ __all__ = [
     "retrieval_table",
     "safety_metrics",
 ]
-
-_DISTANCES_AT_A_TIME = 2**23
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def rank_counts(
 
     Args:
         queries: space components ``(N, D)``.
-        gallery: space components ``(M, D)``. Memory grows with ``M``, not with ``N * M``.
+        gallery: space components ``(M, D)``. The distances are never all in memory.
         targets: ``(N,)`` int64, the index into ``gallery`` of each query's true item.
         curv: positive ``c`` of the hyperboloid.
 
@@ -121,12 +120,8 @@ def rank_counts(
             f"targets must be {len(queries)} indices into the {len(gallery)} gallery points, "
             f"got {tuple(targets.shape)} in [{targets.min().item()}, {targets.max().item()}]"
         )
-    nearer, tied = [], []
-    for rows, distance in _distances(queries, gallery, curv):
-        target_distance = distance.gather(1, targets[rows].unsqueeze(1))
-        nearer.append((distance < target_distance).sum(1))
-        tied.append((distance == target_distance).sum(1) - 1)
-    return torch.cat(nearer), torch.cat(tied)
+    counts = retrieval.rank_counts(queries, gallery, targets, curv)
+    return counts.nearer, counts.tied
 
 
 def expected_recall(nearer: Tensor, tied: Tensor, k: int) -> float:
@@ -278,18 +273,6 @@ def evaluate(
     return evaluate_embeddings(encode_dataset(model, loader, device, progress), **options)
 
 
-def _distances(queries: Tensor, gallery: Tensor, curv: float | Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Distances of some queries at a time to the whole gallery, with the rows they belong to.
-
-    In float64: rounded to float32, distances that differ would tie.
-    """
-    step = max(1, _DISTANCES_AT_A_TIME // len(gallery))
-    gallery = gallery.double()
-    for start in range(0, len(queries), step):
-        rows = slice(start, start + step)
-        yield rows, hk.pairwise_dist(queries[rows].double(), gallery, curv)
-
-
 def _queries(
     embeddings: Embeddings, column: Column, traversal: Bounds | Traversal | None
 ) -> Iterator[tuple[str, Tensor]]:
@@ -385,9 +368,9 @@ def _safe_top1(embeddings: Embeddings, traversal: Bounds | Traversal | None) -> 
 
 
 def _share_nearest_safe(queries: Tensor, safe: Tensor, unsafe: Tensor, curv: float) -> float:
-    is_safe = torch.cat([torch.ones(len(safe)), torch.zeros(len(unsafe))]).bool().to(queries.device)
-    shares = []
-    for _, distance in _distances(queries, torch.cat([safe, unsafe]), curv):
-        nearest = distance == distance.amin(1, keepdim=True)
-        shares.append((nearest & is_safe).sum(1).double() / nearest.sum(1))
-    return torch.cat(shares).mean().item()
+    gallery = torch.cat([safe, unsafe])
+    is_safe = torch.arange(len(gallery), device=queries.device) < len(safe)
+    nearest = retrieval.topk(queries, gallery, 1, curv).indices.squeeze(1)
+    tied = retrieval.rank_counts(queries, gallery, nearest, curv).tied
+    tied_safe = retrieval.rank_counts(queries, gallery, nearest, curv, allow=is_safe).tied
+    return ((tied_safe + is_safe[nearest]).double() / (tied + 1)).mean().item()

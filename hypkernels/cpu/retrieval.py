@@ -1,5 +1,6 @@
-"""Launchers of the compiled searches: one C call for each piece of a gallery, which goes on where the last one
-stopped. What was found so far is in tensors of the search's own.
+"""Launchers of the compiled searches: one C call for each piece of a gallery.
+
+It goes on where the last one stopped. What was found so far is in tensors of the search's own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ class _Call(Structure):
         (name, c_void_p if name in _POINTERS else c_int64)
         for name in (
             *("mode", "query_dtype", "dtype", "threads", "width", "Q", "N"),
-            *("queries", "items", "query_stride", "stride", "first", "bad", "allowed", "groups", "query_groups"),
+            *(
+                "queries",
+                "items",
+                "query_stride",
+                "stride",
+                "first",
+                "bad",
+                "allowed",
+                "groups",
+                "query_groups",
+            ),
             *("n_groups", "cone", "k", "found", "ids", "z", "targets", "counts", "limits"),
             *("capacity", "n_hits", "hit_queries", "hit_ids", "hit_z", "pair_queries", "pair_z"),
         )

@@ -56,7 +56,8 @@ def map_file(path: str | os.PathLike[str], name: str | None = None) -> tuple[Ten
         end = place.offset + count * place.dtype.itemsize
         if end > size:
             raise ValueError(
-                f"{path} is cut: its {place.shape} {_named(place.dtype)} numbers need {end} bytes, it has {size}"
+                f"{path} is cut: its {place.shape} {_named(place.dtype)} numbers need {end} bytes, "
+                f"it has {size}"
             )
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if not count:

@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Items of a gallery, the first of which has the index ``first``; ``allowed`` is of bool, both ``(P,)``."""
+    """Items of a gallery, from index ``first``; ``allowed`` of bool and ``groups`` of int64, both ``(P,)``."""
 
     first: int
     rows: Tensor

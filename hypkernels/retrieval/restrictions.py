@@ -59,7 +59,11 @@ def checked_restrictions(
     if groups is not None and query_groups is not None:
         of_items, of_queries = _checked_groups(groups, query_groups, queries, gallery)
     return Restrictions(
-        _checked_items("allow", allow, gallery), _checked_items("deny", deny, gallery), of_items, of_queries, cones
+        _checked_items("allow", allow, gallery),
+        _checked_items("deny", deny, gallery),
+        of_items,
+        of_queries,
+        cones,
     )
 
 
@@ -69,7 +73,8 @@ def _checked_items(name: str, items: Tensor | None, gallery: Gallery) -> Tensor 
     _check_tensor(name, items, "of indices or of bool")
     if items.dim() != 1 or (items.dtype == torch.bool and len(items) != len(gallery)):
         raise ValueError(
-            f"{name} must be indices (n,) or bool ({len(gallery)},), one for each item, got {tuple(items.shape)}"
+            f"{name} must be indices (n,) or bool ({len(gallery)},), one for each item, "
+            f"got {tuple(items.shape)}"
         )
     if items.dtype == torch.bool:
         return items.to(gallery.device)
@@ -93,7 +98,9 @@ def _checked_groups(
     _check_tensor("groups", groups, "of integers")
     _check_tensor("query_groups", query_groups, "of integers or of bool")
     if groups.shape != (len(gallery),):
-        raise ValueError(f"groups must have shape ({len(gallery)},), one each item, got {tuple(groups.shape)}")
+        raise ValueError(
+            f"groups must have shape ({len(gallery)},), one each item, got {tuple(groups.shape)}"
+        )
     _check_indices("groups", groups, sys.maxsize)
     several = query_groups.dtype == torch.bool
     if query_groups.dim() != 1 + several or len(query_groups) != len(queries):

@@ -13,7 +13,7 @@ from torch import Tensor
 from hypkernels import backend
 from hypkernels.checks import check_not_negative, check_points, check_values, scalar_tensor, target_tensor
 from hypkernels.retrieval import reference, strips
-from hypkernels.retrieval.gallery import PIECE_BYTES, Gallery, Source, open_gallery
+from hypkernels.retrieval.gallery import PIECE_BYTES, Source, open_gallery
 from hypkernels.retrieval.problem import Block, NotFiniteError, first_not_finite
 from hypkernels.retrieval.restrictions import Cone, Restrictions, checked_restrictions
 
@@ -188,7 +188,7 @@ def positive_rank(
     aperture_scale: float = 1.0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The rank of each query's target, ``(Q,)`` int64, 0 for the nearest: its place in the order of :func:`topk`.
+    """The rank of each query's target, 0 for the nearest, ``(Q,)`` int64: its place in :func:`topk`'s order.
 
     That is the number of items that are nearer, and of those as near with a smaller index. The arguments are
     those of :func:`rank_counts`.
@@ -255,8 +255,6 @@ def range_search(
     return RangeResult(limits, torch.cat(distances), torch.cat(ids))
 
 
-# ---------------------------------------------------------------------------------------------------- a search
-
 # Of z, beyond what the rounding of a distance hides.
 _RADIUS_SLACK = 1e-12
 _SHARED = ("allow", "deny", "groups", "query_groups", "cone", "min_radius", "aperture_scale")
@@ -278,7 +276,8 @@ class _Problem:
             )
         if self.gallery.device.type != "cpu" and self.gallery.device != queries.device:
             raise ValueError(
-                f"gallery must be on the CPU or with the queries on {queries.device}, got {self.gallery.device}"
+                f"gallery must be on the CPU or with the queries on {queries.device}, "
+                f"got {self.gallery.device}"
             )
         scalar = scalar_tensor("curv", curv, queries).detach()
         self.c = scalar.item()
@@ -358,7 +357,9 @@ def _checked_candidates(candidates: Tensor, problem: _Problem) -> Tensor:
     if candidates.dim() != 2 or len(candidates) != len(queries):
         raise ValueError(f"candidates must have shape ({len(queries)}, m), got {tuple(candidates.shape)}")
     if candidates.device != queries.device:
-        raise ValueError(f"candidates must be on {queries.device} as the queries are, got {candidates.device}")
+        raise ValueError(
+            f"candidates must be on {queries.device} as the queries are, got {candidates.device}"
+        )
     _check_within("candidates", candidates, -1, len(problem.gallery))
     return candidates.long()
 

@@ -30,7 +30,7 @@ _LEAST, _LARGEST = 1e-70, 1e70
 
 
 class _Side(NamedTuple):
-    """float64: the points ``(n, D)``, and ``(n,)`` reaches, ``h = A - 1`` and, with cones there, apertures."""
+    """float64: points ``(n, D)``, and ``(n,)`` reaches, ``h = A - 1`` and, of cones, widest angles."""
 
     points: Tensor
     P: Tensor
@@ -50,7 +50,7 @@ class _Tile(NamedTuple):
 
 class _Pairs(NamedTuple):
     query: Tensor
-    index: Tensor
+    item: Tensor
     z: Tensor
 
 
@@ -72,7 +72,9 @@ class _Tiles:
         aperture = None
         if has_cones:
             assert self.cones is not None
-            aperture = self.cones.aperture_scale * half_aperture(wide, self.c, self.cones.min_radius).squeeze(-1)
+            aperture = self.cones.aperture_scale * half_aperture(wide, self.c, self.cones.min_radius).squeeze(
+                -1
+            )
         return _Side(wide, P, h, aperture)
 
     def add(self, piece: Piece) -> int | None:
@@ -166,14 +168,14 @@ class Nearest(_Tiles):
         held = self.ids >= 0
         own = torch.arange(rows, device=held.device)[:, None].expand(rows, k)[held]
         query = torch.cat([own, new.query])
-        order = in_order(query, torch.cat([self.z[held], new.z]), torch.cat([self.ids[held], new.index]))
+        order = in_order(query, torch.cat([self.z[held], new.z]), torch.cat([self.ids[held], new.item]))
         query = query[order]
         starts = torch.searchsorted(query, torch.arange(rows, device=query.device))
         place = torch.arange(len(query), device=query.device) - starts[query]
         kept = place < k
         for found, values in (
             (self.z, torch.cat([self.z[held], new.z])),
-            (self.ids, torch.cat([self.ids[held], new.index])),
+            (self.ids, torch.cat([self.ids[held], new.item])),
         ):
             found[query[kept], place[kept]] = values[order][kept]
 
@@ -192,7 +194,7 @@ class Counts(_Tiles):
         decided = tile.open & (tile.most < limit) if self.cones is None else torch.zeros_like(tile.open)
         self.counts[0] += decided.sum(1)
         near = self.pairs(tile.open & ~(tile.least > limit) & ~decided, tile)
-        others = near.index != self.targets[near.query]
+        others = near.item != self.targets[near.query]
         query, index, z = (part[others] for part in near)
         tied = z == self.limits[query]
         for of, those in zip(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+import hypkernels as hk
 import hysac
-from hysac import evaluation
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import (
     evaluate,
@@ -123,21 +123,16 @@ class TestRetrieval:
         recalls = [expected_recall(nearer, tied, k) for k in (1, 2, 3, 4, 5)]
         assert recalls == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
 
-    def test_chunks_bound_the_memory_and_change_nothing(self, monkeypatch):
-        e = quadruplets()
-        whole = evaluate_embeddings(e).to_dict()
-        sizes = []
-        pairwise_dist = evaluation.hk.pairwise_dist
-
-        def recorded(queries, gallery, curv):
-            sizes.append(len(queries) * len(gallery))
-            return pairwise_dist(queries, gallery, curv)
-
-        monkeypatch.setattr(evaluation.hk, "pairwise_dist", recorded)
-        monkeypatch.setattr(evaluation, "_DISTANCES_AT_A_TIME", 200)
-        assert evaluate_embeddings(e).to_dict() == whole
-        assert max(sizes) <= 200
-        assert sum(sizes) >= 12 * 30 * 30
+    def test_the_numbers_are_those_of_all_float64_distances(self):
+        """Ties and near neighbours included, as counted in the whole matrix."""
+        e = quadruplets(size=90, width=8)
+        queries, gallery = e["U"].float(), torch.cat([e["V"], e["G"], e["G"][:7]]).float()
+        targets = torch.arange(90)
+        distances = hk.pairwise_dist(queries.double(), gallery.double(), CURV)
+        wanted = distances.gather(1, targets[:, None])
+        nearer, tied = rank_counts(queries, gallery, targets, CURV)
+        assert nearer.equal((distances < wanted).sum(1))
+        assert tied.equal((distances == wanted).sum(1) - 1)
 
     def test_per_tag_searches_only_the_tag(self):
         tags = ["weapons" if row % 3 else "" for row in range(30)]

@@ -13,6 +13,7 @@
 // themselves, as the row-wise functions do. So what is found does not depend on how products round, nor on the order in
 // which threads come upon the pairs: it is the least of a total order, by z and then by index.
 #pragma once
+#include <sched.h>
 #include "byte_products.h"
 #include "cone.h"
 #include "distance.h"
@@ -422,8 +423,7 @@ class SearchRun {
 
   // What is found of a query is a heap with the last of the order at its root.
   void insert(int64_t i, double z, int64_t id) {
-    while (__atomic_test_and_set(lock + i, __ATOMIC_ACQUIRE)) {
-    }
+    while (__atomic_test_and_set(lock + i, __ATOMIC_ACQUIRE)) sched_yield();
     double* zs = q.z + i * q.k;
     int64_t *ids = q.ids + i * q.k, n = q.found[i];
     if (n < q.k) {
