@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Items of a gallery, from index ``first``; ``allowed`` of bool and ``groups`` of int64, both ``(P,)``."""
+    """Items of a gallery, from index ``first``; ``allowed`` of bool, ``groups`` of int64, ``(P,)`` each."""
 
     first: int
     rows: Tensor
