@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 # Norms and curvatures whose products stay within float64.
 _SMALLEST, _LARGEST = 2.0**-160, 2.0**160
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Of the products of float32 points on a GPU.
+PRECISIONS = (None, "ieee", "tf32", "tf32x3")
 
 # Of a number by its name, which it returns as a float.
 Check = Callable[[str, float], float]

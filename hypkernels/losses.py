@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hypkernels.checks import (
+    PRECISIONS,
     broadcast_pair,
     broadcast_rows,
     check_bool,
@@ -35,7 +36,6 @@ from hypkernels.entailment import op as entailment
 from hypkernels.entailment import together
 
 REDUCTIONS = ("mean", "sum", "none")
-PRECISIONS = (None, "ieee", "tf32", "tf32x3")
 
 
 def contrastive_loss(

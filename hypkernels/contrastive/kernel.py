@@ -35,17 +35,18 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from hypkernels.contrastive import pair_kernels as device
-from hypkernels.contrastive import point_kernels, problem, tile_plan
+from hypkernels.contrastive import point_kernels, problem
 from hypkernels.contrastive.point_kernels import RowGap, is_centred, summaries
 from hypkernels.contrastive.problem import Embeddings, Gradients, Problem, Side, SoftmaxGradient, Statistics
 from hypkernels.contrastive.similarity import SIMILARITIES, Gap, Logits, logit_matrices
-from hypkernels.contrastive.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
+from hypkernels.tritonlib import pair_gaps, pair_tiles, tile_plan
 from hypkernels.tritonlib.launch import MAX_HELD_WIDTH, allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
+from hypkernels.tritonlib.pair_sums import add_tiles
+from hypkernels.tritonlib.products import RESOLUTION, launch_product, operand, precision_of
+from hypkernels.tritonlib.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 
 _LN2 = math.log(2)
-# What the product of matrices leaves uncertain, in units of the norms.
-_RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
 # Older ones want the sum in the dtype of the factors.
 _ADDMM_ADDS_TO_FLOAT32 = TorchVersion(torch.__version__) >= "2.10"
 # What is compiled ahead of time.
@@ -87,24 +88,24 @@ class _Form(NamedTuple):
 
     @property
     def of_distance(self) -> bool:
-        return self.formula <= device.SQDIST.value
+        return self.formula <= pair_gaps.SQDIST.value
 
     @property
     def at_x(self) -> bool:
-        return self.formula == device.ANGLE_AT_X.value
+        return self.formula == pair_gaps.ANGLE_AT_X.value
 
     @property
     def at_y(self) -> bool:
-        return self.formula == device.ANGLE_AT_Y.value
+        return self.formula == pair_gaps.ANGLE_AT_Y.value
 
 
 _FORMS = {
-    "dist": (_Form(device.DIST.value, point_kernels.DIST, _LN2),),
-    "sqdist": (_Form(device.SQDIST.value, point_kernels.SQUARED_DIST, _LN2**2),),
-    "inner": (_Form(device.INNER.value, point_kernels.NEGATIVE_INNER),),
+    "dist": (_Form(pair_gaps.DIST.value, point_kernels.DIST, _LN2),),
+    "sqdist": (_Form(pair_gaps.SQDIST.value, point_kernels.SQUARED_DIST, _LN2**2),),
+    "inner": (_Form(pair_gaps.INNER.value, point_kernels.NEGATIVE_INNER),),
     "angle": (
-        _Form(device.ANGLE_AT_X.value, point_kernels.ANGLE),
-        _Form(device.ANGLE_AT_Y.value, point_kernels.ANGLE),
+        _Form(pair_gaps.ANGLE_AT_X.value, point_kernels.ANGLE),
+        _Form(pair_gaps.ANGLE_AT_Y.value, point_kernels.ANGLE),
     ),
 }
 
@@ -197,9 +198,9 @@ class _Pairs:
     def __init__(self, p: Problem, similarity: str, plan: Plan) -> None:
         self.problem = p
         self.plan = plan
-        self.precision = _precision(p)
-        self.resolution = _RESOLUTION[self.precision]
-        self.x, self.y = (_operand(side.points, self.precision) for side in (p.x, p.y))
+        self.precision = precision_of(p.x.points, p.precision)
+        self.resolution = RESOLUTION[self.precision]
+        self.x, self.y = (operand(side.points, self.precision) for side in (p.x, p.y))
         self.centred = is_centred(p.x.points)
         gap = logit_matrices(similarity, True)[0].gap  # all have the same unit
         # Inner products of points near the origin are 1/c, and float32 has no more of them.
@@ -298,7 +299,7 @@ class _Pairs:
         **constants: Any,
     ) -> None:
         u, v = self.u[block.rows], self.v[block.columns]
-        chunk = device.CHUNK.value
+        chunk = pair_tiles.CHUNK.value
         if tile.rows % chunk or tile.columns % chunk:
             raise ValueError(f"rows and columns of a tile must be multiples of {chunk}, got {tile}")
         targets = None if self.targets is None else self.targets[block.rows]
@@ -412,8 +413,8 @@ class _Negatives:
                 NEAR=near,
                 RAGGED=ragged,
             )
-        point_kernels.add_tiles(by_row, sums.rows[:, block.rows])
-        point_kernels.add_tiles(by_column, sums.columns[:, block.columns])
+        add_tiles(by_row, sums.rows[:, block.rows])
+        add_tiles(by_column, sums.columns[:, block.columns])
 
     def _workspace(self, tile: Tile, blocks: list[Block]) -> Tensor:
         """For the largest block, in whole tiles: kernels store them without a mask."""
@@ -435,29 +436,7 @@ class _Negatives:
             else:
                 out.add_(torch.mm(a, b, out_dtype=torch.float32))
             return
-        tile = self.pairs.plan.product
-        (rows, depth), columns = a.shape, b.shape[1]
-        programs = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
-        with torch.cuda.device_of(out):
-            device.add_product[(programs,)](
-                a,
-                b,
-                out,
-                rows,
-                columns,
-                depth,
-                *a.stride(),
-                b.stride(0),
-                out.stride(0),
-                BLOCK_M=tile.rows,
-                BLOCK_N=tile.columns,
-                BLOCK_K=tile.depth_bytes // a.element_size(),
-                GROUP=tile.group,
-                PRECISION=self.precision,
-                UPCAST=INTERPRETED,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+        launch_product(out[None], a[None], b[None], self.pairs.plan.product, self.precision)
 
     def gradients(self) -> Gradients:
         own_x = {sums.form.at_x: sums.rows[0] for sums in self.sums}
@@ -511,13 +490,6 @@ def _merge_log_sums(parts: Tensor, out: Tensor, unsafe: Tensor, terms: int, shar
         )
 
 
-def _operand(points: Tensor, precision: str) -> Tensor:
-    """Rows without gaps, and for tf32 rounded to it."""
-    if precision == "tf32":
-        return point_kernels.rounded_to_tf32(points)
-    return points if points.stride(1) == 1 else points.contiguous()
-
-
 def uses_product_tile(points: Tensor) -> bool:
     """Whether weights of pairs are multiplied with these points by ``add_product``.
 
@@ -525,15 +497,6 @@ def uses_product_tile(points: Tensor) -> bool:
     """
     on_nvidia = points.device.type == "cuda" and torch.version.hip is None
     return not (on_nvidia and points.dtype == torch.bfloat16)
-
-
-def _precision(p: Problem) -> str:
-    """Of the products of float32 points; those of narrower ones are exact."""
-    if p.x.points.dtype != torch.float32 or torch.version.hip is not None:
-        return "ieee"
-    if p.precision is not None:
-        return p.precision
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def aot_variants() -> Iterator[Variant]:

@@ -16,12 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from hypkernels.cone.kernel import angle, angle_gradient
-from hypkernels.contrastive import pair_kernels as lines
-from hypkernels.contrastive.pair_kernels import round_to_tf32
 from hypkernels.contrastive.problem import Side, sample_of
 from hypkernels.distance.kernel import dist, dist_gradient, inner, inner_gradient
+from hypkernels.tritonlib import pair_gaps as gaps
+from hypkernels.tritonlib import pair_tiles as lines
 from hypkernels.tritonlib.launch import allocate, launch_rows
 from hypkernels.tritonlib.pair_geometry import ratio
+from hypkernels.tritonlib.pair_sums import subtract_own
+from hypkernels.tritonlib.pair_tiles import round_to_tf32
 from hypkernels.tritonlib.row_kernels import add_gradients, launch_forward, pair_forward
 from hypkernels.tritonlib.rows import (
     RowTile,
@@ -34,7 +36,6 @@ from hypkernels.tritonlib.rows import (
     output_rows,
     row_kernel,
     row_tile,
-    store,
 )
 
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -49,8 +50,8 @@ _LEAST_RATE = tl.constexpr(1e-34)
 # ``k|x|`` up to which all is as in flat space, but for a factor of the curvature's share.
 _FLAT = tl.constexpr(1e-6)
 _NUMBERS_OF_FRAME = 8
-# Points whose scalars one program computes, and of which partial sums it adds so many at a time.
-_ITEMS, _TILES = 256, 16
+# Points whose scalars one program computes.
+_ITEMS = 256
 # Rows and columns of a tile where a program is not given whole rows.
 _ROWS, _COLUMNS = 16, 256
 
@@ -132,26 +133,6 @@ def centre(
         tl.store(out + columns.index, centred, mask=columns.mask)
 
 
-@row_kernel
-def nearest_tf32(
-    X,
-    x_outer,
-    x_inner,
-    OUT,
-    outer_size,
-    inner_size,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    tile = row_tile(outer_size, inner_size, ROWS)
-    x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
-    for start in range(0, D, BLOCK_D):
-        columns = columns_from(start, tile, D, BLOCK_D)
-        value = tl.load(x + columns.index, mask=columns.mask, other=0.0)
-        tl.store(out + columns.index, round_to_tf32(value), mask=columns.mask)
-
-
 @triton.jit(do_not_specialize=["items"])
 def scalars(
     SQUARE,
@@ -178,7 +159,7 @@ def scalars(
     BLOCK_D: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """The lines of a table of :mod:`~hypkernels.contrastive.pair_kernels` for which there are arguments.
+    """The lines of a table of :mod:`~hypkernels.tritonlib.pair_tiles` for which there are arguments.
 
     Past the end the last point is repeated, up to where no tile reaches. All is NaN where these points and
     rates are :func:`_out_of_range`. ``PER_RATE`` and ``WEIGHT_UNIT``: what ``PER_UNIT`` and weights are
@@ -278,16 +259,16 @@ def _out_of_range(P, Q, largest_rate, FORMULA: tl.constexpr):
     """Whether pairs of points that are no farther out have in float32 what no digit is right of."""
     A, B = tl.sqrt(1.0 + P * P), tl.sqrt(1.0 + Q * Q)
     reach = (1.0 + P) * (1.0 + Q)
-    if FORMULA >= lines.ANGLE_AT_X:
-        gap = 2.0 * lines._HALF_PI
+    if FORMULA >= gaps.ANGLE_AT_X:
+        gap = 2.0 * gaps.HALF_PI
         beyond = reach * tl.maximum(P, Q) > _FARTHEST_OF_ANGLE
-    elif FORMULA == lines.INNER:
+    elif FORMULA == gaps.INNER:
         gap = A * B + P * Q
         beyond = reach > _FARTHEST
     else:
         # asinh(P) + asinh(Q), or what bounds it where a logarithm would round it away
         gap = tl.minimum(P + Q, tl.log((P + A) * (Q + B)))
-        gap = gap * gap if FORMULA == lines.SQDIST else gap
+        gap = gap * gap if FORMULA == gaps.SQDIST else gap
         beyond = reach > _FARTHEST
     vanishes = (largest_rate > 0.0) & (largest_rate < _LEAST_RATE)
     return beyond | vanishes | (largest_rate * gap > _LARGEST_LOGIT)
@@ -306,59 +287,6 @@ def _overlap(A, B, D: tl.constexpr, BLOCK_D: tl.constexpr):
         a = tl.load(A + index, mask=index < D, other=0.0)
         total += a * tl.load(B + index, mask=index < D, other=0.0)
     return tl.sum(total, 0)
-
-
-@triton.jit(do_not_specialize=["items", "tiles", "out_plane"])
-def sum_tiles(PARTS, OUT, items, tiles, out_plane, ITEMS: tl.constexpr, TILES: tl.constexpr):
-    """Add the partial sums ``(planes, tiles, items)`` of all tiles to ``(planes, items)``."""
-    plane = tl.program_id(1).to(tl.int64)
-    item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
-    total = tl.zeros([ITEMS], tl.float64)
-    for start in range(0, tiles, TILES):
-        tile = start + tl.arange(0, TILES)
-        at = (plane * tiles + tile[:, None]) * items + item[None, :]
-        mask = (tile < tiles)[:, None] & (item < items)[None, :]
-        total += tl.sum(tl.load(PARTS + at, mask=mask, other=0.0).to(tl.float64), 0)
-    at = OUT + plane * out_plane + item
-    tl.store(at, tl.load(at, mask=item < items) + total, mask=item < items)
-
-
-@row_kernel
-def subtract_own_terms(
-    X,
-    x_outer,
-    x_inner,
-    SQUARE,
-    square_outer,
-    square_inner,
-    GRAD,
-    BY_HEIGHT,
-    BY_NORM,
-    C,
-    WEIGHT_UNIT,
-    outer_size,
-    inner_size,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """``c (grad - own x)`` in place, with ``own`` the sums over ``A`` and those over ``P^2``.
-
-    All sums are ``WEIGHT_UNIT`` times as large.
-    """
-    tile = row_tile(outer_size, inner_size, ROWS)
-    x, grad = input_rows(X, x_outer, x_inner, tile), output_rows(GRAD, tile, D)
-    c = load_scalar(C)
-    P2 = c * load_scalars(SQUARE, square_outer, square_inner, tile)
-    own = tl.zeros([ROWS], tl.float64)
-    if BY_HEIGHT is not None:
-        own += tl.load(BY_HEIGHT + tile.number, mask=tile.live, other=0.0) / tl.sqrt(1.0 + P2)
-    if BY_NORM is not None:
-        own += ratio(tl.load(BY_NORM + tile.number, mask=tile.live, other=0.0), P2)
-    c /= load_scalar(WEIGHT_UNIT)
-    for start in range(0, D, BLOCK_D):
-        columns = columns_from(start, tile, D, BLOCK_D)
-        store(grad, c * (load(grad, columns) - own[:, None] * load(x, columns)), columns)
 
 
 @triton.jit
@@ -441,13 +369,6 @@ def centred_points(side: Side, precision: str) -> Tensor:
     return out
 
 
-def rounded_to_tf32(points: Tensor) -> Tensor:
-    """To nearest. Matrix units only drop bits, which would bias every product."""
-    out = allocate(points, points.shape, torch.float32)
-    launch_rows(nearest_tf32, [points], [out])
-    return out
-
-
 def table(
     side: Side,
     *,
@@ -458,7 +379,7 @@ def table(
     formula: int = 0,
     units: Frame | None = None,
 ) -> Tensor:
-    """Scalars of points as :mod:`hypkernels.contrastive.pair_kernels` takes them.
+    """Scalars of points as :mod:`hypkernels.tritonlib.pair_tiles` takes them.
 
     float32, ``(chunks, lines, points)``. ``resolution``: of the product, in units of the squared norm.
     ``per_unit`` and ``unit``, of rows: minus the logit of one unit of the gap, and the kernels' unit.
@@ -536,15 +457,6 @@ def frame_of(
     return Frame(c, (P, Q), *others)
 
 
-def add_tiles(parts: Tensor, out: Tensor) -> None:
-    """Add ``parts``, ``(planes, tiles, items)`` in float32, to ``out``, ``(planes, items)`` in float64."""
-    planes, tiles, items = parts.shape
-    with torch.cuda.device_of(out):
-        sum_tiles[(triton.cdiv(items, _ITEMS), planes)](
-            parts, out, items, tiles, out.stride(0), ITEMS=_ITEMS, TILES=_TILES, num_warps=4
-        )
-
-
 def finish_gradient(
     total: Tensor,
     side: Side,
@@ -558,9 +470,7 @@ def finish_gradient(
     Sums of that, for each point: of logits whose apex is at the other point, to be divided by ``A``, and of
     logits whose apex is here, to be divided by ``P^2``. All of it is ``weight_unit`` times as large.
     """
-    launch_rows(
-        subtract_own_terms, [side.points, side.square], [total, by_height, by_norm, side.c, weight_unit]
-    )
+    subtract_own(total, side.points, side.square, side.c, by_height, by_norm, weight_unit)
 
 
 def gap_of_rows(gap: RowGap, apex: Tensor, other: Tensor, c: Tensor) -> Tensor:

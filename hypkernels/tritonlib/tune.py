@@ -4,7 +4,7 @@
 
 Each kernel's tile starts from the one in use; one of its numbers at a time is varied, and the best kept,
 until nothing gains. A tile that does not compile, does not run or changes the result does not count. Nothing
-is written: the table is for ``hypkernels/contrastive/tile_plan.py``.
+is written: the table is for ``hypkernels/tritonlib/tile_plan.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from triton.testing import do_bench
 
 from hypkernels.contrastive import kernel
 from hypkernels.contrastive.problem import Embeddings, Problem
-from hypkernels.contrastive.tile_plan import Plan, Tile, default_plan
+from hypkernels.tritonlib.tile_plan import Plan, Tile, default_plan
 
 OPTIONS: Mapping[str, Sequence[int]] = {
     "rows": (64, 128, 256),

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypkernels.contrastive import kernel
 from hypkernels.contrastive.problem import Embeddings, Problem
-from hypkernels.contrastive.tile_plan import plan_for
+from hypkernels.tritonlib.tile_plan import plan_for
 from hypkernels.tritonlib.recording import recorded_launches
 
 # Calls of PyTorch that launch nothing.

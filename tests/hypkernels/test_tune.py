@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from hypkernels.contrastive.tile_plan import Plan, Tile
+from hypkernels.tritonlib.tile_plan import Plan, Tile
 from hypkernels.tritonlib.tune import OPTIONS, search, table
 
 START = Tile(128, 128, 128, warps=8, stages=3)

@@ -17,10 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from hypkernels.contrastive.tile_plan import plan_for
 from hypkernels.tritonlib import aot, manifest, recording
 from hypkernels.tritonlib.aot import Compiled, Resources
 from hypkernels.tritonlib.device_limits import TARGETS
+from hypkernels.tritonlib.tile_plan import plan_for
 
 BLOCK = 1024
 

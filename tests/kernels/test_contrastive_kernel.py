@@ -13,10 +13,10 @@ from kernel_lane import DEVICE, INTERPRETED
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
-from hypkernels.contrastive import kernel, pair_kernels, point_kernels, reference, strips
+from hypkernels.contrastive import kernel, point_kernels, reference, strips
 from hypkernels.contrastive.problem import Embeddings, Learns, Problem
-from hypkernels.contrastive.tile_plan import Plan, Tile, blocks
-from hypkernels.tritonlib import launch
+from hypkernels.tritonlib import launch, pair_gaps, pair_tiles, products
+from hypkernels.tritonlib.tile_plan import Plan, Tile, blocks
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
 TILE = Tile(32, 32, depth_bytes=64, warps=4, stages=1, pieces=2, group=2)
@@ -245,7 +245,7 @@ def test_near_the_origin(size, similarity, monkeypatch):
     monkeypatch.setitem(reference.GAPS, similarity, stable_gap(similarity))
     given = inputs(size=size, scale=1 / size if similarity == "dist" else 1 / size**2)
     farthest = sum(points.norm(dim=1).max() for points in (given.x, given.y)) * given.curv.sqrt()
-    assert farthest < pair_kernels._NEAR.value
+    assert farthest < pair_gaps.NEAR_REACH.value
     assert_close(computed(given, similarity), defined(given, similarity), FLOAT32)
 
 
@@ -440,7 +440,7 @@ def test_rounding_to_tf32():
     values = bits.to(torch.int32).view(torch.float32).to(DEVICE)
     in_kernel = torch.empty_like(values)
     _round[(1,)](values, in_kernel, len(values))
-    before = kernel._operand(values.unsqueeze(1), "tf32").squeeze(1)
+    before = products.operand(values.unsqueeze(1), "tf32").squeeze(1)
     for result in (in_kernel, before):
         assert torch.equal(result[:4].view(torch.int32).cpu(), expected.to(torch.int32))
         assert result[4:6].isnan().all()
@@ -450,7 +450,7 @@ def test_rounding_to_tf32():
 @triton.jit
 def _round(X, OUT, n):
     at = tl.arange(0, 8)
-    tl.store(OUT + at, pair_kernels.round_to_tf32(tl.load(X + at, mask=at < n)), mask=at < n)
+    tl.store(OUT + at, pair_tiles.round_to_tf32(tl.load(X + at, mask=at < n)), mask=at < n)
 
 
 @pytest.mark.parametrize("workspace_bytes", [1, 10**4, 10**6, 10**9])

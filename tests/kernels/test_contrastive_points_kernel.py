@@ -6,9 +6,10 @@ import pytest
 import torch
 from row_kernel_cases import run
 
-from hypkernels.contrastive import pair_kernels, point_kernels, problem
+from hypkernels.contrastive import point_kernels, problem
 from hypkernels.contrastive.problem import Embeddings
 from hypkernels.contrastive.similarity import logit_matrices
+from hypkernels.tritonlib import pair_sums, pair_tiles
 
 C = torch.tensor(0.7, dtype=torch.float64)
 SHAPES = [(1, 1), (5, 40), (300, 7), (33, 600), (3, 5000)]
@@ -107,7 +108,7 @@ def test_table(shape):
         )
 
     chunks = run(table, x.square, x.along, x.centre, x.other_centre, C, per_unit, weights, totals)
-    assert chunks.shape[1:] == (pair_kernels.LINES.value, pair_kernels.CHUNK.value)
+    assert chunks.shape[1:] == (pair_tiles.LINES.value, pair_tiles.CHUNK.value)
     lines = chunks.transpose(0, 1).flatten(1)
     part = x.part()
     s = part.scalars
@@ -118,8 +119,7 @@ def test_table(shape):
         torch.testing.assert_close(line[: len(scalar)], scalar.squeeze(1).float(), rtol=2.0**-23, atol=1e-15)
     bits = totals / torch.log(torch.tensor(2.0, dtype=torch.float64))
     total, weight, rate = (
-        lines[line.value][: len(bits)]
-        for line in (pair_kernels.TOTAL, pair_kernels.WEIGHT, pair_kernels.RATE)
+        lines[line.value][: len(bits)] for line in (pair_tiles.TOTAL, pair_tiles.WEIGHT, pair_tiles.RATE)
     )
     assert torch.equal(total.double(), bits.float().double())
     assert_close(weight * torch.exp2(bits - total.double()), weights, 2.0**-23)
@@ -155,7 +155,7 @@ def test_sums_of_tiles(shape):
     )
 
     def added(parts, sums):
-        point_kernels.add_tiles(parts, sums[:, 2 : 2 + parts.shape[2]])
+        pair_sums.add_tiles(parts, sums[:, 2 : 2 + parts.shape[2]])
         return sums
 
     expected = before.clone()

@@ -6,7 +6,7 @@ from kernel_lane import DEVICE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hypkernels.contrastive import kernel
-from hypkernels.contrastive.tile_plan import default_plan
+from hypkernels.tritonlib.tile_plan import default_plan
 from hypkernels.tritonlib.tune import random_problem, tune
 
 

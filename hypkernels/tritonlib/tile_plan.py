@@ -1,4 +1,4 @@
-"""Sizes for the kernels of the contrastive loss: tiles by GPU architecture, blocks by the workspace."""
+"""Sizes for the kernels of all pairs: tiles by GPU architecture, blocks by the workspace."""
 
 from __future__ import annotations
 
@@ -138,9 +138,19 @@ def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
     return table.bfloat16 if (dtype, similarity) == (torch.bfloat16, "dist") else table.half
 
 
+def pairwise_plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
+    """Of a pairwise function, whose backward pass reads a gradient of each pair: that takes registers."""
+    plan = plan_for(target, dtype, similarity)
+    return plan if similarity == "angle" else plan._replace(backward=_TABLES[target].float32.backward)
+
+
 def default_plan(points: Tensor, similarity: str) -> Plan:
     """For the device of ``points``."""
     return plan_for(_target(points.device), points.dtype, similarity)
+
+
+def default_pairwise_plan(points: Tensor, similarity: str) -> Plan:
+    return pairwise_plan_for(_target(points.device), points.dtype, similarity)
 
 
 def _target(device: torch.device) -> str:

@@ -1,0 +1,237 @@
+# mypy: ignore-errors
+"""Tiles of pairs in Triton kernels: products of matrices, scalars of the rows and columns, numbers rounded.
+
+One program computes one tile of the pairs of two sets of points. What there is one of per point lies in a
+table of float32 numbers: ``LINES`` of them for each point, in chunks of ``CHUNK`` points with all lines of a
+chunk together. Rows and columns past the end repeat the last one or are the origin: nothing is tested while
+loading.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+LINES = tl.constexpr(11)
+HEIGHT, ROOT, LEVER, STEEPEST, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE = (
+    tl.constexpr(i) for i in range(LINES.value)
+)
+
+# A table has all lines of so many points, then those of the next: all of a tile's are near one address.
+CHUNK = tl.constexpr(32)
+
+# Of a row's results of a matrix unit, a thread ("lane") has so many adjacent ones, and again after all lanes.
+SUM_LANES, _ADJACENT = tl.constexpr(4), tl.constexpr(2)
+
+
+class Points(NamedTuple):
+    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile.
+
+    ``root = A^-1/2`` and ``lever = h A^-1/2``; ``steepest``: ``A`` times the slope of the distance by ``z``
+    where the product leaves off to tell two such points apart. Over the ``A`` of another point it is that of
+    the pair, or larger where the two are so far apart that the product tells them apart anyway.
+    """
+
+    height: tl.tensor
+    root: tl.tensor
+    lever: tl.tensor
+    steepest: tl.tensor
+    norm: tl.tensor
+    growth: tl.tensor
+    shrink: tl.tensor
+    tilt: tl.tensor
+
+
+@triton.jit
+def matrix_of_program(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Of a batch of matrices of pairs, and the program's number within it."""
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    program = tl.program_id(0)
+    return (program // tiles).to(tl.int64), program % tiles
+
+
+@triton.jit
+def tile_of_program(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """Down ``GROUP`` rows of tiles, then along: tiles computed at the same time share their operands."""
+    rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    first = program // (GROUP * columns) * GROUP
+    height = tl.minimum(rows - first, GROUP)
+    inside = program % (GROUP * columns)
+    return first + inside % height, inside // height
+
+
+@triton.jit
+def products_of_tile(
+    X,
+    Y,
+    row,
+    column,
+    x_stride,
+    y_stride,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    k = tl.arange(0, BLOCK_K)
+    x_at = X + row[:, None].to(tl.int64) * x_stride + k[None, :]
+    y_at = Y + column[None, :].to(tl.int64) * y_stride + k[:, None]
+    total = tl.zeros([row.shape[0], column.shape[0]], tl.float32)
+    for start in range(0, D, BLOCK_K):
+        if D % BLOCK_K == 0:
+            x, y = tl.load(x_at), tl.load(y_at)
+        else:
+            x = tl.load(x_at, mask=(start + k < D)[None, :], other=0.0)
+            y = tl.load(y_at, mask=(start + k < D)[:, None], other=0.0)
+        if UPCAST:
+            x, y = x.to(tl.float32), y.to(tl.float32)
+        total = tl.dot(x, y, total, input_precision=PRECISION)
+        x_at += BLOCK_K
+        y_at += BLOCK_K
+    return total
+
+
+@triton.jit
+def split(tile, PIECES: tl.constexpr):
+    """Side by side: fewer values are alive at a time."""
+    if PIECES == 1:
+        pieces = (tile,)
+    else:
+        left, right = _halves(tile)
+        pieces = split(left, PIECES // 2) + split(right, PIECES // 2)
+    return pieces
+
+
+@triton.jit
+def _halves(tile):
+    rows: tl.constexpr = tile.shape[0]
+    width: tl.constexpr = tile.shape[1] // 2
+    return tl.reshape(tile, [rows, 2, width]).permute(0, 2, 1).split()
+
+
+@triton.jit
+def minus(x):
+    """Part of the instruction that uses it. ``-x`` is ``0 - x``, an instruction and a register of its own."""
+    return x * -1.0
+
+
+@triton.jit
+def place(index):
+    """Of a point in a table, of its first line."""
+    return index + index // CHUNK * ((LINES - 1) * CHUNK)
+
+
+@triton.jit
+def first_place(index):
+    """Of a point that begins a chunk."""
+    return index // CHUNK * (LINES * CHUNK)
+
+
+@triton.jit
+def places(SIZE: tl.constexpr):
+    """Of so many points from the first of a chunk, or from one in a chunk that has them all."""
+    index = tl.arange(0, SIZE)
+    return index if SIZE <= CHUNK else place(index)
+
+
+@triton.jit
+def store_line(at, LINE: tl.constexpr, value, mask):
+    tl.store(at + LINE * CHUNK, value.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def row_scalars(at, INLINE_PTX: tl.constexpr):
+    """Of the points ``at`` their places in a table. Those that are not used are not loaded."""
+    return Points(
+        row_scalar(at, HEIGHT, INLINE_PTX),
+        row_scalar(at, ROOT, INLINE_PTX),
+        row_scalar(at, LEVER, INLINE_PTX),
+        row_scalar(at, STEEPEST, INLINE_PTX),
+        row_scalar(at, NORM, INLINE_PTX),
+        row_scalar(at, GROWTH, INLINE_PTX),
+        row_scalar(at, SHRINK, INLINE_PTX),
+        row_scalar(at, TILT, INLINE_PTX),
+    )
+
+
+@triton.jit
+def column_scalars(at):
+    return Points(
+        column_scalar(at, HEIGHT),
+        column_scalar(at, ROOT),
+        column_scalar(at, LEVER),
+        column_scalar(at, STEEPEST),
+        column_scalar(at, NORM),
+        column_scalar(at, GROWTH),
+        column_scalar(at, SHRINK),
+        column_scalar(at, TILT),
+    )
+
+
+@triton.jit
+def row_scalar(at, LINE: tl.constexpr, INLINE_PTX: tl.constexpr):
+    """Without an exchange between threads: this instruction takes the layout of what needs its result."""
+    at += LINE * CHUNK
+    if INLINE_PTX:
+        value = tl.inline_asm_elementwise(
+            "ld.global.nc.f32 $0, [$1];", "=f,l", [at.to(tl.int64)], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        value = tl.load(at)
+    return value[:, None]
+
+
+@triton.jit
+def column_scalar(at, LINE: tl.constexpr):
+    return tl.load(at + LINE * CHUNK)[None, :]
+
+
+@triton.jit
+def lane_sums(terms, LANES: tl.constexpr):
+    """Over the columns of each lane, or over all."""
+    height: tl.constexpr = terms.shape[0]
+    width: tl.constexpr = terms.shape[1]
+    by_lane = tl.reshape(terms, [height, width // (LANES * _ADJACENT), LANES, _ADJACENT])
+    return tl.sum(tl.sum(by_lane, 3), 1)
+
+
+@triton.jit
+def round_to_tf32(x):
+    """To nearest: products of tf32 then see the very numbers that the sums see."""
+    bits = x.to(tl.int32, bitcast=True)
+    nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(x == x, nearest, x)  # a GPU's NaN has all bits set: it would wrap around to -0
+
+
+@triton.jit
+def to_bfloat16(x):
+    """And what that is in float32. Two at a time: one by one, they would take the unit of exponentials."""
+    return tl.inline_asm_elementwise(
+        "cvt.rn.bf16x2.f32 $0, $4, $3; shl.b32 $1, $0, 16; and.b32 $2, $0, 0xffff0000;",
+        "=&r,=&r,=&r,f,f",
+        [x],
+        dtype=(tl.bfloat16, tl.float32),
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def exp2(x, INLINE_PTX: tl.constexpr):
+    if INLINE_PTX:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.exp2(x)
+
+
+@triton.jit
+def log2(x, INLINE_PTX: tl.constexpr):
+    """One instruction where ``tl.log2`` is a polynomial of two dozen."""
+    if INLINE_PTX:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.log2(x)
