@@ -24,9 +24,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hypkernels.checks import (
+    PRECISIONS,
     broadcast_pair,
     broadcast_rows,
     broadcast_sets,
+    check_choice,
     check_finite,
     check_pair,
     check_points,
@@ -259,7 +261,9 @@ def oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     return cone.oxy_angle(*broadcast_rows(x, y, curv=scalar_or_rows("curv", curv, x)))
 
 
-def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+def pairwise_inner(
+    x: Tensor, y: Tensor, curv: float | Tensor = 1.0, *, precision: str | None = None
+) -> Tensor:
     """Lorentz inner product of every pair, ``x_i.y_j - x_time_i y_time_j``.
 
     Args:
@@ -276,10 +280,12 @@ def pairwise_inner(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    return _of_all_pairs(pairwise.pairwise_inner, x, y, curv)
+    return _of_all_pairs(pairwise.pairwise_inner, x, y, curv, precision)
 
 
-def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+def pairwise_dist(
+    x: Tensor, y: Tensor, curv: float | Tensor = 1.0, *, precision: str | None = None
+) -> Tensor:
     """Geodesic distance of every pair, ``acosh(-c <x_i, y_j>_L) / sqrt(c)``.
 
     With ``k = sqrt(c)``, the error of ``k d`` is at most ``4e-15 k^2 |x||y| / sinh(k d)`` before the last
@@ -302,10 +308,12 @@ def pairwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    return _of_all_pairs(pairwise.pairwise_dist, x, y, curv)
+    return _of_all_pairs(pairwise.pairwise_dist, x, y, curv, precision)
 
 
-def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+def pairwise_oxy_angle(
+    x: Tensor, y: Tensor, curv: float | Tensor = 1.0, *, precision: str | None = None
+) -> Tensor:
     """Exterior angle at ``x_i`` in the triangle origin - ``x_i`` - ``y_j`` of every pair.
 
     The conventions are those of :func:`oxy_angle`. Pairs closer than about ``1e-7 |x|`` cannot be told
@@ -326,13 +334,16 @@ def pairwise_oxy_angle(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tens
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
     """
-    return _of_all_pairs(pairwise.pairwise_oxy_angle, x, y, curv)
+    return _of_all_pairs(pairwise.pairwise_oxy_angle, x, y, curv, precision)
 
 
-def _of_all_pairs(function: Callable[..., Tensor], x: Tensor, y: Tensor, curv: float | Tensor) -> Tensor:
+def _of_all_pairs(
+    function: Callable[..., Tensor], x: Tensor, y: Tensor, curv: float | Tensor, precision: str | None
+) -> Tensor:
     """``function`` of two sets, of which one may be a point."""
     check_pair("x", x, "y", y)
+    check_choice("precision", precision, PRECISIONS)
     x_set, y_set = (one.unsqueeze(0) if one.dim() == 1 else one for one in (x, y))
-    out = function(*broadcast_sets(x_set, y_set, scalar_or_rows("curv", curv, x)))
+    out = function(*broadcast_sets(x_set, y_set, scalar_or_rows("curv", curv, x)), precision)
     out = out.squeeze(-1) if y.dim() == 1 else out
     return out.squeeze(-1 - (y.dim() > 1)) if x.dim() == 1 else out

@@ -1,7 +1,8 @@
 """Registration of the pairwise functions as ``torch.ops.hypkernels`` operators.
 
-The matrix is computed tile by tile in float64, whatever the points' dtype: the rounding of the product is
-what limits a pairwise distance, and the tiles keep the float64 temporaries small and in cache.
+PyTorch's path computes the matrix tile by tile in float64, whatever the points' dtype: the rounding of the
+product is what limits a pairwise distance, and the tiles keep the float64 temporaries small and in cache. On
+a GPU it is the path of float64 points; of narrower ones there are kernels.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class PairwiseOp:
     ``smooth_formula`` take the same, float64, and are differentiable, as those of
     :class:`hypkernels.rowwise.RowwiseOp`. ``rowwise`` is the function of one pair: on a CPU it computes those
     whose products leave float64.
+
+    ``precision`` is that of the products of float32 points on a GPU, see :func:`hypkernels.pairwise_dist`.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class PairwiseOp:
     ) -> None:
         self.name, self.function, self.rowwise, self.sign = name, function, rowwise, sign
         self.definition, self.smooth_formula = definition, smooth_formula
-        arguments = "Tensor x, Tensor y, Tensor curv, str backend"
+        arguments = "Tensor x, Tensor y, Tensor curv, str? precision, str backend"
         self._operators = register(
             name,
             Operator(f"({arguments}) -> Tensor", self._forward, self._fake_forward, self._vmap_forward),
@@ -74,33 +77,39 @@ class PairwiseOp:
             Keeping(self._value_and_products, self._gradients_with_products),
         )
 
-    def __call__(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, curv: Tensor, precision: str | None = None) -> Tensor:
         setting = backend.setting()
-        if setting == "triton":
-            raise RuntimeError(f"hypkernels.{self.name} cannot run with backend 'triton': it has no kernels")
-        return self._by_definition(x, y, curv) if setting == "reference" else self._call(x, y, curv, setting)
+        if setting == "reference":
+            return self._by_definition(x, y, curv)
+        return self._call(x, y, curv, precision, setting)
 
-    def _native(self, suffix: str, x: Tensor, requested: str) -> Callable[..., Any] | None:
-        """The compiled function, if it is to run. It returns ``None`` for what is beyond its range."""
-        return getattr(_native_module(), self.name + suffix) if self._is_native(x, requested) else None
-
-    def _is_native(self, x: Tensor, requested: str) -> bool:
-        if requested != "native" and x.device.type != "cpu":
-            return False
-        return backend.choose(self.name, x, requested=requested).implementation == "native"
+    def _implementation(self, x: Tensor, requested: str) -> str:
+        """Of kernels there are none for float64 points, whose products are float64."""
+        of_kernels = requested == "triton" or (requested == "auto" and x.device.type == "cuda")
+        float64 = of_kernels and x.dtype == torch.float64
+        refusal = "the points are float64, its products are float32" if float64 else None
+        return backend.choose(self.name, x, requested=requested, refusal=refusal).implementation
 
     def _value_and_products(
-        self, x: Tensor, y: Tensor, curv: Tensor, requested: str
+        self, x: Tensor, y: Tensor, curv: Tensor, precision: str | None, requested: str
     ) -> tuple[Tensor, Tensor | None]:
         check_values("curv", curv)
-        if self._is_native(x, requested):
+        choice = self._implementation(x, requested)
+        if choice == "native":
             found = _native_module().value_and_products(self.name, x, y, curv)
             if found is not None:
                 return found
-        return self._in_pytorch(x, y, curv, requested), None
+        return self._value(x, y, curv, precision, choice), None
 
     def _gradients_with_products(
-        self, grad: Tensor, products: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+        self,
+        grad: Tensor,
+        products: Tensor,
+        x: Tensor,
+        y: Tensor,
+        curv: Tensor,
+        precision: str | None,
+        requested: str,
     ) -> tuple[Tensor, ...]:
         return _native_module().gradients_with_products(self.name, grad, products, x, y, curv)
 
@@ -109,7 +118,9 @@ class PairwiseOp:
             check_values("curv", curv)
         return self.definition(x.double(), y.double(), curv.double()).to(result_dtype(x.dtype))
 
-    def _by_smooth_formula(self, x: Tensor, y: Tensor, curv: Tensor, backend: str) -> Tensor:
+    def _by_smooth_formula(
+        self, x: Tensor, y: Tensor, curv: Tensor, precision: str | None, backend: str
+    ) -> Tensor:
         wide = [x.double(), y.double(), curv.double()]
         marks = check_differentiable_range(self.name, (x, y), (curv,), {"curv": check_positive})
         if marks:
@@ -120,16 +131,22 @@ class PairwiseOp:
             out = self.smooth_formula(*wide)
         return out.to(result_dtype(x.dtype))
 
-    def _forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
+    def _forward(self, x: Tensor, y: Tensor, curv: Tensor, precision: str | None, requested: str) -> Tensor:
         check_values("curv", curv)
-        if native := self._native("", x, requested):
-            out = native(x, y, curv)
-            if out is not None:
+        choice = self._implementation(x, requested)
+        if choice == "native":
+            out = getattr(_native_module(), self.name)(x, y, curv)
+            if out is not None:  # it is for what is beyond the range of the compiled function
                 return out
-        return self._in_pytorch(x, y, curv, requested)
+        return self._value(x, y, curv, precision, choice)
 
-    def _in_pytorch(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
-        out = self._fake_forward(x, y, curv, requested)
+    def _value(self, x: Tensor, y: Tensor, curv: Tensor, precision: str | None, choice: str) -> Tensor:
+        if choice == "triton":
+            return getattr(_kernel_module(), self.name)(x, y, curv, precision)
+        return self._in_pytorch(x, y, curv)
+
+    def _in_pytorch(self, x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
+        out = self._fake_forward(x, y, curv)
         if _beyond_range(x, y, curv):
             on_cpu = x.cpu(), y.cpu(), curv.cpu()
             for row in range(x.shape[-2]):
@@ -139,16 +156,22 @@ class PairwiseOp:
             _by_batch(out)[batch, rows, columns] = unit * self.function.value(tile)
         return out
 
-    def _fake_forward(self, x: Tensor, y: Tensor, curv: Tensor, requested: str) -> Tensor:
+    def _fake_forward(self, x: Tensor, y: Tensor, curv: Tensor, *options: str | None) -> Tensor:
         return x.new_empty((*x.shape[:-1], y.shape[-2]), dtype=result_dtype(x.dtype))
 
     def _backward(
-        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, precision: str | None, requested: str
     ) -> tuple[Tensor, ...]:
-        if native := self._native("_backward", x, requested):
-            gradients = native(grad, x, y, curv)
+        choice = self._implementation(x, requested)
+        if choice == "triton":
+            return getattr(_kernel_module(), f"{self.name}_backward")(grad, x, y, curv, precision)
+        if choice == "native":
+            gradients = getattr(_native_module(), f"{self.name}_backward")(grad, x, y, curv)
             if gradients is not None:
                 return gradients
+        return self._backward_in_pytorch(grad, x, y, curv)
+
+    def _backward_in_pytorch(self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
         if _beyond_range(x, y, curv):
             grads = self._backward_row_by_row(*(one.cpu() for one in (grad, x, y, curv)))
             return tuple(one.to(x.device) for one in grads)
@@ -178,13 +201,13 @@ class PairwiseOp:
         return _rounded_gradient(grad_x, x), _rounded_gradient(grad_y, y), grad_curv
 
     def _fake_backward(
-        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, requested: str
+        self, grad: Tensor, x: Tensor, y: Tensor, curv: Tensor, *options: str | None
     ) -> tuple[Tensor, ...]:
         by_curv = grad.new_empty(curv.shape, dtype=torch.float64)
         return x.new_empty(x.shape), y.new_empty(y.shape), by_curv
 
     def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
-        return self._operators[0](*_samples(info.batch_size, in_dims, arguments), arguments[3]), 0
+        return self._operators[0](*_samples(info.batch_size, in_dims, arguments), *arguments[3:]), 0
 
     def _vmap_backward(
         self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Any
@@ -194,7 +217,7 @@ class PairwiseOp:
         batch = x.shape[:-2]
         of_matrices = curv.reshape(*curv.shape, *[1] * (len(batch) - curv.dim())).expand(batch)
         upstream = batched(grad, in_dims[0], info.batch_size)
-        grads = list(self._operators[1](upstream, x, y, of_matrices, arguments[3]))
+        grads = list(self._operators[1](upstream, x, y, of_matrices, *arguments[3:]))
         shared = arguments[2].dim() == (in_dims[3] is not None)
         if shared and len(batch) > 1:
             grads[2] = grads[2].flatten(1).sum(1)
@@ -216,6 +239,10 @@ class PairwiseOp:
             lateral = x_part.P * y_part.P - of_batch * (x_rows @ y_rows.mT)
             unit = self.sign * of_batch**-self.function.curv_power
             yield cut, x_rows, y_rows, pair_tile(x_part, y_part, lateral, of_batch), unit
+
+
+def _kernel_module() -> Any:
+    return importlib.import_module("hypkernels.pairwise.kernel")
 
 
 def _native_module() -> Any:

@@ -17,6 +17,7 @@ KERNEL_MODULES = (
     "hypkernels.distance.kernel",
     "hypkernels.cone.kernel",
     "hypkernels.entailment.kernel",
+    "hypkernels.pairwise.kernel",
     "hypkernels.contrastive.kernel",
 )
 

@@ -1,0 +1,339 @@
+# mypy: ignore-errors
+"""Device code of the pairwise functions: one program computes one tile of pairs of one matrix of a batch.
+
+From a product of float32 or narrower points a pair gets what :mod:`hypkernels.tritonlib.pair_gaps` makes of
+it. Where the product cancels, it is of no use: such *near* pairs are only marked here, and their tiles are.
+:mod:`hypkernels.pairwise.near_kernels` computes them from differences.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hypkernels.tritonlib.pair_gaps import (
+    ANGLE_AT_X,
+    DIST,
+    INNER,
+    LN2,
+    Gradient,
+    angle_gradient,
+    angle_of_pairs,
+    distance_in_bits,
+    lateral_radial,
+    near_excess,
+    own_terms,
+    separation,
+    sinh_squared,
+)
+from hypkernels.tritonlib.pair_tiles import (
+    GROWTH,
+    HEIGHT,
+    LEVER,
+    NORM,
+    ROOT,
+    SHRINK,
+    column_scalars,
+    first_place,
+    lane_sums,
+    matrix_of_program,
+    minus,
+    place,
+    places,
+    products_of_tile,
+    round_to_tf32,
+    row_scalars,
+    split,
+    store_line,
+    tile_of_program,
+    to_bfloat16,
+)
+from hypkernels.tritonlib.rows import dot, input_rows, rounded, row_kernel, row_tile, scalar_of_rows
+
+# The share of ``P Q`` that ``z``, or what an angle is made of, has to be for the product to serve.
+NEAR_SHARE = tl.constexpr(2.0**-6)
+# Of ``z``: between points so near the origin that squares leave float32.
+_LEAST = tl.constexpr(1e-20)
+# Up to this ``z`` series serve for distances.
+_SERIES_REACH = tl.constexpr(0.125)
+
+
+@row_kernel
+def scalars_of_points(
+    X,
+    x_outer,
+    x_inner,
+    SQUARE,
+    TABLE,
+    size,
+    table_matrix,
+    CURV,
+    curv_outer,
+    curv_inner,
+    outer_size,
+    inner_size,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``|x|^2``, float64, and the lines of a table for each matrix of ``size`` points."""
+    tile = row_tile(outer_size, inner_size, ROWS)
+    x = input_rows(X, x_outer, x_inner, tile)
+    c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)
+    square = dot(x, x, tile, D, BLOCK_D)
+    tl.store(SQUARE + tile.number, square, mask=tile.live)
+    P2 = c * square
+    P, A = tl.sqrt(P2), tl.sqrt(1.0 + P2)
+    height = P2 / (1.0 + A)
+    at = TABLE + tile.number // size * table_matrix + place(tile.number % size)
+    store_line(at, HEIGHT, height, tile.live)
+    store_line(at, ROOT, 1.0 / tl.sqrt(A), tile.live)
+    store_line(at, LEVER, height / tl.sqrt(A), tile.live)
+    store_line(at, NORM, P, tile.live)
+    store_line(at, GROWTH, height + P, tile.live)
+    store_line(at, SHRINK, 1.0 / tl.sqrt(A + P), tile.live)
+
+
+@triton.jit
+def pair_values(
+    X,
+    Y,
+    ROWS,
+    COLUMNS,
+    C,
+    EXACT,
+    OUT,
+    NEAR,
+    M,
+    N,
+    x_matrix,
+    x_row,
+    y_matrix,
+    y_row,
+    rows_matrix,
+    columns_matrix,
+    c_matrix,
+    D: tl.constexpr,
+    FORMULA: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PIECES: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    INLINE_PTX: tl.constexpr,
+):
+    """The value of each pair, NaN of near ones, and for each tile whether there are any.
+
+    ``EXACT``: whether all pairs of the matrix are to count as near.
+    """
+    matrix, program = matrix_of_program(M, N, BLOCK_M, BLOCK_N)
+    i, j = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
+    row = i * BLOCK_M + tl.arange(0, BLOCK_M)
+    wide = tl.load(C + matrix * c_matrix)
+    c, unit = wide.to(tl.float32), _unit(wide, FORMULA).to(tl.float32)
+    exact = tl.load(EXACT + matrix) != 0
+    x = row_scalars(ROWS + matrix * rows_matrix + first_place(i * BLOCK_M) + places(BLOCK_M), INLINE_PTX)
+
+    products = products_of_tile(
+        X + matrix * x_matrix,
+        Y + matrix * y_matrix,
+        tl.minimum(row, M - 1),
+        tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1),
+        x_row,
+        y_row,
+        D,
+        BLOCK_K,
+        PRECISION,
+        UPCAST,
+    )
+    pieces = split(products, PIECES)
+
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    of_columns = COLUMNS + matrix * columns_matrix + first_place(j * BLOCK_N)
+    out = OUT + (matrix * M + row.to(tl.int64))[:, None] * N
+    found = tl.zeros([BLOCK_M], tl.int32)
+    for piece in tl.static_range(PIECES):
+        column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
+        y = column_scalars(of_columns + place(piece * WIDTH) + places(WIDTH))
+        inside = (row < M)[:, None] & (column < N)[None, :]
+        near = _near(pieces[piece], x, y, c, FORMULA) | exact
+        value = _value(pieces[piece], x, y, c, FORMULA, INLINE_PTX) * unit
+        tl.store(out + column[None, :], tl.where(near, float("nan"), value), mask=inside)
+        found = tl.maximum(found, tl.max((near & inside).to(tl.int32), 1))
+    _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def pair_weights(
+    X,
+    Y,
+    ROWS,
+    COLUMNS,
+    C,
+    EXACT,
+    GRAD,
+    WEIGHTS,
+    X_SUM,
+    Y_SUM,
+    CURV_SUM,
+    NEAR,
+    M,
+    N,
+    x_matrix,
+    x_row,
+    y_matrix,
+    y_row,
+    rows_matrix,
+    columns_matrix,
+    c_matrix,
+    grad_matrix,
+    grad_row,
+    grad_column,
+    weights_matrix,
+    weights_row,
+    D: tl.constexpr,
+    FORMULA: tl.constexpr,
+    RESOLUTION: tl.constexpr,
+    ROUND_TF32: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PIECES: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    INLINE_PTX: tl.constexpr,
+):
+    """The gradient by ``c x.y`` of each pair, a matrix, and what is summed over its rows and columns.
+
+    0 of near pairs, which is how :mod:`~hypkernels.pairwise.near_kernels` tells them. The sums that are to
+    cancel against products with the matrix are those of the rounded matrix.
+    """
+    matrix, program = matrix_of_program(M, N, BLOCK_M, BLOCK_N)
+    i, j = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
+    row = i * BLOCK_M + tl.arange(0, BLOCK_M)
+    wide = tl.load(C + matrix * c_matrix)
+    c, unit = wide.to(tl.float32), minus(_unit(wide, FORMULA)).to(tl.float32)
+    exact = tl.load(EXACT + matrix) != 0
+    x = row_scalars(ROWS + matrix * rows_matrix + first_place(i * BLOCK_M) + places(BLOCK_M), INLINE_PTX)
+
+    products = products_of_tile(
+        X + matrix * x_matrix,
+        Y + matrix * y_matrix,
+        tl.minimum(row, M - 1),
+        tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1),
+        x_row,
+        y_row,
+        D,
+        BLOCK_K,
+        PRECISION,
+        UPCAST,
+    )
+    pieces = split(products, PIECES)
+
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    of_columns = COLUMNS + matrix * columns_matrix + first_place(j * BLOCK_N)
+    weights = WEIGHTS + matrix * weights_matrix + row.to(tl.int64)[:, None] * weights_row
+    grads = GRAD + matrix * grad_matrix + row.to(tl.int64)[:, None] * grad_row
+    own_sum = tl.zeros([BLOCK_M, 1], tl.float32)
+    curv_sum, radial_sum = own_sum, own_sum
+    found = tl.zeros([BLOCK_M], tl.int32)
+    for piece in tl.static_range(PIECES):
+        column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
+        y = column_scalars(of_columns + place(piece * WIDTH) + places(WIDTH))
+        inside = (row < M)[:, None] & (column < N)[None, :]
+        grad = tl.load(grads + column.to(tl.int64)[None, :] * grad_column, mask=inside, other=0.0)
+        near = _near(pieces[piece], x, y, c, FORMULA) | exact
+        gradient = _gradient(pieces[piece], grad * unit, x, y, c, FORMULA, RESOLUTION, INLINE_PTX)
+        used = inside & (near == 0)
+        curv_sum += lane_sums(tl.where(used, gradient.curv, 0.0), 1)
+        exact_weight = tl.where(used, gradient.weight, 0.0)
+        if FORMULA != ANGLE_AT_X:
+            radial_sum += lane_sums(exact_weight * gradient.radial * gradient.radial, 1)
+        if INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
+            weight, kept = to_bfloat16(exact_weight)
+        else:
+            weight = round_to_tf32(exact_weight) if ROUND_TF32 else exact_weight
+            weight = rounded(weight, WEIGHTS.dtype.element_ty)
+            kept = weight.to(tl.float32)
+        tl.store(weights + column[None, :], weight)
+        by_x, by_y = own_terms(gradient, kept, pieces[piece], x, y, c, FORMULA, False)
+        own_sum += lane_sums(tl.where(used, by_x, 0.0), 1)
+        by_y = tl.sum(tl.where(used, by_y, 0.0), 0)
+        tiles = tl.cdiv(M, BLOCK_M)
+        tl.store(Y_SUM + (matrix * tiles + i) * N + column, by_y, mask=column < N)
+        found = tl.maximum(found, tl.max((near & inside).to(tl.int32), 1))
+    at = (matrix * tl.cdiv(N, BLOCK_N) + j) * M + row
+    curv_sum += radial_sum * (0.5 / (1.0 + x.height))
+    tl.store(X_SUM + at, tl.sum(own_sum, 1), mask=row < M)
+    tl.store(CURV_SUM + at, tl.sum(curv_sum, 1), mask=row < M)
+    _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """As a matrix of one element: Triton 3.6 cannot reduce a vector for sm_100."""
+    rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    at = NEAR + (matrix * rows + i) * columns + j + tl.arange(0, 1)
+    tl.store(at, tl.max(found[:, None], 0))
+
+
+@triton.jit
+def _unit(c, FORMULA: tl.constexpr):
+    """Of values, with their sign; ``c`` is float64."""
+    if FORMULA == DIST:
+        return 1.0 / tl.sqrt(c)
+    elif FORMULA == INNER:
+        return -1.0 / c
+    else:
+        return c * 0.0 + 1.0
+
+
+@triton.jit
+def _near(product, x, y, c, FORMULA: tl.constexpr):
+    """Whether too little is left of the product; also where anything is NaN."""
+    least = x.norm * y.norm * NEAR_SHARE
+    if FORMULA == ANGLE_AT_X:
+        lateral, _, z, extent = lateral_radial(product, x, y, c, False)
+        serves = (lateral >= least) & (2.0 * extent - lateral >= least) & (z >= _LEAST)
+    else:
+        z = separation(product, x, y, c, False)
+        serves = (z >= least) & (z >= _LEAST)
+    return serves == 0
+
+
+@triton.jit
+def _value(product, x, y, c, FORMULA: tl.constexpr, INLINE_PTX: tl.constexpr):
+    if FORMULA == ANGLE_AT_X:
+        return angle_of_pairs(product, x, y, c, False)
+    z = separation(product, x, y, c, False)
+    if FORMULA == INNER:
+        return 1.0 + z
+    return _distance(z, INLINE_PTX)
+
+
+@triton.jit
+def _distance(z, INLINE_PTX: tl.constexpr):
+    near, far = distance_in_bits(z, True, INLINE_PTX), distance_in_bits(z, False, INLINE_PTX)
+    return tl.where(z < _SERIES_REACH, near, far) * LN2
+
+
+@triton.jit
+def _gradient(
+    product, push, x, y, c, FORMULA: tl.constexpr, RESOLUTION: tl.constexpr, INLINE_PTX: tl.constexpr
+):
+    """``push`` is minus the gradient by the value where the curvature is -1, in this one's unit."""
+    if FORMULA == ANGLE_AT_X:
+        return angle_gradient(product, push, x, y, c, False, RESOLUTION)
+    radial = tl.fma(x.height, y.root, minus(y.lever))  # (A - B) / sqrt(B)
+    if FORMULA == INNER:
+        return Gradient(push, radial, push, push, push)
+    z = separation(product, x, y, c, False)
+    slope = tl.rsqrt(sinh_squared(z))
+    tanh = z * slope  # of half the distance
+    far = distance_in_bits(z, False, INLINE_PTX) * (0.5 * LN2) - tanh
+    deficit = tl.where(z < _SERIES_REACH, tanh * near_excess(z), far)
+    weight = push * slope
+    return Gradient(weight, radial, push * deficit, weight, weight)
