@@ -146,6 +146,15 @@ CASES: dict[str, Case] = {
             _per_matrix(1),
         ),
         Case(
+            "pairwise_oxy_angle",
+            "Exterior angles of all pairs",
+            _shapes(512, small=(512,), medium=(2048,), large=(16384,)),
+            _draw_pair,
+            ("x", "y"),
+            {"lorentz": program(formulas.pairwise_oxy_angle, BINARY)},
+            _per_matrix(1),
+        ),
+        Case(
             "cone",
             "Half-aperture and exterior angle",
             _ROWS,

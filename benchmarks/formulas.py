@@ -87,6 +87,12 @@ def pairwise_angles(x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return at_x, at_y
 
 
+def pairwise_oxy_angle(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    inner = pairwise_inner(x, y, c)
+    x_time, y_time = time_component(x, c)[:, None], time_component(y, c)[None]
+    return angle_of_inner(inner, x_time, y_time, x.norm(dim=-1)[:, None], c)
+
+
 def entailment_loss(apex: Tensor, point: Tensor, c: Tensor, aperture_scale: float = 1.0) -> Tensor:
     residual = oxy_angle(apex, point, c) - aperture_scale * half_aperture(apex, c)
     return residual.clamp_min(0).mean()

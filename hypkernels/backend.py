@@ -1,7 +1,7 @@
 """Which implementation runs an op: one decision, from the tensors and the setting in force.
 
-- ``"triton"``: fused kernels, on a GPU. The pairwise functions have none.
-- ``"native"``: compiled C++, :mod:`hypkernels.cpu`, on a CPU. ``pairwise_oxy_angle`` has none.
+- ``"triton"``: fused kernels, on a GPU. What multiplies matrices has none for float64 points.
+- ``"native"``: compiled C++, :mod:`hypkernels.cpu`, on a CPU.
 - ``"torch"``: closed forms in PyTorch, on any device.
 - ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
   points, but free of every derivation. To compare with, not to train with.

@@ -266,16 +266,21 @@ def pairwise_inner(
 ) -> Tensor:
     """Lorentz inner product of every pair, ``x_i.y_j - x_time_i y_time_j``.
 
+    What a product of matrices leaves uncertain is as for :func:`pairwise_dist`.
+
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
         y: space components ``(..., N, D)`` of the same dtype and width; leading dimensions broadcast.
         curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
             of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
             ``(..., M)``.
+        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or ``"tf32"``;
+            ``None`` leaves it to ``torch.set_float32_matmul_precision``. On a CPU, and for points that are
+            not float32, all are the same.
 
     Returns:
         ``(..., M, N)``, at most ``-1/c``; float64 for float64 points, float32 otherwise. No temporary is of
-        that size, but for up to 8 MiB of a small matrix.
+        that size, but for up to 8 MiB of a small matrix and, in the backward pass on a GPU, 256 MiB.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
@@ -294,16 +299,25 @@ def pairwise_dist(
     are 0 where the distance is, see :func:`elementwise_dist`, which resolves any two points. On a CPU
     distances of points narrower than float64 have a relative error of up to 5e-7 besides.
 
+    On a GPU points narrower than float64 are multiplied in float32, with ``2e-6`` in place of ``4e-15``
+    (``precision="tf32"``: ``5e-4``). Where ``cosh(k d) - 1`` is less than ``k^2 |x||y| / 64``, the pair is
+    near and that does not apply: such distances, however small, and their gradients have the accuracy of
+    float32, as if they came from :func:`elementwise_dist`. They take longer: so do all pairs of a matrix
+    whose largest norms are below ``1e-6/k`` or have products beyond ``1e30``.
+
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
         y: space components ``(..., N, D)`` of the same dtype and width; leading dimensions broadcast.
         curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
             of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
             ``(..., M)``.
+        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or ``"tf32"``;
+            ``None`` leaves it to ``torch.set_float32_matmul_precision``. On a CPU, and for points that are
+            not float32, all are the same.
 
     Returns:
         Lengths ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of that
-        size, but for up to 8 MiB of a small matrix.
+        size, but for up to 8 MiB of a small matrix and, in the backward pass on a GPU, 256 MiB.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
@@ -318,7 +332,9 @@ def pairwise_oxy_angle(
 
     The conventions are those of :func:`oxy_angle`. Pairs closer than about ``1e-7 |x|`` cannot be told
     apart by a matrix product and count as coincident: 0. With ``k = sqrt(c)``, angles closer to 0 or pi
-    than about ``1e-7 k|y| / sinh(k d)`` are not resolved. :func:`oxy_angle` resolves any two points.
+    than about ``1e-7 k|y| / sinh(k d)`` are not resolved. :func:`oxy_angle` resolves any two points. So does
+    a GPU, for points narrower than float64: pairs whose directions from the origin are within 0.17 of each
+    other or of opposite ones count as near, see :func:`pairwise_dist`.
 
     Args:
         x: the apexes, space components ``(..., M, D)``, float64, float32, bfloat16 or float16.
@@ -326,10 +342,13 @@ def pairwise_oxy_angle(
         curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or one for each
             of several factors: a tensor ``(..., 1)`` that broadcasts against the leading dimensions
             ``(..., M)``.
+        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or ``"tf32"``;
+            ``None`` leaves it to ``torch.set_float32_matmul_precision``. On a CPU, and for points that are
+            not float32, all are the same.
 
     Returns:
         Radians in [0, pi], ``(..., M, N)``; float64 for float64 points, float32 otherwise. No temporary is of
-        that size.
+        that size, but for up to 256 MiB in the backward pass on a GPU.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.

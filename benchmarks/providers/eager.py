@@ -19,6 +19,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "log_map0": (formulas.log_map0, UNARY),
     "elementwise_dist": (formulas.elementwise_dist, BINARY),
     "pairwise_dist": (formulas.pairwise_dist, BINARY),
+    "pairwise_oxy_angle": (formulas.pairwise_oxy_angle, BINARY),
     "cone": (formulas.cone, BINARY),
     "entailment_loss": (formulas.entailment_loss, BINARY),
     "contrastive_dist": (formulas.contrastive, CONTRASTIVE),

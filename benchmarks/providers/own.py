@@ -28,7 +28,14 @@ PRODUCT_NOTES = {
 }
 PRODUCT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "tf32x3": "tf32x3", "bf16": None}
 PRODUCTS = {"fp32": "float32", "tf32": "tf32", "tf32x3": "tf32", "bf16": "bfloat16"}
-WITH_PRODUCTS = ("contrastive_dist", "contrastive_angle", "hysac_block", "hycoclip_block")
+WITH_PRODUCTS = (
+    "pairwise_dist",
+    "pairwise_oxy_angle",
+    "contrastive_dist",
+    "contrastive_angle",
+    "hysac_block",
+    "hycoclip_block",
+)
 
 
 def _cone(x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +55,8 @@ def _programs(precision: str | None) -> dict[str, Program]:
         "exp_map0": program(hk.exp_map0, UNARY),
         "log_map0": program(hk.log_map0, UNARY),
         "elementwise_dist": program(hk.elementwise_dist, BINARY),
-        "pairwise_dist": program(hk.pairwise_dist, BINARY),
+        "pairwise_dist": program(partial(hk.pairwise_dist, precision=precision), BINARY),
+        "pairwise_oxy_angle": program(partial(hk.pairwise_oxy_angle, precision=precision), BINARY),
         "cone": program(_cone, BINARY),
         "entailment_loss": program(hk.entailment_loss, BINARY),
         "contrastive_dist": contrastive("dist"),

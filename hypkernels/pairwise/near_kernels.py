@@ -27,6 +27,9 @@ from hypkernels.tritonlib.pair_gaps import ANGLE_AT_X, ANGLE_AT_Y, DIST, HALF_PI
 from hypkernels.tritonlib.pair_geometry import ratio
 from hypkernels.tritonlib.scalar_math import asinh, asinhc_slope, atan2_positive
 
+# A square of ``e`` this small is rounding, not direction.
+_ROUNDING_NOISE = tl.constexpr(2.0**-98)
+
 
 class Points(NamedTuple):
     """Some points: where they begin, whether they are any, and ``1/|x|``, ``P`` and others, float64."""
@@ -265,7 +268,9 @@ def _pairs(x, y, D: tl.constexpr, FORMULA: tl.constexpr, DEPTH: tl.constexpr):
         if FORMULA >= ANGLE_AT_X:
             e = (y_high[None, :, :] + x_high[:, None, :]) + (y_low[None, :, :] + x_low[:, None, :])
             opposite += tl.sum(e * e, 2).to(tl.float64)
+    same = tl.where(same <= _ROUNDING_NOISE, 0.0, same)
     if FORMULA >= ANGLE_AT_X:
+        opposite = tl.where(opposite <= _ROUNDING_NOISE, 0.0, opposite)
         turned = opposite < same
         sign, omega = tl.where(turned, -1.0, 1.0).to(tl.float64), tl.where(turned, opposite, same) * 0.5
     else:

@@ -245,8 +245,9 @@ def pair_weights(
         y = column_scalars(of_columns + place(piece * WIDTH) + places(WIDTH))
         inside = (row < M)[:, None] & (column < N)[None, :]
         grad = tl.load(grads + column.to(tl.int64)[None, :] * grad_column, mask=inside, other=0.0)
-        near = _near(pieces[piece], x, y, c, FORMULA) | exact
         gradient = _gradient(pieces[piece], grad * unit, x, y, c, FORMULA, RESOLUTION, INLINE_PTX)
+        # A weight of 0 is what near pairs are told by.
+        near = _near(pieces[piece], x, y, c, FORMULA) | exact | ((gradient.weight == 0.0) & (grad != 0.0))
         used = inside & (near == 0)
         curv_sum += lane_sums(tl.where(used, gradient.curv, 0.0), 1)
         exact_weight = tl.where(used, gradient.weight, 0.0)

@@ -207,10 +207,12 @@ def test_what_a_gpu_lacks(name, value, reason, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("name", ["pairwise_inner", "pairwise_dist", "pairwise_oxy_angle"])
-def test_a_function_without_kernels_refuses_to_run_them(name):
-    reason = f"hypkernels.{name} cannot run with backend 'triton': it has no kernels"
+def test_all_pairs_of_float64_points_have_no_kernels(name, monkeypatch):
+    monkeypatch.setitem(backend._MISSING, "triton", lambda device: None)
+    x = X.double()
+    reason = f"hypkernels.{name} cannot run with backend 'triton': the points are float64"
     with hk.use_backend("triton"), pytest.raises(RuntimeError, match=reason):
-        getattr(hk, name)(X, X)
+        getattr(hk, name)(x, x)
 
 
 def test_the_backward_pass_follows_the_forward_pass(kernels):

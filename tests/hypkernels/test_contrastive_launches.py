@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hypkernels.contrastive import kernel
 from hypkernels.contrastive.problem import Embeddings, Problem
-from hypkernels.tritonlib.tile_plan import plan_for
 from hypkernels.tritonlib.recording import recorded_launches
+from hypkernels.tritonlib.tile_plan import plan_for
 
 # Calls of PyTorch that launch nothing.
 _FREE = re.compile(

@@ -298,15 +298,15 @@ def test_the_default_tiles():
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name, dtype):
     x, y = (p.requires_grad_() for p in sets((3, 4), (5, 4), dtype=dtype))
-    opcheck(operators.registered(name), (x, y, torch.tensor(0.7, requires_grad=True), "torch"))
+    opcheck(operators.registered(name), (x, y, torch.tensor(0.7, requires_grad=True), None, "torch"))
     x, y = (p.detach().mT.contiguous().mT.requires_grad_() for p in sets((2, 3, 4), (2, 5, 4), dtype=dtype))
-    opcheck(operators.registered(name), (x, y, torch.tensor(0.7), "torch"))
+    opcheck(operators.registered(name), (x, y, torch.tensor(0.7), "ieee", "torch"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck_of_the_backward(name):
     x, y, grad = sets((3, 4), (5, 4), (3, 5))
-    opcheck(operators.registered(f"{name}_backward"), (grad, x, y, torch.tensor(0.7), "torch"))
+    opcheck(operators.registered(f"{name}_backward"), (grad, x, y, torch.tensor(0.7), None, "torch"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -449,3 +449,13 @@ def test_bad_arguments_are_refused_by_name(name):
         function(x, x, torch.tensor(-1.0))
     with pytest.raises(TypeError, match="y must be a tensor"):
         function(x, [1.0])
+    with pytest.raises(ValueError, match=r"precision must be one of None, .*, got 'bf16'"):
+        function(x, x, precision="bf16")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cpu_has_one_precision(name):
+    x, y = sets((3, 4), (5, 4), dtype=torch.float32)
+    expected = getattr(hk, name)(x, y)
+    for precision in ("ieee", "tf32", "tf32x3"):
+        assert torch.equal(getattr(hk, name)(x, y, precision=precision), expected)
