@@ -301,9 +301,9 @@ def pairwise_dist(
 
     On a GPU points narrower than float64 are multiplied in float32, with ``2e-6`` in place of ``4e-15``
     (``precision="tf32"``: ``5e-4``). Where ``cosh(k d) - 1`` is less than ``k^2 |x||y| / 64``, the pair is
-    near and that does not apply: such distances, however small, and their gradients have the accuracy of
-    float32, as if they came from :func:`elementwise_dist`. They take longer: so do all pairs of a matrix
-    whose largest norms are below ``1e-6/k`` or have products beyond ``1e30``.
+    near and that does not apply: such distances and their gradients are right to float32, but for 4e-15 of a
+    direction. They take longer, and so do all pairs of a matrix whose largest norms are below ``1e-6/k`` or
+    have products beyond ``1e30``.
 
     Args:
         x: space components ``(..., M, D)``, float64, float32, bfloat16 or float16.

@@ -5,7 +5,7 @@ narrower ones as they are. Pairs of which it leaves too little, near ones, are m
 computes them from differences: in float64, but for the sums over components. All pairs of a matrix count as
 near where norms or curvature leave what float32 has the range for.
 
-The backward pass computes the products again, a block of pairs at a time. It stores the gradient by ``c x.y``
+The backward pass computes the products again, a block of pairs at a time. It stores the gradient by ``x.y``
 of each pair in a workspace of bounded size and multiplies that with the points. Nothing is summed in order of
 arrival.
 """
@@ -37,7 +37,7 @@ from hypkernels.tritonlib.tile_plan import (
     pairwise_plan_for,
 )
 
-# Norms, products of two and of the larger with both, in units of the curvature: what float32 has room for.
+# ``k|x|``, and curvatures and products of two norms or three: what float32 has room for.
 _LEAST_REACH, _LEAST_PRODUCT, _LARGEST_PRODUCT = 1e-6, 1e-30, 1e30
 # Points of a table, in multiples: what no tile is wider than.
 _PADDED_POINTS = 256
@@ -244,10 +244,10 @@ def gradients(
 
 
 class _Gradients:
-    """Sums over blocks of pairs, with ``W`` the gradient by ``c x.y`` of each: ``c (W y - own_x x)``.
+    """Sums over blocks of pairs, with ``W`` the gradient by ``x.y`` of each: ``W y - own_x x``.
 
     ``own_x`` and ``own_y`` are sums over the pairs of each row and column, ``curv`` over those of each row:
-    of the gradient by ``log c``, and of near pairs, by ``c``.
+    of the gradient by ``log c``, times ``c``, and of near pairs of that by ``c``.
     """
 
     def __init__(self, pairs: _Pairs, grad: Tensor) -> None:
@@ -308,7 +308,7 @@ class _Gradients:
         for total, one, own in ((self.x, pairs.x, own_of_x), (self.y, pairs.y, {"by_height": self.own_y})):
             c = pairs.c[:, None].expand(one.square.shape)
             subtract_own(total, one.points, one.square[..., None], c, **own)
-        return self.x, self.y, self.curv.sum(1) / pairs.c + self.near_curv.sum(1)
+        return self.x, self.y, self.curv.sum(1) / pairs.c**2 + self.near_curv.sum(1)
 
 
 def _add_near(
@@ -385,8 +385,8 @@ def _leaves_float32(x_square: Tensor, y_square: Tensor, c: Tensor) -> Tensor:
     larger = torch.maximum(P, Q)
     in_formulas = (1 + P) * (1 + Q) * (1 + larger)
     product = x * y
-    least = torch.minimum(product, product * c)
-    largest = torch.maximum(in_formulas, torch.maximum(product, k))
+    least = torch.minimum(torch.minimum(product, product * c), c)
+    largest = torch.maximum(torch.maximum(in_formulas, product), c)
     return (larger < _LEAST_REACH) | (least < _LEAST_PRODUCT) | (largest > _LARGEST_PRODUCT)
 
 

@@ -206,7 +206,7 @@ def pair_weights(
     UPCAST: tl.constexpr,
     INLINE_PTX: tl.constexpr,
 ):
-    """The gradient by ``c x.y`` of each pair, a matrix, and what is summed over its rows and columns.
+    """The gradient by ``x.y`` of each pair, a matrix, and what is summed over its rows and columns.
 
     0 of near pairs, which is how :mod:`~hypkernels.pairwise.near_kernels` tells them. The sums that are to
     cancel against products with the matrix are those of the rounded matrix.
@@ -215,7 +215,7 @@ def pair_weights(
     i, j = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
     row = i * BLOCK_M + tl.arange(0, BLOCK_M)
     wide = tl.load(C + matrix * c_matrix)
-    c, unit = wide.to(tl.float32), minus(_unit(wide, FORMULA)).to(tl.float32)
+    c, unit = wide.to(tl.float32), minus(_unit(wide, FORMULA) * wide).to(tl.float32)
     exact = tl.load(EXACT + matrix) != 0
     x = row_scalars(ROWS + matrix * rows_matrix + first_place(i * BLOCK_M) + places(BLOCK_M), INLINE_PTX)
 
@@ -325,7 +325,7 @@ def _distance(z, INLINE_PTX: tl.constexpr):
 def _gradient(
     product, push, x, y, c, FORMULA: tl.constexpr, RESOLUTION: tl.constexpr, INLINE_PTX: tl.constexpr
 ):
-    """``push`` is minus the gradient by the value where the curvature is -1, in this one's unit."""
+    """``push`` is minus the gradient by the value of curvature -1, in this one's unit, times ``c``."""
     if FORMULA == ANGLE_AT_X:
         return angle_gradient(product, push, x, y, c, False, RESOLUTION)
     radial = tl.fma(x.height, y.root, minus(y.lever))  # (A - B) / sqrt(B)

@@ -62,9 +62,9 @@ def subtract_own_terms(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``c (grad - own x)`` in place, with ``own`` the sums over ``A`` and those over ``P^2``.
+    """``grad - own x`` in place, with ``own`` the sums over ``A`` and those over ``P^2``.
 
-    All sums are ``WEIGHT_UNIT`` times as large, if there is one.
+    With a ``WEIGHT_UNIT``, ``c / WEIGHT_UNIT`` times that: of sums as much smaller, and larger.
     """
     tile = row_tile(outer_size, inner_size, ROWS)
     x, grad = input_rows(X, x_outer, x_inner, tile), output_rows(GRAD, tile, D)
@@ -75,12 +75,12 @@ def subtract_own_terms(
         own += tl.load(BY_HEIGHT + tile.number, mask=tile.live, other=0.0) / tl.sqrt(1.0 + P2)
     if BY_NORM is not None:
         own += ratio(tl.load(BY_NORM + tile.number, mask=tile.live, other=0.0), P2)
+    factor = tl.full([ROWS], 1.0, tl.float64)
     if WEIGHT_UNIT is not None:
-        c /= load_scalar(WEIGHT_UNIT)
-    c += tl.zeros([ROWS], tl.float64)
+        factor *= c / load_scalar(WEIGHT_UNIT)
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
-        store(grad, c[:, None] * (load(grad, columns) - own[:, None] * load(x, columns)), columns)
+        store(grad, factor[:, None] * (load(grad, columns) - own[:, None] * load(x, columns)), columns)
 
 
 def add_tiles(parts: Tensor, out: Tensor) -> None:
@@ -101,5 +101,5 @@ def subtract_own(
     by_norm: Tensor | None = None,
     weight_unit: Tensor | None = None,
 ) -> None:
-    """``c (total - own x)`` in place, see :func:`subtract_own_terms`; ``c`` is 0-d or one for each row."""
+    """``total - own x`` in place, see :func:`subtract_own_terms`; ``c`` is 0-d or one for each row."""
     launch_rows(subtract_own_terms, [points, square], [total, by_height, by_norm, weight_unit], [c])

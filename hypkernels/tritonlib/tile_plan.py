@@ -159,6 +159,8 @@ def _target(device: torch.device) -> str:
     if torch.version.hip is not None:
         return "gfx942"
     major, _ = torch.cuda.get_device_capability(device)
+    if major >= 12:  # Blackwell for consumers has neither the shared memory nor the matrix units of sm_100
+        return "sm_80"
     return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
 
 
