@@ -170,7 +170,7 @@ def _contrastive_losses(
         symmetric,
         precision,
     )
-    return [_reduce(one, reduction) for one in losses]
+    return [reduce_losses(one, reduction) for one in losses]
 
 
 def _check_contrastive_options(
@@ -280,7 +280,7 @@ def entailment_loss(
         *broadcast_rows(apex, point, curv=scalar_or_rows("curv", curv, apex)),
         *map(constant, _cone_options(aperture_scale, min_radius, margin, leak)),
     )
-    return _reduce(losses, reduction)
+    return reduce_losses(losses, reduction)
 
 
 def entailment_losses(
@@ -335,8 +335,8 @@ def entailment_losses(
         return []
     losses = together.entailment_losses(sets, cones, scalar_tensor("curv", curv, sets[0]))
     if isinstance(losses, Tensor):
-        return list(_reduce(losses, reduction, dim=1).unbind())
-    return [_reduce(one, reduction) for one in losses]
+        return list(reduce_losses(losses, reduction, dim=1).unbind())
+    return [reduce_losses(one, reduction) for one in losses]
 
 
 def _cone_options(aperture_scale: float, min_radius: float, margin: float, leak: float) -> list[float]:
@@ -348,7 +348,7 @@ def _cone_options(aperture_scale: float, min_radius: float, margin: float, leak:
     ]
 
 
-def _reduce(losses: Tensor, reduction: str, dim: int | None = None) -> Tensor:
+def reduce_losses(losses: Tensor, reduction: str, dim: int | None = None) -> Tensor:
     """All, or each row of dimension ``dim``."""
     if reduction == "none":
         return losses

@@ -1,4 +1,4 @@
-"""The drop-in for the MERU family's ``lorentz.py``: signatures, shapes, values and gradients of both modes."""
+"""The drop-in for the MERU family's ``lorentz.py``: signatures, shapes, values, gradients of both modes."""
 
 import inspect
 import math

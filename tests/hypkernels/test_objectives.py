@@ -1,0 +1,310 @@
+"""Whole objectives against their dense definitions in float64: values, every gradient, options, errors."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from objective_cases import assert_as_defined, points, with_gradients, with_one_gradient_scaled
+
+import hypkernels as hk
+from hypkernels.compat import meru_reference
+from hypkernels.cone import reference as cone
+from hypkernels.objectives import (
+    HyCoCLIPLoss,
+    MERULoss,
+    atmg_loss,
+    hycoclip_loss,
+    meru_loss,
+    part_whole_loss,
+    rooted_entailment_loss,
+    uncertainty,
+)
+from hypkernels.pairwise import reference as pairwise
+from hypkernels.translation import to_origin
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def scalars(curv=0.7, scale=5.0):
+    return torch.tensor(curv, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64)
+
+
+def cross_entropy(x, y, curv, scale, offset=0):
+    return F.cross_entropy(-scale * pairwise.pairwise_dist(x, y, curv), offset + torch.arange(len(x)))
+
+
+def hinge(apex, point, curv, aperture_scale, min_radius=0.1):
+    angle, aperture = cone.oxy_angle(apex, point, curv), cone.half_aperture(apex, curv, min_radius)
+    return (angle - aperture_scale * aperture).relu().mean()
+
+
+def meru_definition(image, text, curv, scale, images=None, texts=None, offset=0, weight=0.2, radius=0.1):
+    images, texts = image if images is None else images, text if texts is None else texts
+    both = cross_entropy(image, texts, curv, scale, offset) + cross_entropy(text, images, curv, scale, offset)
+    return both / 2 + weight * hinge(text, image, curv, 1.0, radius)
+
+
+def hycoclip_definition(
+    image, text, box_image, box_text, curv, scale, images=None, texts=None, offset=0, options=()
+):
+    weight, inter, intra, radius = options or (0.2, 0.7, 1.2, 0.1)
+    images, texts = image if images is None else images, text if texts is None else texts
+    contrastive = [
+        cross_entropy(one, other, curv, scale, offset)
+        for one, other in ((image, texts), (text, images), (box_image, texts), (box_text, images))
+    ]
+    cones = [
+        hinge(text, image, curv, inter, radius),
+        hinge(box_text, box_image, curv, inter, radius),
+        hinge(box_image, image, curv, intra, radius),
+        hinge(box_text, text, curv, intra, radius),
+    ]
+    return sum(contrastive) / 4 + weight / 2 * sum(cones)
+
+
+def sets(count, rows=7, dtype=torch.float64, size=0.6):
+    return [points(rows, 6, seed=seed, dtype=dtype, size=size) for seed in range(count)]
+
+
+CASES = {
+    "meru": (lambda *a: meru_loss(*a).loss, meru_definition, 2),
+    "hycoclip": (lambda *a: hycoclip_loss(*a).loss, hycoclip_definition, 4),
+    "atmg": (
+        atmg_loss,
+        lambda image, text, curv, scale: (
+            (
+                F.cross_entropy(
+                    -scale * pairwise.pairwise_oxy_angle(text, image, curv), torch.arange(len(image))
+                )
+                + F.cross_entropy(
+                    scale * pairwise.pairwise_oxy_angle(image, text, curv), torch.arange(len(image))
+                )
+            )
+            / 2
+        ),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_as_defined(name, dtype):
+    function, definition, count = CASES[name]
+    assert_as_defined(function, definition, [*sets(count, dtype=dtype), *scalars()])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_scaled_gradient_is_noticed(name):
+    function, definition, count = CASES[name]
+    tensors = [*sets(count), *scalars()]
+    for index in range(len(tensors)):
+        with pytest.raises(AssertionError, match=f"result {index + 1}"):
+            assert_as_defined(with_one_gradient_scaled(function, index), definition, tensors)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_rows_of_one_process_among_all(offset):
+    """What other processes hold are constants or tensors with gradients of their own."""
+    local, (images, texts) = sets(4), [points(12, 6, seed=seed, size=0.6) for seed in (8, 9)]
+    for count, function, definition in (
+        (2, meru_loss, meru_definition),
+        (4, hycoclip_loss, hycoclip_definition),
+    ):
+
+        def found(*tensors, function=function, count=count):
+            *rows, images, texts, curv, scale = tensors
+            return function(*rows, curv, scale, all_image=images, all_text=texts, offset=offset).loss
+
+        def expected(*tensors, definition=definition):
+            *rows, images, texts, curv, scale = tensors
+            return definition(*rows, curv, scale, images, texts, offset)
+
+        assert_as_defined(found, expected, [*local[:count], images, texts, *scalars()])
+    assert_as_defined(
+        lambda i, t, images, texts, c, s: atmg_loss(
+            i, t, c, s, all_image=images, all_text=texts, offset=offset
+        ),
+        lambda i, t, images, texts, c, s: (
+            (
+                F.cross_entropy(-s * pairwise.pairwise_oxy_angle(t, images, c), offset + torch.arange(7))
+                + F.cross_entropy(s * pairwise.pairwise_oxy_angle(i, texts, c), offset + torch.arange(7))
+            )
+            / 2
+        ),
+        [*local[:2], images, texts, *scalars()],
+    )
+
+
+def test_gathered_sets_that_are_the_local_ones_change_nothing():
+    image, text = sets(2)
+    whole = meru_loss(image, text, 0.7, 5.0)
+    again = meru_loss(image, text, 0.7, 5.0, all_image=image, all_text=text)
+    assert torch.allclose(torch.stack(whole), torch.stack(again), rtol=1e-12)
+
+
+def test_options():
+    image, text, box_image, box_text = sets(4)
+    found = meru_loss(image, text, 0.7, 5.0, entail_weight=0.5, min_radius=0.3)
+    assert torch.allclose(found.loss, meru_definition(image, text, 0.7, 5.0, weight=0.5, radius=0.3))
+    assert torch.equal(found.loss, found.contrastive + 0.5 * found.entailment)
+    options = dict(
+        zip(
+            ("entail_weight", "inter_aperture_scale", "intra_aperture_scale", "min_radius"),
+            (0.5, 0.9, 1.4, 0.3),
+            strict=True,
+        )
+    )
+    points = (image, text, box_image, box_text)
+    found = hycoclip_loss(*points, 0.7, 5.0, **options)
+    expected = hycoclip_definition(*points, 0.7, 5.0, options=tuple(options.values()))
+    assert torch.allclose(found.loss, expected, rtol=1e-12)
+
+
+def test_modules_are_the_functions():
+    points = sets(4)
+    meru, hycoclip = MERULoss(entail_weight=0.4, min_radius=0.2), HyCoCLIPLoss(inter_aperture_scale=0.8)
+    expected = meru_loss(*points[:2], 0.7, 5.0, entail_weight=0.4, min_radius=0.2)
+    assert torch.equal(meru(*points[:2], 0.7, 5.0).loss, expected.loss)
+    expected = hycoclip_loss(*points, 0.7, 5.0, inter_aperture_scale=0.8)
+    assert torch.equal(hycoclip(*points, 0.7, 5.0).loss, expected.loss)
+    gathered = {"all_image": points[0], "all_text": points[1]}
+    assert torch.allclose(hycoclip(*points, 0.7, 5.0, **gathered).loss, expected.loss, rtol=1e-12)
+    assert "entail_weight=0.4" in repr(meru)
+    assert "inter_aperture_scale=0.8" in repr(hycoclip)
+
+
+@pytest.mark.parametrize("function", [meru_loss, atmg_loss])
+def test_degenerate_points_have_finite_gradients(function):
+    image, text = sets(2, dtype=torch.float32)
+    image[0], text[1], text[2] = text[0], 0, 2 * image[2]
+    values = with_gradients(
+        lambda *a: torch.stack([*function(*a)] if function is meru_loss else [function(*a)]),
+        [image, text, *scalars()],
+    )
+    assert all(one.isfinite().all() for one in values)
+
+
+@pytest.mark.parametrize("function", [meru_loss, atmg_loss])
+def test_no_rows(function):
+    empty = torch.zeros(0, 6, requires_grad=True)
+    out = function(empty, empty)
+    loss = out.loss if function is meru_loss else out
+    assert loss == 0
+    loss.backward()
+    assert empty.grad.shape == (0, 6)
+
+
+def test_a_loss_that_is_nearly_learnt():
+    """In float32 a cross entropy of distances loses digits, of ours and of the published ones: the loss is
+    what is left of logits of 20. The objective keeps them."""
+    generator = torch.Generator().manual_seed(0)
+    image, step = (F.normalize(torch.randn(256, 512, generator=generator), dim=1) for _ in range(2))
+    text, rows = image + 0.1 * step, torch.arange(256)
+
+    def by_distances(pairwise_dist, x, y):
+        logits = -14 * pairwise_dist(x, y)
+        return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+
+    def errors(function):
+        found = with_gradients(function, [image, text])
+        return [((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)]
+
+    wide = [image.double(), text.double()]
+    truth = with_gradients(lambda x, y: meru_definition(x, y, 1.0, 14.0, weight=0.0), wide)
+    assert max(errors(lambda x, y: meru_loss(x, y, 1.0, 14.0, entail_weight=0.0).loss)) < 1e-6
+    assert min(errors(partial(by_distances, meru_reference.pairwise_dist))) > 5e-3
+    assert min(errors(partial(by_distances, hk.pairwise_dist))) > 5e-3
+
+
+# ---------------------------------------------------------------- roots
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rooted_entailment(dtype):
+    apex, point, root = sets(3, dtype=dtype)
+    options = {"aperture_scale": 0.7, "min_radius": 0.2, "margin": 0.1, "leak": 0.1}
+
+    def definition(apex, point, root, curv):
+        a, p = (to_origin(one, root, curv) for one in (apex, point))
+        angle, aperture = cone.oxy_angle(a, p, curv), cone.half_aperture(a, curv, 0.2)
+        return ((angle - 0.7 * aperture + 0.1).relu() + 0.1 * angle).mean()
+
+    found = partial(rooted_entailment_loss, **options)
+    assert_as_defined(found, definition, [apex, point, root, scalars()[0]])
+    for index in range(4):
+        scaled = with_one_gradient_scaled(found, index)
+        with pytest.raises(AssertionError):
+            assert_as_defined(scaled, definition, [apex, point, root, scalars()[0]], tolerance=1e-2)
+
+
+def test_a_root_at_the_origin_and_an_apex_at_the_root():
+    apex, point = sets(2)
+    root = torch.zeros(6, dtype=torch.float64)
+    assert torch.equal(rooted_entailment_loss(apex, point, root, 0.7), hk.entailment_loss(apex, point, 0.7))
+    values = with_gradients(rooted_entailment_loss, [apex, point, apex[0], scalars()[0]])
+    assert all(one.isfinite().all() for one in values)
+    alone = rooted_entailment_loss(apex[:1], point[:1], apex[0], 0.7)
+    assert alone == 0
+
+
+# ---------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_parts(dtype):
+    part, whole = points(9, 6, dtype=dtype, size=0.6), points(4, 6, seed=1, dtype=dtype, size=0.6)
+    owner = torch.tensor([0, 0, 2, 2, 2, 1, 0, 2, 1])  # the last has none
+
+    def definition(part, whole, curv, scale):
+        u = F.softplus(-part.detach().norm(dim=1))
+        rows = (scale * (-u / 2).exp().clamp(0.1, 10)).unsqueeze(1)
+        return F.cross_entropy(-rows * pairwise.pairwise_dist(part, whole, curv), owner)
+
+    found = lambda part, whole, curv, scale: part_whole_loss(part, whole, owner, curv, scale)  # noqa: E731
+    assert_as_defined(found, definition, [part, whole, *scalars()])
+
+
+def test_no_parts():
+    part = torch.zeros(0, 6, requires_grad=True)
+    loss = part_whole_loss(part, points(4, 6, dtype=torch.float32), torch.zeros(0, dtype=torch.int64))
+    assert loss == 0
+    loss.backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uncertainty(dtype):
+    assert_as_defined(uncertainty, lambda x: F.softplus(-x.norm(dim=-1)), [points(5, 6, dtype=dtype)])
+    origin = torch.zeros(2, 6, dtype=dtype, requires_grad=True)
+    uncertainty(origin).sum().backward()
+    assert torch.equal(origin.grad, torch.zeros_like(origin))
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: meru_loss(x, x[:3]), ValueError, "image and text must have as many rows"),
+        (lambda x: meru_loss(x, x.double()), TypeError, "image and text must have the same dtype"),
+        (lambda x: meru_loss(x, x, entail_weight=-1.0), ValueError, "entail_weight must not be negative"),
+        (lambda x: meru_loss(x, x, -1.0), ValueError, "curv must be positive"),
+        (lambda x: meru_loss(x, x, offset=1), ValueError, "offset must leave 5 rows"),
+        (lambda x: meru_loss(x, x, offset=1.0), TypeError, "offset must be an int"),
+        (lambda x: meru_loss(x, x, all_text=x[:, :2]), ValueError, "image and all_text"),
+        (lambda x: hycoclip_loss(x, x, x, x[:2]), ValueError, "image and box_text must have as many rows"),
+        (lambda x: hycoclip_loss(x, x, x, x, intra_aperture_scale=-1.0), ValueError, "aperture_scale"),
+        (lambda x: atmg_loss(x, x, logit_scale=-1.0), ValueError, "logit_scale must not be negative"),
+        (lambda x: atmg_loss(x, x, all_text=x[:2]), ValueError, "offset must leave 5 rows"),
+        (lambda x: rooted_entailment_loss(x, x, x[0, :2]), ValueError, "root"),
+        (lambda x: part_whole_loss(x, x, torch.full((5,), 7)), ValueError, "targets must be in"),
+        (lambda x: uncertainty(1.0), TypeError, "points must be a tensor"),
+        (lambda x: MERULoss(entail_weight=-1.0), ValueError, "entail_weight"),
+        (lambda x: HyCoCLIPLoss(min_radius=0.0), ValueError, "min_radius"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call(points(5, 6, dtype=torch.float32))
