@@ -1,7 +1,8 @@
 """Losses of all pairs that :func:`hypkernels.contrastive_loss` is not: of other targets, signs and distances.
 
-They compute in float64, a strip of rows at a time and again for the gradient (see
-:mod:`hypkernels.row_strips`), and never hold a matrix of all pairs. Points are space components.
+They compute in float64, a strip of rows at a time and again for the gradient, and never hold a matrix of all
+pairs: see :mod:`hypkernels.row_strips`, also for what of it holds under which transform. They are
+differentiable any number of times. Points are space components.
 """
 
 from __future__ import annotations

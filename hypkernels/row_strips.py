@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hypkernels import backend
+from hypkernels.operators import transformed
 
 # For the matrices of one strip, forward or backward.
 CPU_BYTES, GPU_BYTES = 32 << 20, 256 << 20
@@ -27,7 +28,18 @@ def in_strips(
         rows: tensors of as many rows.
         shared: what all strips use.
         pairs_of_row: how many numbers of one row there are in each matrix that ``function`` makes.
+
+    Within transforms of ``torch.func``, which know no recomputation, strips are kept for the gradient: there
+    memory grows with the pairs.
+
+    Raises:
+        NotImplementedError: in a graph that is being compiled. ``torch.compile`` leaves the function to eager
+            PyTorch, but for ``fullgraph=True``.
     """
+    if torch.compiler.is_compiling():
+        raise NotImplementedError(
+            "hypkernels' losses in strips run outside of compiled graphs: compile without fullgraph=True"
+        )
     requested, count = backend.setting(), len(rows[0])
     budget = CPU_BYTES if rows[0].device.type == "cpu" else GPU_BYTES
     step = max(1, budget // (8 * _MATRICES * max(pairs_of_row, 1)))
@@ -38,7 +50,7 @@ def in_strips(
 
     def of_rows(start: int) -> Tensor:
         strip = [one[start : start + step] for one in rows]
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or transformed():
             return of_strip(*strip, *shared)
         return checkpoint(of_strip, *strip, *shared, use_reentrant=False, preserve_rng_state=False)
 

@@ -19,7 +19,16 @@ def modules(package):
 
 @pytest.mark.parametrize("name", [*modules(hypkernels), *modules(hysac)])
 def test_module_imports(name):
+    if name == "hypkernels.compat.geoopt":
+        pytest.importorskip("geoopt", reason="geoopt is not installed: pip install 'hysac[geoopt]'")
     importlib.import_module(name)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "geoopt", None)
+    monkeypatch.delitem(sys.modules, "hypkernels.compat.geoopt", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'hysac\[geoopt\]'"):
+        importlib.import_module("hypkernels.compat.geoopt")
 
 
 def test_hypkernels_import_is_light():
@@ -27,7 +36,8 @@ def test_hypkernels_import_is_light():
     program = (
         "import sys, torch; before = set(sys.modules); import hypkernels;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before};"
-        "assert not new & {'triton', 'open_clip', 'hysac', 'torchvision', 'matplotlib'}, new;"
+        "assert not new & {'triton', 'open_clip', 'hysac', 'torchvision', 'matplotlib', 'geoopt'}, new;"
+        "assert not any(m.startswith(('hypkernels.compat', 'hypkernels.objectives')) for m in sys.modules);"
         "assert not torch.cuda.is_initialized()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

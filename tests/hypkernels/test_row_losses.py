@@ -277,6 +277,35 @@ def test_same_bits_twice(name):
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_transforms(name):
+    x, y, dx = points(7, 8), points(7, 8, seed=1), points(7, 8, seed=2)
+    learning = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+    value = LOSSES[name](*learning)
+    by_x, by_y = torch.autograd.grad(value, learning)
+    found = torch.func.grad(LOSSES[name], argnums=(0, 1))(x, y)
+    assert all(torch.allclose(a, b) for a, b in zip(found, (by_x, by_y), strict=True))
+    both = torch.stack([x, dx]), torch.stack([y, y])
+    assert torch.allclose(torch.vmap(LOSSES[name])(*both), torch.stack([value, LOSSES[name](dx, y)]))
+    by_both = torch.vmap(torch.func.grad(LOSSES[name]))(*both)
+    assert torch.allclose(by_both[0], by_x)
+    _, tangent = torch.func.jvp(lambda x: LOSSES[name](x, y), (x,), (dx,))
+    assert torch.allclose(tangent, (by_x * dx).sum())
+    again = points(7, 8).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: LOSSES[name](x, y), again, fast_mode=True)
+
+
+def test_compiled_functions_leave_it_to_eager_pytorch():
+    name, x, y = "sigmoid", points(7, 8), points(7, 8, seed=1)
+    expected = with_gradients(LOSSES[name], [x, y])
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"(?s)losses in strips"):
+        torch.compile(LOSSES[name], backend="eager", fullgraph=True)(x, y)
+    torch.compiler.reset()
+    found = with_gradients(torch.compile(LOSSES[name], backend="eager"), [x, y])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 # ---------------------------------------------------------------- bad input
 
 

@@ -189,6 +189,33 @@ def test_cones_and_pairs(k):
     assert torch.allclose(angles, hk.pairwise_oxy_angle(a, b, c), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["half_aperture", "exterior_angle", "pairwise_exterior_angle", "cdist"])
+def test_gradients_of_cones_and_pairs(name):
+    """Those of the functions of space components, with ``k`` for ``1/k``."""
+    direct = {
+        "half_aperture": lambda a, b, k: hk.half_aperture(a, 1 / k),
+        "exterior_angle": lambda a, b, k: hk.oxy_angle(a, b, 1 / k),
+        "pairwise_exterior_angle": lambda a, b, k: hk.pairwise_oxy_angle(a, b, 1 / k),
+        "cdist": lambda a, b, k: hk.pairwise_dist(a, b, 1 / k),
+    }[name]
+    manifold = Lorentz(wide(0.3), learnable=True)
+    x, y = (full(normal(5, 4, seed=seed), 0.3).requires_grad_() for seed in (0, 1))
+    a, b, k = (
+        x[:, 1:].detach().requires_grad_(),
+        y[:, 1:].detach().requires_grad_(),
+        wide(0.3).requires_grad_(),
+    )
+    arguments = (x,) if name == "half_aperture" else (x, y)
+    out, expected = getattr(manifold, name)(*arguments), direct(a, b, k)
+    upstream = normal(*out.shape, seed=7)
+    found = torch.autograd.grad(out, (*arguments, manifold.k), upstream)
+    truth = torch.autograd.grad(expected, (a, b, k) if len(arguments) == 2 else (a, k), upstream)
+    for one, other in zip(found[:-1], truth[:-1], strict=True):
+        assert torch.equal(one[:, :1], torch.zeros(5, 1, dtype=torch.float64))
+        assert error(one[:, 1:], other) < 1e-12
+    assert math.isclose(found[-1], truth[-1], rel_tol=1e-12)
+
+
 def test_pairs_of_batches():
     x, y = full(normal(2, 5, 4), 2.0), full(normal(2, 3, 4, seed=1), 2.0)
     assert Lorentz(wide(2.0)).cdist(x, y).shape == (2, 5, 3)
