@@ -40,7 +40,7 @@ def in_strips(
         raise NotImplementedError(
             "hypkernels' losses in strips run outside of compiled graphs: compile without fullgraph=True"
         )
-    requested, count = backend.setting(), len(rows[0])
+    requested = backend.setting()
     budget = CPU_BYTES if rows[0].device.type == "cpu" else GPU_BYTES
     step = max(1, budget // (8 * _MATRICES * max(pairs_of_row, 1)))
 
@@ -48,11 +48,10 @@ def in_strips(
         with backend.use_backend(requested):
             return function(*tensors)
 
-    def of_rows(start: int) -> Tensor:
-        strip = [one[start : start + step] for one in rows]
+    def of_rows(*strip: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or transformed():
             return of_strip(*strip, *shared)
         return checkpoint(of_strip, *strip, *shared, use_reentrant=False, preserve_rng_state=False)
 
-    # An empty batch is one strip too: its loss has the gradients of nothing.
-    return torch.cat([of_rows(start) for start in range(0, max(count, 1), step)])
+    # An empty batch is one strip too. The gradient of a split is one tensor; that of slices, one for each.
+    return torch.cat([of_rows(*strip) for strip in zip(*(one.split(step) for one in rows), strict=True)])
