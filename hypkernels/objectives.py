@@ -19,9 +19,16 @@ from hypkernels.checks import (
     check_not_negative,
     check_points,
     check_positive,
+    check_scalars,
     scale_tensor,
 )
-from hypkernels.losses import contrastive_loss, contrastive_losses, entailment_loss, entailment_losses
+from hypkernels.losses import (
+    contrastive_loss,
+    contrastive_losses,
+    entailment_loss,
+    entailment_losses,
+    reduce_losses,
+)
 from hypkernels.row_losses import row_contrastive_loss
 from hypkernels.rowwise import result_dtype
 from hypkernels.translation import to_origin
@@ -284,6 +291,36 @@ def uncertainty(points: Tensor) -> Tensor:
     check_points("points", points)
     norms = torch.linalg.vector_norm(points, dim=-1, dtype=torch.float64)
     return F.softplus(-norms).to(result_dtype(points.dtype))
+
+
+def uncertainty_calibration(residual: Tensor, points: Tensor) -> Tensor:
+    """UNCHA's calibration: points far outside of their cones are to be uncertain, others not.
+
+    With ``u = uncertainty(points)`` and the residuals ``r``, constants to the gradient
+
+        mean(r / (2 exp(u)) + u / 2)
+
+    Args:
+        residual: ``r >= 0``, floating, ``(...)``: of :func:`hypkernels.entailment_loss`, not reduced.
+        points: ``(..., D)`` space components of what is uncertain, float64, float32, bfloat16 or float16.
+
+    Returns:
+        A scalar, 0 if there are no points; float64 for float64 points, else float32.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype or shape, by name.
+    """
+    u = uncertainty(points).double()
+    if not isinstance(residual, Tensor):
+        raise TypeError(f"residual must be a tensor, got {type(residual).__name__}")
+    check_scalars("residual", residual)
+    if residual.shape != u.shape:
+        raise ValueError(
+            "residual must have the leading dimensions of points, "
+            f"got {tuple(residual.shape)} for {tuple(points.shape)}"
+        )
+    terms = (residual.detach().double() * torch.exp(-u) + u) / 2
+    return reduce_losses(terms, "mean").to(result_dtype(points.dtype))
 
 
 def part_whole_loss(

@@ -19,6 +19,7 @@ from hypkernels.objectives import (
     part_whole_loss,
     rooted_entailment_loss,
     uncertainty,
+    uncertainty_calibration,
 )
 from hypkernels.pairwise import reference as pairwise
 from hypkernels.translation import to_origin
@@ -281,6 +282,23 @@ def test_uncertainty(dtype):
     assert torch.equal(origin.grad, torch.zeros_like(origin))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uncertainty_calibration(dtype):
+    residual = points(5, seed=3).abs()
+
+    def definition(x):
+        u = F.softplus(-x.norm(dim=-1))
+        return (residual / u.exp() / 2 + u / 2).mean()
+
+    def found(x):
+        return uncertainty_calibration(residual.requires_grad_(), x)
+
+    assert_as_defined(found, definition, [points(5, 6, dtype=dtype)])
+    with pytest.raises(AssertionError):
+        assert_as_defined(with_one_gradient_scaled(found, 0), definition, [points(5, 6, dtype=dtype)])
+    assert uncertainty_calibration(torch.zeros(0), torch.zeros(0, 6)) == 0
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -301,6 +319,8 @@ def test_uncertainty(dtype):
         (lambda x: rooted_entailment_loss(x, x, x[0, :2]), ValueError, "root"),
         (lambda x: part_whole_loss(x, x, torch.full((5,), 7)), ValueError, "targets must be in"),
         (lambda x: uncertainty(1.0), TypeError, "points must be a tensor"),
+        (lambda x: uncertainty_calibration(x, x), ValueError, "residual must have the leading dimensions"),
+        (lambda x: uncertainty_calibration(1.0, x), TypeError, "residual must be a tensor"),
         (lambda x: MERULoss(entail_weight=-1.0), ValueError, "entail_weight"),
         (lambda x: HyCoCLIPLoss(min_radius=0.0), ValueError, "min_radius"),
     ],
