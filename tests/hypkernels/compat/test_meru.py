@@ -125,7 +125,10 @@ def test_shapes(name, shapes, expected, mode):
 
 def test_space_norm_keeps_a_dimension():
     x = points(4, 3, 5).requires_grad_()
-    assert torch.allclose(meru.get_space_norm(x), x.norm(dim=-1, keepdim=True))
+    norms = meru.get_space_norm(x)
+    assert torch.allclose(norms, x.norm(dim=-1, keepdim=True))
+    (grad,) = torch.autograd.grad(norms.sum(), x)
+    assert torch.allclose(grad, x / norms)
     at_origin = torch.zeros(1, 5, requires_grad=True)
     meru.get_space_norm(at_origin).sum().backward()
     assert torch.equal(at_origin.grad, torch.zeros(1, 5))
@@ -144,6 +147,23 @@ def test_curvatures_of_factors(name, shape, mode):
         alone = call(name.removesuffix("_batch"), x[:, index], y[:, index], c, mode=mode)
         place = found[index] if name.endswith("_batch") and "map0" not in name else found[:, index]
         assert torch.allclose(place, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", meru.MODES)
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name.endswith("_batch")])
+def test_gradients_of_factors(name, mode):
+    x, y, curvatures = points(4, 3, 5), points(4, 3, 5, seed=1), torch.tensor([0.3, 1.0, 4.0]).double()
+
+    def one_by_one(x, y, c):
+        alone = [
+            call(name.removesuffix("_batch"), x[:, index], y[:, index], c[index], mode=mode)
+            for index in range(3)
+        ]
+        return torch.stack(alone, 1 if "map0" in name else 0)
+
+    found = with_gradients(lambda *a: call(name, *a, mode=mode), x, y, curvatures)
+    for a, b in zip(found, with_gradients(one_by_one, x, y, curvatures), strict=True):
+        assert a is b is None or torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("curv", [1, 0.7, torch.tensor(0.7), torch.tensor([0.7]), torch.tensor([[0.7]])])
@@ -216,10 +236,13 @@ def test_sign_and_transposition_of_oxy_angle_eval():
 
 
 def test_reference_mode_agrees_where_nothing_is_clamped():
-    x, y = points(4, 5), points(4, 5, seed=1)
+    """Values and gradients."""
+    x, y, curv = points(4, 5), points(4, 5, seed=1), torch.tensor(0.7, dtype=torch.float64)
     for name in DIRECT:
-        found = call(name, x, y, torch.tensor(0.7, dtype=torch.float64), mode="reference", eps=0.0)
-        assert torch.allclose(found, DIRECT[name](x, y, 0.7), rtol=1e-10), name
+        found = with_gradients(lambda *a, name=name: call(name, *a, mode="reference", eps=0.0), x, y, curv)
+        expected = with_gradients(DIRECT[name], x, y, curv)
+        for a, b in zip(found, expected, strict=True):
+            assert a is b is None or torch.allclose(a, b, rtol=1e-9, atol=1e-12), name
 
 
 def test_reference_mode_is_the_module_of_reference_formulas():
