@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.machine import ROOT, describe_device, describe_software
 from benchmarks.results import FOLDER
-from hysac.demo import printed
-from hysac.report import EvaluationReport
+from hysac.cli.demo import printed
+from hysac.evaluation.report import EvaluationReport
 
 NAME = "demo.json"
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"

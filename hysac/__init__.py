@@ -1,21 +1,21 @@
 """Hyperbolic Safety-Aware CLIP on open_clip: model, adapters, loss, data, training, evaluation and safety."""
 
-from hysac.convert import from_reference, load_reference_checkpoint
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate, retrieval_table, safety_metrics
-from hysac.factory import (
+from hysac.models.convert import from_reference, load_reference_checkpoint
+from hysac.models.factory import (
     create_model,
     create_model_and_transforms,
     from_pretrained,
     get_tokenizer,
     transforms,
 )
-from hysac.hub import push_to_hub
-from hysac.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
-from hysac.loss import HySACLoss
-from hysac.model import HySAC
-from hysac.peft_adapter import merge_adapter
-from hysac.pretrained import save_pretrained
+from hysac.models.hub import push_to_hub
+from hysac.models.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
+from hysac.models.loss import HySACLoss
+from hysac.models.model import HySAC
+from hysac.models.peft_adapter import merge_adapter
+from hysac.models.pretrained import save_pretrained
 from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
 
 __all__ = [

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import hypkernels as hk
 
 if TYPE_CHECKING:
-    from hysac.model import HySAC
+    from hysac.models.model import HySAC
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from hysac.data.manifest import Quadruplet
-from hysac.text import text_windows
+from hysac.data.text import text_windows
 
 Preprocess = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
@@ -29,10 +29,10 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
     different pictures with no common geometry to keep.
 
     Of captions beyond the tokenizer's context, ``"text"`` has the beginning where ``long_texts`` is
-    ``"cut"``. Otherwise they are read in windows (:func:`hysac.text.text_windows`), and ``"long"`` is the
-    number of an item's captions that have several: with ``"one window"``, for training, ``"text"`` has one
-    that PyTorch's generator draws; with ``"windows"``, for scoring, the first, and such items have all of
-    them, ``"windows": (W, L)``, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
+    ``"cut"``. Otherwise they are read in windows (:func:`hysac.data.text.text_windows`), and ``"long"`` is
+    the number of an item's captions that have several: with ``"one window"``, for training, ``"text"`` has
+    one that PyTorch's generator draws; with ``"windows"``, for scoring, the first, and such items have all
+    of them, ``"windows": (W, L)``, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
 
     Attributes:
         records: the quadruplets, in the order of the indices.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hysac.loss import HySACLoss
+from hysac.models.loss import HySACLoss
 
 YES, SLOWER, REFUSED = "yes", "slower", "refused"
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-import hysac.checkpoint
-from hysac.checkpoint import (
+import hysac.training.checkpoint
+from hysac.files import remove_leftovers, replacing
+from hysac.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_path,
@@ -28,7 +29,6 @@ from hysac.checkpoint import (
     random_state,
     set_random_state,
 )
-from hysac.files import remove_leftovers, replacing
 
 CPU = torch.device("cpu")
 
@@ -226,7 +226,7 @@ class TestFullDisk:
         program = f"""
             import resource, sys, torch
             from pathlib import Path
-            from hysac.checkpoint import Checkpoint
+            from hysac.training.checkpoint import Checkpoint
             large = Checkpoint(4, {{}}, {{"w": torch.ones(1_000_000)}}, {{}}, {{}}, [], {{}})
             for limit in (2_000_000, 50_000, 100):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -315,7 +315,7 @@ class TestDamage:
 
     def test_another_version(self, tmp_path, monkeypatch):
         path = tmp_path / "step-00000003.pt"
-        monkeypatch.setattr(hysac.checkpoint, "FORMAT_VERSION", 99)
+        monkeypatch.setattr(hysac.training.checkpoint, "FORMAT_VERSION", 99)
         checkpoint().save(path)
         monkeypatch.undo()
         with pytest.raises(CheckpointError, match="format_version must be 1, got 99"):

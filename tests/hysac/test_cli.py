@@ -14,8 +14,8 @@ from PIL import Image
 
 from hysac import Bounds, create_model, from_pretrained, save_pretrained
 from hysac.cli import main
-from hysac.config import TrainConfig
 from hysac.data import load_manifest
+from hysac.training.config import TrainConfig
 
 COMMANDS = ("train", "evaluate", "bounds", "convert", "toy", "demo")
 
@@ -130,7 +130,8 @@ class TestTrain:
 
     def test_flags_of_every_kind(self, toy, monkeypatch):
         seen = []
-        monkeypatch.setattr("hysac.cli.train", lambda config: seen.append(config) or pytest.skip("seen"))
+        noted = lambda config: seen.append(config) or pytest.skip("seen")  # noqa: E731
+        monkeypatch.setattr("hysac.cli.commands.train", noted)
         more = ["--lora-targets", "q", "v", "--no-learn-curv", "--select-metric", "T->I R@1", "text AUC"]
         with pytest.raises(pytest.skip.Exception):
             main(
@@ -342,7 +343,7 @@ class TestConsole:
         def broken(*args, **options):
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr("hysac.cli.write_toy", broken)
+        monkeypatch.setattr("hysac.cli.commands.write_toy", broken)
         assert "Broken pipe" in fails(["toy", "--out", tmp_path])  # capsys' output has no descriptor
         with open(tmp_path / "out", "w") as out:
             monkeypatch.setattr(sys.stdout, "fileno", out.fileno)
@@ -377,11 +378,11 @@ class TestDemo:
 
     def test_in_small(self, folder, monkeypatch, capsys):
         """The whole demonstration with less data, twice into the same directory."""
-        import hysac.demo
+        import hysac.cli.demo
 
-        monkeypatch.setattr(hysac.demo, "TRAIN_SIZE", 64)
-        monkeypatch.setattr(hysac.demo, "HELD_OUT_SIZE", 32)
-        monkeypatch.setitem(hysac.demo.SETTINGS, "epochs", 1)
+        monkeypatch.setattr(hysac.cli.demo, "TRAIN_SIZE", 64)
+        monkeypatch.setattr(hysac.cli.demo, "HELD_OUT_SIZE", 32)
+        monkeypatch.setitem(hysac.cli.demo.SETTINGS, "epochs", 1)
         for _ in range(2):
             assert main(["demo", "--out", str(folder / "demo")]) == 0
         told = capsys.readouterr().out

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 import hysac
-from hysac.convert import (
+from hysac.models.convert import (
     convert_state_dict,
     from_reference,
     infer_model_cfg,
     load_reference_checkpoint,
     mlp_ratio,
 )
-from hysac.model import HySAC
+from hysac.models.model import HySAC
 
 # Heads are 64 wide, as in every published CLIP; the text width equals the embedding's, as in ViT-L/14, so
 # that a projection that was not transposed still has the right shape.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hysac.data import Batches, Manifest, QuadrupletDataset, load_manifest, write_toy
-from hysac.processes import leave_signals_to_main
+from hysac.training.processes import leave_signals_to_main
 
 
 def preprocess(image):

@@ -19,9 +19,9 @@ from hysac.evaluation import (
     retrieval_table,
     safety_metrics,
 )
-from hysac.loss import HySACLoss
+from hysac.models.loss import HySACLoss
 from hysac.safety import Bounds, ClassBounds, Traversal, fit_bounds
-from hysac.selection import embeddings_loss
+from hysac.training.selection import embeddings_loss
 
 CURV = 0.4
 

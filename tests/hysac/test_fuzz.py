@@ -19,15 +19,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import hysac
-from hysac.checkpoint import Checkpoint, CheckpointError
-from hysac.convert import load_reference_checkpoint
 from hysac.data import load_image, load_manifest, load_shards, save_manifest, write_toy
-from hysac.hub import model_card
-from hysac.model_config import read_model_cfg
-from hysac.preprocessing import preprocessing_beside
-from hysac.pretrained import read_curvature
+from hysac.models.convert import load_reference_checkpoint
+from hysac.models.hub import model_card
+from hysac.models.model_config import read_model_cfg
+from hysac.models.preprocessing import preprocessing_beside
+from hysac.models.pretrained import read_curvature
+from hysac.models.weights import adapter_config_beside, architecture_beside
 from hysac.safety import Bounds
-from hysac.weights import adapter_config_beside, architecture_beside
+from hysac.training.checkpoint import Checkpoint, CheckpointError
 
 EXAMPLES = int(os.environ.get("HYSAC_EXAMPLES", "60"))
 SECONDS = 5.0  # of one file; a whole one takes milliseconds

@@ -7,7 +7,7 @@ import torch
 
 import hysac
 from hysac import HySACLoss
-from hysac.health import PATIENCE, Health, geometry
+from hysac.training.health import PATIENCE, Health, geometry
 
 
 def features(*radii, width=8, count=6):
@@ -47,7 +47,7 @@ def model():
 
 
 def warnings_of(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "hysac.health"]
+    return [record.getMessage() for record in caplog.records if record.name == "hysac.training.health"]
 
 
 def test_a_scalar_at_its_bound_is_told_once(model, caplog):

@@ -11,9 +11,9 @@ from huggingface_hub import CommitOperationDelete
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import hysac
-from hysac import hub
 from hysac.cli import main
 from hysac.data import write_toy
+from hysac.models import hub
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 
 import hysac
-from hysac import lora
-from hysac.model import SCALARS, HySAC
+from hysac.models import lora
+from hysac.models.model import SCALARS, HySAC
 
 VOCAB, LENGTH, SIZE = 50, 6, 16
 CFG = {

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import hypkernels as hk
-from hysac.loss import CONTRASTIVE_PAIRINGS, ENTAILMENT_CONES, HySACLoss
+from hysac.models.loss import CONTRASTIVE_PAIRINGS, ENTAILMENT_CONES, HySACLoss
 
 CLASSES = ("safe_text", "unsafe_text", "safe_image", "unsafe_image")
 

@@ -11,8 +11,8 @@ from test_loss import TinyHySAC, dense_gradients, dense_terms, tiny_data
 from test_model import images, make_model, tokens
 from torch.nn.parallel import DistributedDataParallel
 
-from hysac.distributed import _group_of_hosts, count_rows
-from hysac.loss import HySACLoss
+from hysac.models.distributed import _group_of_hosts, count_rows
+from hysac.models.loss import HySACLoss
 
 WORLD_SIZE = 2
 WAIT = timedelta(seconds=500)

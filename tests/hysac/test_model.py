@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
 
 import hysac
-from hysac.model import SCALARS, HySAC, _Bounded
+from hysac.models.model import SCALARS, HySAC, _Bounded
 
 VOCAB, LENGTH, SIZE, WIDTH = 50, 6, 16, 12
 TEXT_CFG = {"context_length": LENGTH, "vocab_size": VOCAB, "width": 16, "heads": 2, "layers": 2}
@@ -519,7 +519,7 @@ def test_geometry_is_float32_under_autocast(kind):
     assert model.curv.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("precision", hysac.factory.PRECISIONS)
+@pytest.mark.parametrize("precision", hysac.models.factory.PRECISIONS)
 def test_precisions(precision):
     model = hysac.create_model("hysac-toy", precision=precision, output_dict=True)
     assert all(getattr(model, name).dtype == torch.float32 for name in SCALARS)

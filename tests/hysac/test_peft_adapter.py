@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import hysac
-from hysac.convert import infer_model_cfg
+from hysac.models.convert import infer_model_cfg
 
 R = 3
 CONFIG = {

@@ -13,7 +13,7 @@ from PIL import Image
 import hypkernels as hk
 from hysac import Bounds, Embeddings, Traversal, fit_bounds, plots
 from hysac.data import ToyQuadruplets
-from hysac.run_log import RunLog
+from hysac.training.run_log import RunLog
 
 pytest.importorskip("matplotlib")
 

@@ -7,7 +7,7 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from hysac.preprocessing import check_preprocessing, preprocessing_beside
+from hysac.models.preprocessing import check_preprocessing, preprocessing_beside
 
 SIZE = (12, 12)
 OF_CLIP = {

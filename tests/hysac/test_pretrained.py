@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hysac
-from hysac import lora
-from hysac.model import SCALARS, HySAC
-from hysac.model_config import read_model_cfg
+from hysac.models import lora
+from hysac.models.model import SCALARS, HySAC
+from hysac.models.model_config import read_model_cfg
 from hysac.safety import Bounds, ClassBounds
 
 SUMMED = {"open_clip_model.safetensors", "open_clip_config.json", "hysac.safetensors", "hysac_config.json"}
@@ -116,7 +116,7 @@ def test_create_model_from_the_directory(tmp_path):
     assert hysac.get_tokenizer(name).context_length == model.context_length
 
 
-@pytest.mark.parametrize("precision", hysac.factory.PRECISIONS)
+@pytest.mark.parametrize("precision", hysac.models.factory.PRECISIONS)
 def test_scalars_survive_any_precision(tmp_path, precision):
     model = make_model()
     hysac.save_pretrained(model, tmp_path / "wide")
@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
         file.write_bytes(b"half a file")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("hysac.pretrained.save_file", fail)
+    monkeypatch.setattr("hysac.models.pretrained.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         hysac.save_pretrained(make_model(force_quick_gelu=True), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == FILES
@@ -268,7 +268,7 @@ def test_a_file_size_limit_leaves_the_old_model(tmp_path, limit):
         import resource, sys, torch, hysac
         model = hysac.create_model("hysac-toy")
         if {limit} < 1000:
-            hysac.pretrained._write_tensors = lambda path, tensors: None
+            hysac.models.pretrained._write_tensors = lambda path, tensors: None
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:
             hysac.save_pretrained(model, {str(tmp_path)!r})

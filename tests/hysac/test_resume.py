@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import hysac.train
+import hysac.training.loop
 from hysac import create_model, save_pretrained
-from hysac.checkpoint import Checkpoint, CheckpointError, checkpoint_paths
-from hysac.config import TrainConfig
 from hysac.data import write_toy
-from hysac.optim import learning_rate
-from hysac.run_log import read_log
-from hysac.train import train
+from hysac.training.checkpoint import Checkpoint, CheckpointError, checkpoint_paths
+from hysac.training.config import TrainConfig
+from hysac.training.loop import train
+from hysac.training.optim import learning_rate
+from hysac.training.run_log import read_log
 
 STEPS_PER_EPOCH, EPOCHS = 9, 3
 
@@ -274,7 +274,7 @@ def test_a_run_has_one_writer(config, tmp_path):
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, monkeypatch):
     config = replace(config, name="full", logs=str(tmp_path))
-    real = hysac.train.Checkpoint.save
+    real = hysac.training.loop.Checkpoint.save
 
     def save(self, path):
         if self.step == 12:
@@ -284,7 +284,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(config, whole, tmp_path, mon
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hysac.train.Checkpoint, "save", save)
+    monkeypatch.setattr(hysac.training.loop.Checkpoint, "save", save)
     with pytest.raises(OSError, match=r"No space left on device.*step-00000012\.pt"):
         train(config)
     monkeypatch.undo()

@@ -12,8 +12,8 @@ from test_convert import as_saved, make_weights, plain_clip
 
 import hysac
 from hysac.cli import main
-from hysac.model import SCALARS
-from hysac.stored_scalars import read_stored_scalars
+from hysac.models.model import SCALARS
+from hysac.models.stored_scalars import read_stored_scalars
 
 LOGARITHMS = {"curv": -1.9, "visual_alpha": -0.8, "textual_alpha": -1.1, "logit_scale": 4.2}
 STATISTICS = (0.229, 0.224, 0.225)  # for mean and deviation alike, as no default has it

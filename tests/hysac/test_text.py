@@ -8,9 +8,9 @@ import torch
 
 import hysac
 from hysac.data import Batches, Manifest, Quadruplet, QuadrupletDataset
+from hysac.data.text import text_windows
 from hysac.safety import modality_scores
-from hysac.sampler import SeededItems
-from hysac.text import text_windows
+from hysac.training.sampler import SeededItems
 
 
 @pytest.fixture(scope="module")

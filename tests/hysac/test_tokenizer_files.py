@@ -14,8 +14,8 @@ from test_hub import repositories  # noqa: F401
 import hysac
 from hysac.cli import main
 from hysac.data import write_toy
-from hysac.model import HySAC
-from hysac.tokenizer_files import tokenizer_files
+from hysac.models.model import HySAC
+from hysac.models.tokenizer_files import tokenizer_files
 
 NAME = "somebody/words"
 TEXTS = ["a red circle", "a knife", "a knife a knife a knife a knife a knife a knife"]

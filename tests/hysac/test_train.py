@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hysac import HySACLoss, add_lora, create_model, from_pretrained, save_pretrained
-from hysac.checkpoint import Checkpoint, checkpoint_paths
-from hysac.config import TrainConfig
 from hysac.data import write_toy
-from hysac.gradient_cache import backward
-from hysac.optim import learning_rate, make_optimizer
-from hysac.processes import Processes
-from hysac.run_log import RunLog, read_log
-from hysac.sampler import SeededItems, StepSampler
-from hysac.selection import METRICS, Selection
-from hysac.train import _Run, _Window, build_model, train
+from hysac.training.checkpoint import Checkpoint, checkpoint_paths
+from hysac.training.config import TrainConfig
+from hysac.training.gradient_cache import backward
+from hysac.training.loop import _Run, _Window, build_model, train
+from hysac.training.optim import learning_rate, make_optimizer
+from hysac.training.processes import Processes
+from hysac.training.run_log import RunLog, read_log
+from hysac.training.sampler import SeededItems, StepSampler
+from hysac.training.selection import METRICS, Selection
 
 TRAIN, VAL = 24, 8
 
@@ -475,7 +475,7 @@ class TestRun:
 
     @pytest.mark.parametrize("change", [{"batch_size": 64}, {"train_data": "gone.jsonl"}])
     def test_data_is_found_wrong_before_a_model_is_made(self, config, monkeypatch, change):
-        monkeypatch.setattr("hysac.train.build_model", lambda *_: pytest.fail("a model was made"))
+        monkeypatch.setattr("hysac.training.loop.build_model", lambda *_: pytest.fail("a model was made"))
         with pytest.raises(
             (ValueError, FileNotFoundError), match=r"fewer than the 64 of one step|gone\.jsonl"
         ):
@@ -609,16 +609,16 @@ def parallel_worker(rank, port, configs, directory):
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    import hysac.train
+    import hysac.training.loop
 
     trained = {}
 
-    class Spy(hysac.train._Run):
+    class Spy(hysac.training.loop._Run):
         def _finish(self, number):
             trained[self.config.name] = {n: t.clone() for n, t in self.model.state_dict().items()}
             return super()._finish(number)
 
-    hysac.train._Run = Spy
+    hysac.training.loop._Run = Spy
     results = {}
     for config in configs:
         result = train(config)

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from importlib import metadata
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from hysac.config import TRAINING_PRECISIONS, TrainConfig
+from hysac.training.config import TRAINING_PRECISIONS, TrainConfig
 
 Command = Callable[[argparse.Namespace], int]
 

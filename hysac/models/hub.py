@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 )
 
 from hysac.json_object import JSONObject
-from hysac.model_config import read_model_cfg
-from hysac.pretrained import (
+from hysac.models.model_config import read_model_cfg
+from hysac.models.pretrained import (
     BOUNDS_FILE,
     EVALUATION_FILE,
     FILES,
@@ -40,8 +40,8 @@ from hysac.pretrained import (
     read_curv_init,
     read_curvature,
 )
+from hysac.models.tokenizer_files import PATTERNS, tokenizer_files
 from hysac.safety import Bounds
-from hysac.tokenizer_files import PATTERNS, tokenizer_files
 
 PREFIX = "hf-hub:"
 _FILES = (*FILES, BOUNDS_FILE, SUMS_FILE, EVALUATION_FILE)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hypkernels as hk
 from hypkernels.checks import SUPPORTED_DTYPES, check_dense, check_number, check_positive
-from hysac.distributed import count_rows, gather_rows
+from hysac.models.distributed import count_rows, gather_rows
 
 CONTRASTIVE_PAIRINGS = (
     ("safe_text", "safe_image"),

@@ -23,11 +23,10 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
-from hysac.model import CURVATURE_RANGE, HySAC
-from hysac.preprocessing import preprocessing_beside
-from hysac.safety import Bounds
-from hysac.stored_scalars import has_timm_towers, read_stored_scalars
-from hysac.weights import (
+from hysac.models.model import CURVATURE_RANGE, HySAC
+from hysac.models.preprocessing import preprocessing_beside
+from hysac.models.stored_scalars import has_timm_towers, read_stored_scalars
+from hysac.models.weights import (
     Architecture,
     adapter_config_beside,
     architecture_beside,
@@ -35,6 +34,7 @@ from hysac.weights import (
     check_tensors,
     read_weights,
 )
+from hysac.safety import Bounds
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hysac.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_update, check_factors, logger
-from hysac.weights import adapter_config_beside, check_tensors, read_weights
+from hysac.models.convert import IN_LAYER, PACKED, UNUSED_ADAPTER, adapter_update, check_factors, logger
+from hysac.models.weights import adapter_config_beside, check_tensors, read_weights
 
 Tower = Literal["visual", "text"]
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from open_clip.transform import PreprocessCfg
 
 from hysac.json_object import JSONObject, is_number, shown
-from hysac.weights import beside
+from hysac.models.weights import beside
 
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # by Pillow's number
 _KNOWN_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}

@@ -17,8 +17,8 @@ from torch import Tensor
 import hypkernels as hk
 from hysac.data import Quadruplets
 from hysac.embeddings import Embeddings
-from hysac.run_log import read_log
 from hysac.safety import MODALITIES, Traversal
+from hysac.training.run_log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from hysac import plots
-from hysac.config import TrainConfig
 from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_dataset, save_manifest, write_toy
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
-from hysac.factory import from_pretrained, get_tokenizer, transforms
+from hysac.evaluation.report import EvaluationReport
 from hysac.files import read_json, write_json
-from hysac.model import HySAC
-from hysac.pretrained import BOUNDS_FILE
-from hysac.report import EvaluationReport
+from hysac.models.factory import from_pretrained, get_tokenizer, transforms
+from hysac.models.model import HySAC
+from hysac.models.pretrained import BOUNDS_FILE
 from hysac.safety import Bounds, Traversal, calibrate_thresholds
-from hysac.train import train
+from hysac.training.config import TrainConfig
+from hysac.training.loop import train
 
 log = logging.getLogger(__name__)
 

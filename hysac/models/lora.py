@@ -16,7 +16,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentio
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hysac.model import SCALARS
+from hysac.models.model import SCALARS
 
 ATTENTION_BLOCKS = ("q", "k", "v")
 TARGETS = (*ATTENTION_BLOCKS, "out_proj", "c_fc", "c_proj", "conv1")

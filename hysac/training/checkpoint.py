@@ -1,6 +1,6 @@
 """Checkpoints of a training run: everything an exact continuation needs, saved atomically, read safely.
 
-For a model to use or to share see :mod:`hysac.pretrained`.
+For a model to use or to share see :mod:`hysac.models.pretrained`.
 """
 
 from __future__ import annotations

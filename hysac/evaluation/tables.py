@@ -16,7 +16,7 @@ from torch import Tensor
 import hypkernels as hk
 from hypkernels import retrieval
 from hysac.embeddings import Embeddings, encode_dataset
-from hysac.report import SYMBOLS, EvaluationReport
+from hysac.evaluation.report import SYMBOLS, EvaluationReport
 from hysac.safety import (
     Bounds,
     Traversal,
@@ -28,22 +28,7 @@ from hysac.safety import (
 )
 
 if TYPE_CHECKING:
-    from hysac.model import HySAC
-
-__all__ = [
-    "COLUMNS",
-    "Column",
-    "Embeddings",
-    "EvaluationReport",
-    "encode_dataset",
-    "evaluate",
-    "evaluate_embeddings",
-    "expected_recall",
-    "per_tag",
-    "rank_counts",
-    "retrieval_table",
-    "safety_metrics",
-]
+    from hysac.models.model import HySAC
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from torch import Tensor
 
 from hysac.files import check_sums, json_bytes, replacing_paths, sums
 from hysac.json_object import JSONObject, shown
-from hysac.lora import merged_state_dict
-from hysac.model import CURVATURE_RANGE, SCALARS, HySAC
-from hysac.model_config import read_model_cfg
+from hysac.models.lora import merged_state_dict
+from hysac.models.model import CURVATURE_RANGE, SCALARS, HySAC
+from hysac.models.model_config import read_model_cfg
+from hysac.models.tokenizer_files import check_tokenizer, read_tokenizer, tokenizer_files
+from hysac.models.weights import as_scalar, check_tensors
 from hysac.safety import Bounds
-from hysac.tokenizer_files import check_tokenizer, read_tokenizer, tokenizer_files
-from hysac.weights import as_scalar, check_tensors
 
 logger = logging.getLogger(__name__)
 

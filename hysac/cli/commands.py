@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hysac.arguments import make_parser
-from hysac.config import TrainConfig, columns
-from hysac.convert import from_reference
+from hysac.cli.arguments import make_parser
 from hysac.data import Batches, Quadruplets, open_dataset, write_toy
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
-from hysac.factory import from_pretrained, get_tokenizer, transforms
 from hysac.files import check_writable, write_json
-from hysac.model import HySAC
-from hysac.pretrained import BOUNDS_FILE, EVALUATION_FILE, model_directory, save_pretrained
-from hysac.processes import choose_device
+from hysac.models.convert import from_reference
+from hysac.models.factory import from_pretrained, get_tokenizer, transforms
+from hysac.models.model import HySAC
+from hysac.models.pretrained import BOUNDS_FILE, EVALUATION_FILE, model_directory, save_pretrained
 from hysac.safety import MODALITIES, Bounds, Traversal, calibrate_thresholds, check_replaces, fit_bounds
-from hysac.train import autocast, default_workers, model_of_checkpoint, train
+from hysac.training.config import TrainConfig, columns
+from hysac.training.loop import autocast, default_workers, model_of_checkpoint, train
+from hysac.training.processes import choose_device
 
 log = logging.getLogger("hysac")
 
@@ -187,7 +187,7 @@ def _toy(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from hysac.demo import demo
+    from hysac.cli.demo import demo
 
     print(demo(Path(args.out), seed=args.seed))
     return 0
@@ -272,7 +272,3 @@ COMMANDS = {
     "toy": _toy,
     "demo": _demo,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hysac.loss import ENTAILMENT_CONES, HySACLoss, Points
-from hysac.model import HySAC
+from hysac.models.loss import ENTAILMENT_CONES, HySACLoss, Points
+from hysac.models.model import HySAC
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hypkernels as hk
-from hysac.gradient_cache import MicroBatch
+from hysac.training.gradient_cache import MicroBatch
 
 
 class StepGuard:

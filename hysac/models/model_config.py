@@ -13,7 +13,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 
 from hysac.json_object import JSONObject, is_number, shown
-from hysac.preprocessing import check_preprocessing
+from hysac.models.preprocessing import check_preprocessing
 
 # Names of a hub, and switches that load weights from one.
 _FETCHED = {"hf_model_name", "timm_model_pretrained"}

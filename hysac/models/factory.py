@@ -17,11 +17,12 @@ from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_
 from torchvision.transforms import Compose
 
 from hysac.data.images import ToRGB
-from hysac.hub import PREFIX as HUB_PREFIX
-from hysac.hub import fetch
-from hysac.model import MIN_SCALE, HySAC
-from hysac.model_config import read_model_cfg
-from hysac.pretrained import (
+from hysac.data.text import as_plain_text
+from hysac.models.hub import PREFIX as HUB_PREFIX
+from hysac.models.hub import fetch
+from hysac.models.model import MIN_SCALE, HySAC
+from hysac.models.model_config import read_model_cfg
+from hysac.models.pretrained import (
     TOWERS_CONFIG,
     check_files,
     is_model_directory,
@@ -29,10 +30,9 @@ from hysac.pretrained import (
     model_directory,
     read_curv_init,
 )
-from hysac.text import as_plain_text
-from hysac.tokenizer_files import auto_tokenizer, check_tokenizer
+from hysac.models.tokenizer_files import auto_tokenizer, check_tokenizer
 
-MODEL_CONFIGS = Path(__file__).parent / "model_configs"
+MODEL_CONFIGS = Path(__file__).parent / "configs"
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
 
 
@@ -156,7 +156,7 @@ def get_tokenizer(model_name: str, **options: Any) -> Any:
     """open_clip's tokenizer of an architecture: ``tokenizer(texts) -> (len(texts), L)`` int64.
 
     Texts are ordinary text: what spells a special token, as ``<end_of_text>``, is encoded as its characters.
-    Of a text beyond the context the beginning is encoded; :func:`hysac.text.text_windows` has all of it.
+    Of a text beyond the context the beginning is encoded; :func:`hysac.data.text.text_windows` has all of it.
 
     A directory that :func:`hysac.save_pretrained` wrote comes with its tokenizer: nothing is fetched for it.
     open_clip's own BPE comes with open_clip, and needs no file. One of Hugging Face needs transformers, the

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hysac.model import SCALARS
-from hysac.preprocessing import check_preprocessing
-from hysac.weights import as_scalar, check_tensors, read_weights
+from hysac.models.model import SCALARS
+from hysac.models.preprocessing import check_preprocessing
+from hysac.models.weights import as_scalar, check_tensors, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class StoredScalars(NamedTuple):
     """What a checkpoint stores besides its towers."""
 
     scalars: dict[str, Tensor]
-    """The four of :data:`hysac.model.SCALARS`: 0-d logarithms."""
+    """The four of :data:`hysac.models.model.SCALARS`: 0-d logarithms."""
     statistics: dict[str, tuple[float, ...]]
     """``mean`` and ``std`` of the pixels, of open_clip's preprocessing."""
 

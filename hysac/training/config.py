@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from open_clip.transform import AugmentationCfg
 
 from hysac.data.images import BACKGROUNDS, MAX_PIXELS
-from hysac.lora import DEFAULT_TARGETS, TARGETS
-from hysac.model import MIN_SCALE
-from hysac.selection import DEFAULT_SELECT_METRIC, check_select_metric
+from hysac.models.lora import DEFAULT_TARGETS, TARGETS
+from hysac.models.model import MIN_SCALE
+from hysac.training.selection import DEFAULT_SELECT_METRIC, check_select_metric
 
 TRAINING_PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "pure_bf16")
 _NARROW = ("bf16", "pure_bf16")
@@ -36,7 +36,7 @@ def _option(group: str, help: str, default: Any = None, **checks: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of :func:`hysac.train.train`; ``hysac train --help`` explains each field.
+    """Settings of :func:`hysac.training.loop.train`; ``hysac train --help`` explains each field.
 
     Fields carry open_clip's names where open_clip has the setting. Everything is checked here, before any
     work is done.

@@ -25,7 +25,17 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from hysac.checkpoint import (
+from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
+from hysac.data.formats import first_few
+from hysac.data.manifest import fingerprint
+from hysac.files import remove_leftovers, write_json
+from hysac.json_object import JSONObject
+from hysac.models.factory import create_model, get_tokenizer, transforms
+from hysac.models.lora import add_lora
+from hysac.models.loss import HySACLoss
+from hysac.models.model import SCALARS, HySAC
+from hysac.models.pretrained import RUN_MODEL, RUN_SETTINGS, save_pretrained
+from hysac.training.checkpoint import (
     TRAINING_DATA,
     Checkpoint,
     checkpoint_path,
@@ -36,26 +46,16 @@ from hysac.checkpoint import (
     set_random_state,
     step_of,
 )
-from hysac.config import TrainConfig, augmentation, columns
-from hysac.data import Batches, QuadrupletDataset, Quadruplets, open_dataset
-from hysac.data.formats import first_few
-from hysac.data.manifest import fingerprint
-from hysac.factory import create_model, get_tokenizer, transforms
-from hysac.files import remove_leftovers, write_json
-from hysac.gradient_cache import MicroBatch, backward
-from hysac.health import Health, geometry
-from hysac.json_object import JSONObject
-from hysac.lora import add_lora
-from hysac.loss import HySACLoss
-from hysac.model import SCALARS, HySAC
-from hysac.optim import learning_rate, make_optimizer, set_learning_rate
-from hysac.pretrained import RUN_MODEL, RUN_SETTINGS, save_pretrained
-from hysac.processes import Processes, StopRequest, join_processes, leave_signals_to_main
-from hysac.run_lock import run_lock
-from hysac.run_log import RunLog
-from hysac.sampler import SeededItems, StepSampler
-from hysac.selection import Selection, Validation, validate
-from hysac.step_guard import StepGuard, what_is_not_finite
+from hysac.training.config import TrainConfig, augmentation, columns
+from hysac.training.gradient_cache import MicroBatch, backward
+from hysac.training.health import Health, geometry
+from hysac.training.optim import learning_rate, make_optimizer, set_learning_rate
+from hysac.training.processes import Processes, StopRequest, join_processes, leave_signals_to_main
+from hysac.training.run_lock import run_lock
+from hysac.training.run_log import RunLog
+from hysac.training.sampler import SeededItems, StepSampler
+from hysac.training.selection import Selection, Validation, validate
+from hysac.training.step_guard import StepGuard, what_is_not_finite
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from torch.utils.data import Subset
 from hysac.data import Batches, Quadruplets
 from hysac.embeddings import CLASSES, Embeddings, encode_dataset
 from hysac.evaluation import COLUMNS, evaluate_embeddings
-from hysac.loss import HySACLoss
-from hysac.model import HySAC
-from hysac.processes import Processes, leave_signals_to_main
-from hysac.report import EvaluationReport
+from hysac.evaluation.report import EvaluationReport
+from hysac.models.loss import HySACLoss
+from hysac.models.model import HySAC
 from hysac.safety import MODALITIES, Bounds, fit_bounds
+from hysac.training.processes import Processes, leave_signals_to_main
 
 CUT_OFFS = (1, 10, 20)
 TASKS = tuple(

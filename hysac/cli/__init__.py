@@ -1,0 +1,5 @@
+"""The ``hysac`` command."""
+
+from hysac.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,30 @@
+"""Retrieval and safety of a model on quadruplets, and the report of both."""
+
+from hysac.embeddings import Embeddings, encode_dataset
+from hysac.evaluation.report import EvaluationReport
+from hysac.evaluation.tables import (
+    COLUMNS,
+    Column,
+    evaluate,
+    evaluate_embeddings,
+    expected_recall,
+    per_tag,
+    rank_counts,
+    retrieval_table,
+    safety_metrics,
+)
+
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Embeddings",
+    "EvaluationReport",
+    "encode_dataset",
+    "evaluate",
+    "evaluate_embeddings",
+    "expected_recall",
+    "per_tag",
+    "rank_counts",
+    "retrieval_table",
+    "safety_metrics",
+]

@@ -1,0 +1,1 @@
+"""The model, making one, its directory and the hub, other layouts of weights, and its loss."""
