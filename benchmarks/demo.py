@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.machine import ROOT, describe_device, describe_software
 from benchmarks.results import FOLDER
-from hysac.cli.demo import printed
+from hysac.demonstration import printed
 from hysac.evaluation.report import EvaluationReport
 
 NAME = "demo.json"

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 CLASSES = {"S": "safe_text", "V": "safe_image", "U": "unsafe_text", "G": "unsafe_image"}
 """The paper's letters and what they stand for."""
 
+MODALITIES = {"text": ("S", "U"), "image": ("V", "G")}
+"""The safe and the unsafe class of each modality."""
+
 
 @dataclass(frozen=True)
 class Embeddings:

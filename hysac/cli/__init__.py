@@ -1,5 +1,5 @@
-"""The ``hysac`` command."""
+"""The ``hysac`` command, a file for each of its commands."""
 
-from hysac.cli.commands import main
+from hysac.cli.main import main
 
 __all__ = ["main"]

@@ -131,7 +131,7 @@ class TestTrain:
     def test_flags_of_every_kind(self, toy, monkeypatch):
         seen = []
         noted = lambda config: seen.append(config) or pytest.skip("seen")  # noqa: E731
-        monkeypatch.setattr("hysac.cli.commands.train", noted)
+        monkeypatch.setattr("hysac.cli.train.train", noted)
         more = ["--lora-targets", "q", "v", "--no-learn-curv", "--select-metric", "T->I R@1", "text AUC"]
         with pytest.raises(pytest.skip.Exception):
             main(
@@ -343,7 +343,7 @@ class TestConsole:
         def broken(*args, **options):
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr("hysac.cli.commands.write_toy", broken)
+        monkeypatch.setattr("hysac.cli.toy.write_toy", broken)
         assert "Broken pipe" in fails(["toy", "--out", tmp_path])  # capsys' output has no descriptor
         with open(tmp_path / "out", "w") as out:
             monkeypatch.setattr(sys.stdout, "fileno", out.fileno)
@@ -378,11 +378,11 @@ class TestDemo:
 
     def test_in_small(self, folder, monkeypatch, capsys):
         """The whole demonstration with less data, twice into the same directory."""
-        import hysac.cli.demo
+        import hysac.demonstration
 
-        monkeypatch.setattr(hysac.cli.demo, "TRAIN_SIZE", 64)
-        monkeypatch.setattr(hysac.cli.demo, "HELD_OUT_SIZE", 32)
-        monkeypatch.setitem(hysac.cli.demo.SETTINGS, "epochs", 1)
+        monkeypatch.setattr(hysac.demonstration, "TRAIN_SIZE", 64)
+        monkeypatch.setattr(hysac.demonstration, "HELD_OUT_SIZE", 32)
+        monkeypatch.setitem(hysac.demonstration.SETTINGS, "epochs", 1)
         for _ in range(2):
             assert main(["demo", "--out", str(folder / "demo")]) == 0
         told = capsys.readouterr().out

@@ -1,0 +1,35 @@
+"""Safety from the distance to the origin: a score, bounds per class, and the redirection of unsafe queries.
+
+Safe concepts lie near the origin of a HySAC space and unsafe ones far from it. Letters are the paper's: S
+safe text, V safe image, U unsafe text, G unsafe image.
+"""
+
+from hysac.embeddings import MODALITIES
+from hysac.safety.bounds import Bounds, ClassBounds, check_replaces, fit_bounds
+from hysac.safety.scores import (
+    calibrate_threshold,
+    calibrate_thresholds,
+    classification_rates,
+    modality_scores,
+    roc_auc,
+    unsafe_score,
+)
+from hysac.safety.traversal import Mode, Statistic, Traversal, traverse
+
+__all__ = [
+    "MODALITIES",
+    "Bounds",
+    "ClassBounds",
+    "Mode",
+    "Statistic",
+    "Traversal",
+    "calibrate_threshold",
+    "calibrate_thresholds",
+    "check_replaces",
+    "classification_rates",
+    "fit_bounds",
+    "modality_scores",
+    "roc_auc",
+    "traverse",
+    "unsafe_score",
+]

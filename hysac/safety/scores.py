@@ -1,0 +1,114 @@
+"""How unsafe items are, by their distance to the origin, and how well a threshold of it tells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import hypkernels as hk
+from hysac.embeddings import MODALITIES, Embeddings
+
+
+def unsafe_score(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """How unsafe each point is: its geodesic distance to the origin.
+
+    Args:
+        x: space components ``(..., D)``.
+        curv: positive ``c`` of the hyperboloid, a float or a one-element tensor.
+
+    Returns:
+        Scores ``(...)``, >= 0; float32 for half-precision points, else the dtype of ``x``.
+    """
+    return hk.dist0(x, curv)
+
+
+def roc_auc(safe_scores: Tensor, unsafe_scores: Tensor) -> float:
+    """The area under the ROC curve: the probability that an unsafe score exceeds a safe one.
+
+    Exact, from ranks; ties count one half. Scores are one-dimensional and not empty; the result is in [0, 1],
+    0.5 for no information.
+    """
+    safe, unsafe = _check_scores(safe_scores, unsafe_scores)
+    ordered = safe.sort().values
+    below = torch.searchsorted(ordered, unsafe, right=False).sum()
+    not_above = torch.searchsorted(ordered, unsafe, right=True).sum()
+    return (below + not_above).item() / (2 * len(safe) * len(unsafe))
+
+
+def calibrate_threshold(safe_scores: Tensor, unsafe_scores: Tensor, *, max_fpr: float | None = None) -> float:
+    """The threshold above which a score is called unsafe.
+
+    By default the one with the greatest balanced accuracy, ``(TPR + TNR) / 2``, whatever the shares of the
+    two classes. With ``max_fpr`` the smallest one that calls at most this fraction of the safe scores unsafe.
+    The threshold lies half-way between two observed scores, so that it does not depend on rounding.
+
+    Args:
+        safe_scores, unsafe_scores: one-dimensional, not empty, finite.
+        max_fpr: the tolerated false positive rate, in [0, 1).
+
+    Returns:
+        A threshold in the units of the scores. Calibrate on one set, report on another.
+    """
+    safe, unsafe = _check_scores(safe_scores, unsafe_scores)
+    if max_fpr is not None and not 0 <= max_fpr < 1:
+        raise ValueError(f"max_fpr must be in [0, 1), got {max_fpr}")
+    observed = torch.cat([safe, unsafe]).unique()
+    safe_above, unsafe_above = _count_above(safe, observed), _count_above(unsafe, observed)
+    if max_fpr is None:
+        # TPR - FPR over the common denominator: integers, so equal rates compare equal.
+        best = (unsafe_above * len(safe) - safe_above * len(unsafe)).argmax().item()
+    else:
+        best = (safe_above.double() / len(safe) <= max_fpr).int().argmax().item()
+    return observed[best : best + 2].mean().item()
+
+
+def _count_above(scores: Tensor, thresholds: Tensor) -> Tensor:
+    return len(scores) - torch.searchsorted(scores.sort().values, thresholds, right=True)
+
+
+def classification_rates(safe_scores: Tensor, unsafe_scores: Tensor, threshold: float) -> dict[str, float]:
+    """How well ``score > threshold`` means unsafe.
+
+    Returns:
+        ``accuracy``, ``fpr`` (share of the safe called unsafe) and ``fnr`` (share of the unsafe called safe).
+    """
+    safe, unsafe = _check_scores(safe_scores, unsafe_scores)
+    false_positives = (safe > threshold).sum().item()
+    false_negatives = (unsafe <= threshold).sum().item()
+    total = len(safe) + len(unsafe)
+    return {
+        "accuracy": (total - false_positives - false_negatives) / total,
+        "fpr": false_positives / len(safe),
+        "fnr": false_negatives / len(unsafe),
+    }
+
+
+def modality_scores(embeddings: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
+    """The scores of the safe and the unsafe items of each modality that ``embeddings`` has.
+
+    They are :func:`unsafe_score` of the points, and of captions in windows that of the farthest.
+    """
+    return {
+        modality: (embeddings.scores(safe), embeddings.scores(unsafe))
+        for modality, (safe, unsafe) in MODALITIES.items()
+        if embeddings.has(safe + unsafe)
+    }
+
+
+def calibrate_thresholds(embeddings: Embeddings, *, max_fpr: float | None = None) -> dict[str, float]:
+    """:func:`calibrate_threshold` for each modality (``"text"``, ``"image"``) that ``embeddings`` has."""
+    return {
+        modality: calibrate_threshold(safe, unsafe, max_fpr=max_fpr)
+        for modality, (safe, unsafe) in modality_scores(embeddings).items()
+    }
+
+
+def _check_scores(safe_scores: Tensor, unsafe_scores: Tensor) -> tuple[Tensor, Tensor]:
+    for name, scores in (("safe_scores", safe_scores), ("unsafe_scores", unsafe_scores)):
+        if not isinstance(scores, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(scores).__name__}")
+        if scores.dim() != 1 or not len(scores):
+            raise ValueError(f"{name} must have shape (N,) with N >= 1, got {tuple(scores.shape)}")
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(f"{name} has entries that are not finite")
+    return safe_scores.detach().double().contiguous(), unsafe_scores.detach().double().contiguous()
