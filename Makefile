@@ -45,7 +45,7 @@ clean:
 
 # A stamp per set of extras: a second run installs nothing unless pyproject.toml changed.
 $(VENV)/.installed-demo: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar on -e '.[train]'
+	$(BIN)/python -m pip install --progress-bar on -e '.[train,calibrate]'
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python

@@ -17,12 +17,14 @@ from hysac.models.model import HySAC
 from hysac.models.peft_adapter import merge_adapter
 from hysac.models.pretrained import save_pretrained
 from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
+from hysac.scoring import SafetyScorer
 
 __all__ = [
     "Bounds",
     "Embeddings",
     "HySAC",
     "HySACLoss",
+    "SafetyScorer",
     "Traversal",
     "add_lora",
     "create_model",

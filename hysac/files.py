@@ -109,7 +109,7 @@ def check_writable(path: Path) -> None:
 
 def sums(files: Mapping[str, Path]) -> bytes:
     """The SHA-256 of files, as ``sha256sum`` writes it, each under the name that it is to have."""
-    return "".join(f"{_sha256(path)}  {name}\n" for name, path in files.items()).encode()
+    return "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items()).encode()
 
 
 def check_sums(path: Path) -> None:
@@ -127,14 +127,15 @@ def check_sums(path: Path) -> None:
         file = path.parent / name
         if not file.is_file():
             raise FileNotFoundError(f"{file} does not exist, and {path.name} names it")
-        if _sha256(file) != digest:
+        if sha256_of(file) != digest:
             raise ValueError(
                 f"{file} is not what was saved: its SHA-256 differs from that in {path.name}; it is damaged "
                 "or was changed (verify=False, --no-verify, loads it all the same)"
             )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -6,7 +6,10 @@ import argparse
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from hysac.data.images import BACKGROUNDS, MAX_PIXELS
 from hysac.training.config import TRAINING_PRECISIONS, TrainConfig
+
+_VERIFY = "compare the files of a model directory with their checksums, 1 to 2 s for each GB"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +27,55 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare the files of a model directory with their checksums, 1 to 2 s for each GB",
+        help=_VERIFY,
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The flags that name items."""
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="what to score, see below")
+    parser.add_argument("--text", action="append", default=[], metavar="TEXT", help="a caption")
+    parser.add_argument(
+        "--texts",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file with one caption a line",
+    )
+    for kind in ("image", "text"):
+        parser.add_argument(
+            f"--{kind}-column", action="append", metavar="NAME", help=f"a column of {kind}s; may be repeated"
+        )
+
+
+def add_scorer(parser: argparse.ArgumentParser, *, decides: bool = True, required: bool = True) -> None:
+    """The flags of a scorer; those of its decision where it ``decides``.
+
+    Where it is not ``required``, an index knows the model.
+    """
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model-dir",
+        required=required,
+        metavar="DIR",
+        help="a model directory, or a run" if required else "where the index's model is now",
+    )
+    if decides:
+        group.add_argument(
+            "--threshold",
+            metavar="NAME",
+            help="the operating point that decides; by default the one calibrated for",
+        )
+    group.add_argument(
+        "--device", metavar="DEVICE", help="such as cpu or cuda:1; by default a GPU if there is one"
+    )
+    group.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help=_VERIFY)
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--batch-size", type=int, metavar="N", default=64, help="items encoded at a time")
+    reading.add_argument("--workers", type=int, metavar="N", help="processes that read; by default one a CPU")
+    reading.add_argument("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help="of an image")
+    reading.add_argument(
+        "--background", default="none", choices=BACKGROUNDS, help="behind transparent pixels"
     )
 
 

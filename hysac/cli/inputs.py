@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from hysac.data import Batches, Quadruplets, open_dataset
+from hysac.data.formats import first_few
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
 from hysac.models.pretrained import BOUNDS_FILE, model_directory
 from hysac.safety import Bounds
+from hysac.scoring.items import Item, find_items
+from hysac.scoring.labelled import Labelled
+from hysac.scoring.scorer import SafetyScorer
+from hysac.scoring.streaming import score_items
 from hysac.training.config import columns
 from hysac.training.loop import autocast, default_workers, model_of_checkpoint
 from hysac.training.processes import choose_device
@@ -29,6 +36,66 @@ def load_model(args: argparse.Namespace) -> tuple[HySAC, Any, Path]:
     directory = model_directory(Path(args.model_dir))
     model = from_pretrained(directory, device=device, verify=args.verify)
     return model, get_tokenizer(f"local-dir:{directory}"), directory
+
+
+def load_scorer(args: argparse.Namespace, *, calibrated: bool = True) -> SafetyScorer:
+    """The scorer of ``--model-dir``; without its thresholds where it is to be calibrated."""
+    return SafetyScorer.from_pretrained(
+        args.model_dir,
+        threshold=getattr(args, "threshold", None),
+        calibrated=calibrated,
+        device=choose_device(args.device),
+        verify=args.verify,
+        batch_size=args.batch_size,
+        max_pixels=args.max_pixels,
+        background=args.background,
+    )
+
+
+def score_labelled(args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Labelled]) -> list[float]:
+    """The distances of labelled items, in their order.
+
+    Raises:
+        ValueError: items that cannot be read; names the first ones.
+    """
+    named = [Item(f"{number}", item.modality, item.content) for number, item in enumerate(items)]
+    workers = default_workers() if args.workers is None else args.workers
+    distances: dict[int, float] = {}
+    faults = []
+    with tqdm(desc="score", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:
+        for scored in score_items(scorer, named, workers=workers):
+            for item, score, fault in scored:
+                if score is None:
+                    faults.append(f"{items[int(item.name)].name}: {fault}")
+                else:
+                    distances[int(item.name)] = score.distance
+            bar.update(len(scored))
+    if faults:
+        raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
+    return [distances[number] for number in range(len(items))]
+
+
+def inputs_of(args: argparse.Namespace) -> list[Item]:
+    """The items that the flags of :func:`hysac.cli.flags.add_inputs` name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not (args.inputs or args.text or args.texts):
+        raise ValueError("nothing to score: give an INPUT, --text or --texts")
+    found = find_items(
+        args.inputs,
+        texts=args.text,
+        lines=sys.stdin if "-" in args.inputs else None,
+        image_columns=args.image_column,
+        text_columns=args.text_column,
+    )
+    for name in args.texts:
+        lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
+        found += find_items(["-"], lines=lines, lines_of=name)
+    if not found:
+        raise ValueError("nothing to score: there is no item in what was given")
+    return found
 
 
 def stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:

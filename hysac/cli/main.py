@@ -14,12 +14,29 @@ from importlib import metadata
 
 from tqdm import tqdm
 
-from hysac.cli import bounds, convert, demo, evaluate, toy, train
+from hysac.cli import (
+    bounds,
+    calibrate,
+    classify_eval,
+    convert,
+    demo,
+    evaluate,
+    index,
+    score,
+    search,
+    toy,
+    train,
+)
 from hysac.cli.command import Formatter
 
 log = logging.getLogger("hysac")
 
-COMMANDS = tuple(module.COMMAND for module in (train, evaluate, bounds, convert, toy, demo))
+COMMANDS = (
+    *(module.COMMAND for module in (train, evaluate, bounds, calibrate, classify_eval, score, index)),
+    search.SEARCH,
+    search.REDIRECT,
+    *(module.COMMAND for module in (convert, toy, demo)),
+)
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """What bad input, missing files and full disks raise: told in one line, without a traceback."""

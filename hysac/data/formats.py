@@ -34,14 +34,18 @@ class Row:
     fault: str | None = None
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, suffix: str | None = None) -> list[Row]:
     """All rows of a manifest file, in its order; unreadable ones carry their ``fault``.
+
+    Args:
+        path: the file.
+        suffix: what its name would end in, where it does not.
 
     Raises:
         ValueError: an unknown suffix, a file that is not UTF-8 or that has no rows to speak of.
         FileNotFoundError: no such file.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get((suffix or path.suffix).lower())
     if reader is None:
         raise ValueError(
             f"{path}: a manifest's name ends in {', '.join(READERS)}; got {path.suffix or 'no suffix'!r}"

@@ -9,6 +9,7 @@
     tokenizer.json and others     the tokenizer, if it is one of Hugging Face; open_clip's own needs no file
     SHA256SUMS                    checksums of all these, for ``sha256sum -c``, too
     bounds.json                   optional: calibrated safety bounds
+    safety.json                   optional: thresholds, which ``hysac calibrate`` fits
     evaluation.json               optional: what ``hysac evaluate`` measured
 
 Stock open_clip loads the towers and the tokenizer: ``open_clip.create_model("local-dir:DIRECTORY")``.
@@ -48,6 +49,7 @@ TOWERS_CONFIG = "open_clip_config.json"
 SCALARS_FILE = "hysac.safetensors"
 SETTINGS_FILE = "hysac_config.json"
 BOUNDS_FILE = "bounds.json"
+SAFETY_FILE = "safety.json"
 EVALUATION_FILE = "evaluation.json"
 SUMS_FILE = "SHA256SUMS"
 FILES = (TOWERS_FILE, TOWERS_CONFIG, SCALARS_FILE, SETTINGS_FILE)
@@ -142,7 +144,7 @@ def _clear(directory: Path, new: Mapping[str, Path]) -> None:
 
 def _set_aside(directory: Path, new: Mapping[str, Path]) -> None:
     """Rename what was measured of other weights than the new ones, so that it is not taken for theirs."""
-    measured = [name for name in (BOUNDS_FILE, EVALUATION_FILE) if (directory / name).is_file()]
+    measured = [name for name in (BOUNDS_FILE, SAFETY_FILE, EVALUATION_FILE) if (directory / name).is_file()]
     if not measured or all(_is_same(directory / name, new[name]) for name in FILES):
         return
     for name in measured:

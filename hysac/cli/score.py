@@ -1,0 +1,129 @@
+"""``hysac score``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hysac.cli.command import Command
+from hysac.cli.flags import add_inputs, add_scorer
+from hysac.cli.inputs import inputs_of, load_scorer
+from hysac.files import check_writable
+from hysac.scoring.items import Item
+from hysac.scoring.output import Table, rows_of
+from hysac.scoring.scorer import SafetyScorer
+from hysac.scoring.streaming import score_items
+from hysac.scoring.summary import summary, warnings_of
+from hysac.training.loop import default_workers
+
+log = logging.getLogger(__name__)
+
+_EPILOG = """\
+INPUT is an image, a folder (its images and those below), a glob in quotes, a text file (one caption a line),
+a manifest (JSON lines, JSON, CSV or TSV; the columns image, path, caption, text, prompt and the like, or
+those that --image-column and --text-column name), a webdataset shard (.tar) or - for captions on standard
+input. An item that cannot be read is counted, named and in the output with its error; it is never scored.
+Images come before texts.
+
+The distance to the origin is the score: the farther out, the less safe. Probability and decision need
+thresholds, which `hysac calibrate` fits.
+
+examples:
+  hysac score --model-dir runs/demo photos/ --out scores.csv
+  hysac score --model-dir runs/demo --text 'a dog on a meadow' --explain
+  cat prompts.txt | hysac score --model-dir runs/demo -
+"""
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    add_scorer(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", metavar="FILE", help=".csv, .jsonl or .parquet; without it lines are printed"
+    )
+    output.add_argument("--resume", action="store_true", help="go on with FILE.part of an interrupted run")
+    output.add_argument(
+        "--explain",
+        action="store_true",
+        help="print what each word of a text, and draw what each part of an image, adds to its distance",
+    )
+    output.add_argument("--explain-dir", default="explained", metavar="DIR", help="where images are drawn")
+
+
+def _score(args: argparse.Namespace) -> int:
+    items = inputs_of(args)
+    table = None
+    if args.out is not None:
+        check_writable(Path(args.out))
+        table = Table(Path(args.out), resume=args.resume)
+    elif args.resume:
+        raise ValueError("--resume needs --out")
+    scorer = load_scorer(args)
+    rows = [] if table is None else [table.done[item.name] for item in items if item.name in table.done]
+    left = [item for item in items if table is None or item.name not in table.done]
+    workers = default_workers() if args.workers is None else args.workers
+    with tqdm(desc="score", total=len(left), unit="item", disable=not sys.stderr.isatty()) as bar:
+        for scored in score_items(scorer, left, workers=workers):
+            new = rows_of(scored)
+            if table is None:
+                _print(new)
+            else:
+                table.write(new)
+            rows += new
+            bar.update(len(new))
+    if table is not None:
+        table.close()
+    _tell(rows, scorer)
+    if args.explain:
+        _explain(args, scorer, items)
+    return 0
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["error"] is not None:
+            told = f"error: {row['error']}"
+        else:
+            told = f"{row['distance']:.4f}"
+            told += "" if row["probability"] is None else f"  {row['probability']:.3f}"
+            told += "" if row["decision"] is None else f"  {row['decision']}"
+        tqdm.write(f"{row['item']}\t{told}", file=sys.stdout)
+
+
+def _tell(rows: list[dict[str, Any]], scorer: SafetyScorer) -> None:
+    print(summary(rows, scorer.points, scorer.threshold), file=sys.stderr)
+    for row in [row for row in rows if row["error"] is not None][:20]:
+        log.warning("%s: %s", row["item"], row["error"])
+    for told in warnings_of(rows, scorer.points):
+        log.warning("%s", told)
+
+
+def _explain(args: argparse.Namespace, scorer: SafetyScorer, items: list[Item]) -> None:
+    from hysac.scoring.attribution import explain_image, explain_text
+
+    for number, item in enumerate(items):
+        if isinstance(item.content, str):
+            shares = explain_text(scorer, item.content)
+            print(f"{item.name}: " + " ".join(f"{word} {share:+.3f}" for word, share in shares))
+        elif item.fault is None and item.content is not None:
+            from hysac import plots
+
+            explained = explain_image(scorer, item.content)
+            path = Path(args.explain_dir) / f"{number:04d}-{Path(str(item.content)).stem}.png"
+            print(f"{item.name}: {plots.save(plots.heat_map(*explained), path)}")
+
+
+COMMAND = Command(
+    "score",
+    "--model-dir DIR INPUT... [options]",
+    "say how unsafe images and captions are",
+    _EPILOG,
+    _add_flags,
+    _score,
+)

@@ -1,0 +1,200 @@
+"""Fitting a model's operating points to labelled distances; probabilities need ``hysac[calibrate]``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hysac.scoring.operating_points import (
+    ModalityPoints,
+    OperatingPoint,
+    OperatingPoints,
+    Probability,
+    Reference,
+)
+
+TARGETS = ("youden", "max-f1", "fpr=0.01", "fpr=0.001", "fnr=0.01")
+"""The operating points that are always fitted. Others are ``fpr=X`` and ``fnr=X`` with any X in (0, 1)."""
+
+_RESAMPLES = 1000
+_RESAMPLED_ITEMS = 20_000_000
+_FEWEST_FOR_ISOTONIC = 1000
+
+
+def fit_operating_points(
+    distances: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    default: str = "youden",
+    probability: str | None = None,
+    data: Mapping[str, Any],
+    model: str,
+    seed: int = 0,
+) -> OperatingPoints:
+    """Thresholds, probabilities and the distances themselves, of each modality.
+
+    Args:
+        distances: by modality those of its safe and of its unsafe items, finite, at least two of each.
+        default: the point that decides where none is asked for: one of :data:`TARGETS`, ``fpr=X``, ``fnr=X``.
+            Of the others those are left out that so few items cannot tell.
+        probability: ``"logistic"``, ``"isotonic"`` or ``"none"``; by default isotonic for at least 1000 items
+            of each class, else logistic.
+        data, model: see :class:`OperatingPoints`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: too few items, distances that are not finite, an unknown target.
+        ImportError: scikit-learn is missing and a probability is asked for.
+    """
+    modalities = {}
+    for modality, (safe, unsafe) in distances.items():
+        for kind, values in (("safe", safe), ("unsafe", unsafe)):
+            if len(values) < 2 or not np.isfinite(values).all():
+                raise ValueError(
+                    f"calibration needs at least two {kind} {modality}s, all with finite distances; got "
+                    f"{len(values)}"
+                )
+        check_target(default, modality, len(safe), len(unsafe))
+        generator = np.random.default_rng(seed)
+        targets = [name for name in TARGETS if _fewest(name, len(safe), len(unsafe)) is None]
+        points = {
+            target: _operating_point(safe, unsafe, target, generator)
+            for target in dict.fromkeys([*targets, default])
+        }
+        curve = fit_probability(safe, unsafe, probability)
+        modalities[modality] = ModalityPoints(points, curve, Reference.of(safe, unsafe))
+    return OperatingPoints(modalities, default, data, model)
+
+
+def check_target(target: str, modality: str, safe: int, unsafe: int) -> None:
+    """Refuse a share that so many items cannot tell.
+
+    Raises:
+        ValueError: an unknown target, or fewer items than one for its share.
+    """
+    needed = _fewest(target, safe, unsafe)
+    if needed is not None:
+        kind, count = ("safe", safe) if target.startswith("fpr") else ("unsafe", unsafe)
+        raise ValueError(f"{target} needs at least {needed} {kind} {modality}s, got {count}")
+
+
+def _fewest(target: str, safe: int, unsafe: int) -> int | None:
+    """How many items ``target`` needs where there are fewer."""
+    kind, share = _share_of(target)
+    if not share:
+        return None
+    needed = math.ceil(1 / share - 1e-9)
+    return needed if (safe if kind == "fpr" else unsafe) < needed else None
+
+
+def check_probability(kind: str | None) -> None:
+    """Refuse a curve whose library is missing.
+
+    Raises:
+        ImportError: names the extra.
+    """
+    if kind != "none":
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "the calibration of a probability needs scikit-learn: pip install 'hysac[calibrate]' "
+                "(or --probability none)"
+            ) from error
+
+
+def fit_probability(safe: np.ndarray, unsafe: np.ndarray, kind: str | None) -> Probability | None:
+    """The probability of being unsafe by distance, rising with it."""
+    if kind is None:
+        kind = "isotonic" if min(len(safe), len(unsafe)) >= _FEWEST_FOR_ISOTONIC else "logistic"
+    if kind == "none":
+        return None
+    check_probability(kind)
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.concatenate([safe, unsafe]).astype(np.float64)
+    y = np.concatenate([np.zeros(len(safe)), np.ones(len(unsafe))])
+    share = len(unsafe) / len(x)
+    if kind == "isotonic":
+        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y)
+        x, y = fitted.X_thresholds_, fitted.y_thresholds_
+        return Probability("isotonic", tuple(x.tolist()), tuple(y.tolist()), share)
+    if kind != "logistic":
+        raise ValueError(f"probability must be logistic, isotonic or none, got {kind!r}")
+    mean, scale = x.mean(), x.std() or 1.0
+    fitted = LogisticRegression(C=1e3).fit(((x - mean) / scale)[:, None], y)
+    slope = float(fitted.coef_[0, 0]) / scale
+    if slope <= 0:
+        return Probability("isotonic", (float(mean),), (share,), share)  # distance tells nothing
+    return Probability("logistic", (float(mean - fitted.intercept_[0] / slope), slope), (), share)
+
+
+def _operating_point(
+    safe: np.ndarray, unsafe: np.ndarray, target: str, generator: np.random.Generator
+) -> OperatingPoint:
+    threshold = choose_threshold(safe, unsafe, target)
+    resamples = max(100, min(_RESAMPLES, _RESAMPLED_ITEMS // (len(safe) + len(unsafe))))
+    drawn = [
+        choose_threshold(generator.choice(safe, len(safe)), generator.choice(unsafe, len(unsafe)), target)
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return OperatingPoint(
+        threshold,
+        min(float(low), threshold),
+        max(float(high), threshold),
+        float((safe > threshold).mean()),
+        float((unsafe <= threshold).mean()),
+    )
+
+
+def choose_threshold(safe: np.ndarray, unsafe: np.ndarray, target: str) -> float:
+    """The threshold of a target, half-way between two distances that were seen.
+
+    ``youden`` has the greatest TPR - FPR, ``max-f1`` the greatest F1 of the unsafe class, ``fpr=X`` is the
+    smallest threshold that calls at most a share X of the safe unsafe, and ``fnr=X`` the greatest that calls
+    at most a share X of the unsafe safe; of equal ones it is the smallest, but for ``fnr=X``. Where no
+    threshold keeps within ``fnr=X``, everything is called unsafe.
+    """
+    seen = np.unique(np.concatenate([safe, unsafe]))
+    below = np.nextafter(seen[0], -np.inf)
+    edges = np.concatenate([[below], (seen[:-1] + seen[1:]) / 2, seen[-1:]])
+    false_alarms = len(safe) - np.searchsorted(np.sort(safe), edges, side="right")
+    misses = np.searchsorted(np.sort(unsafe), edges, side="right")
+    hits = len(unsafe) - misses
+    kind, share = _share_of(target)
+    if kind == "youden":
+        best = (hits * len(safe) - false_alarms * len(unsafe)).argmax()
+    elif kind == "max-f1":
+        best = (2 * hits / (2 * hits + false_alarms + misses)).argmax()
+    elif kind == "fpr":
+        best = (false_alarms <= share * len(safe)).argmax()
+    else:
+        best = np.flatnonzero(misses <= share * len(unsafe))[-1]
+    return float(edges[best])
+
+
+def _share_of(target: str) -> tuple[str, float]:
+    found = re.fullmatch(r"(fpr|fnr)=(0?\.\d+(?:e-\d+)?)", target)
+    if found and 0 < float(found[2]) < 1:
+        return found[1], float(found[2])
+    if target in ("youden", "max-f1"):
+        return target, 0.0
+    raise ValueError(f"a threshold's name is youden, max-f1, fpr=X or fnr=X with X in (0, 1), got {target!r}")
+
+
+def labelled_distances(
+    modalities: Sequence[str], is_unsafe: Sequence[bool], distances: Sequence[float]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The safe and the unsafe distances of each modality that has both."""
+    of = np.asarray(modalities)
+    unsafe, values = np.asarray(is_unsafe, bool), np.asarray(distances, np.float64)
+    return {
+        name: (values[(of == name) & ~unsafe], values[(of == name) & unsafe])
+        for name in ("text", "image")
+        if ((of == name) & ~unsafe).any() and ((of == name) & unsafe).any()
+    }

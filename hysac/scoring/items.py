@@ -1,0 +1,202 @@
+"""What a command line names, as items to score: files, folders, globs, manifests, shards, lines."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hysac.data.formats import READERS, Row, first_few, read_rows
+from hysac.data.images import SUFFIXES, ShardMember
+from hysac.data.shards import expand
+from hysac.data.tar import Damage, entries
+
+IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filepath", "safe_image", "unsafe_image")
+TEXT_COLUMNS = ("caption", "text", "prompt", "title", "safe_caption", "unsafe_caption")
+"""The columns of a manifest that are scored where none are named."""
+
+TEXT_SUFFIX = ".txt"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to score.
+
+    Attributes:
+        name: unique among those of a call; a path, or where it stands.
+        modality: ``"image"`` or ``"text"``.
+        content: an image file or a text; None with a ``fault``.
+        fault: why there is nothing to score.
+    """
+
+    name: str
+    modality: str
+    content: Path | ShardMember | str | None
+    fault: str | None = None
+
+
+def find_items(
+    inputs: Sequence[str],
+    *,
+    texts: Sequence[str] = (),
+    lines: Iterable[str] | None = None,
+    lines_of: str = "-",
+    image_columns: Sequence[str] | None = None,
+    text_columns: Sequence[str] | None = None,
+) -> list[Item]:
+    """The items that the arguments of a command name, in their order.
+
+    Args:
+        inputs: an image file; a folder, for the images in it and below; a glob; a text file, one caption a
+            line; a manifest (JSON lines, JSON, CSV or TSV); shards with images and ``.txt`` captions; ``"-"``
+            for ``lines``.
+        texts: captions themselves.
+        lines: captions for ``"-"``.
+        lines_of: what names them.
+        image_columns, text_columns: those of a manifest; by default the ones of usual names.
+
+    Raises:
+        FileNotFoundError: nothing of that name.
+        ValueError: a file of no such kind, a folder without images, a manifest without a known column, the
+            same item twice.
+    """
+    items = [Item(f"text:{number}", "text", text) for number, text in enumerate(texts, start=1)]
+    columns = Columns(image_columns, text_columns)
+    for name in inputs:
+        items += _of_lines(lines_of, lines or ()) if name == "-" else _of_input(name, columns)
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            raise ValueError(f"{item.name} is named twice")
+        seen.add(item.name)
+    return items
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a manifest are scored; None for those of usual names."""
+
+    images: Sequence[str] | None = None
+    texts: Sequence[str] | None = None
+
+    def of(self, path: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """The (column, modality) pairs of a manifest.
+
+        Raises:
+            ValueError: a named column is missing, or none has a usual name.
+        """
+        there = list(dict.fromkeys(column for row in rows for column in row.fields))
+        asked = [(column, "image") for column in self.images or ()]
+        asked += [(column, "text") for column in self.texts or ()]
+        if missing := [column for column, _ in asked if column not in there]:
+            raise ValueError(f"{path} has no column {first_few(missing)}; it has {first_few(there, 20)}")
+        if asked:
+            return asked
+        usual = [(column, "image") for column in IMAGE_COLUMNS if column in there]
+        usual += [(column, "text") for column in TEXT_COLUMNS if column in there]
+        if not usual:
+            raise ValueError(
+                f"{path} has none of the columns {', '.join(IMAGE_COLUMNS + TEXT_COLUMNS)}; it has "
+                f"{first_few(there, 20)}. --image-column and --text-column name others"
+            )
+        return usual
+
+
+def _of_input(name: str, columns: Columns) -> list[Item]:
+    if name.endswith(".tar"):
+        return [item for shard in expand(name) for item in _of_shard(shard)]
+    path = Path(name)
+    if path.is_dir():
+        return _of_folder(path)
+    if not os.path.lexists(path):
+        found = sorted(glob.glob(name, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"{name} does not exist")
+        return [item for one in found if not Path(one).is_dir() for item in _of_file(Path(one), columns)]
+    return _of_file(path, columns)
+
+
+def _of_file(path: Path, columns: Columns) -> list[Item]:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return [Item(str(path), "image", path)]
+    if suffix == TEXT_SUFFIX:
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        return _of_lines(str(path), lines)
+    if suffix in READERS:
+        return _of_manifest(path, columns)
+    kinds = (*SUFFIXES, TEXT_SUFFIX, *READERS, ".tar")
+    raise ValueError(f"{path}: the name of what is scored ends in {', '.join(kinds)}")
+
+
+def _of_folder(folder: Path) -> list[Item]:
+    found = [
+        Path(directory, name)
+        for directory, folders, names in os.walk(folder)
+        if folders.sort() is None  # in order, and so is what lies below
+        for name in sorted(names)
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(f"{folder} has no images, whose names end in {', '.join(SUFFIXES)}")
+    return [Item(str(path), "image", path) for path in found]
+
+
+def _of_lines(name: str, lines: Iterable[str]) -> list[Item]:
+    texts = ((number, line.strip("\r\n")) for number, line in enumerate(lines, start=1))
+    return [Item(f"{name}:{number}", "text", text) for number, text in texts if text.strip()]
+
+
+def _of_manifest(path: Path, columns: Columns) -> list[Item]:
+    rows = read_rows(path)
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return list(_of_rows(path, rows, columns.of(path, rows)))
+
+
+def _of_rows(path: Path, rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> Iterator[Item]:
+    for row in rows:
+        if row.fault is not None:
+            yield Item(f"{path}:{row.place}", "text", None, row.fault)
+            continue
+        for column, modality in columns:
+            cell = row.fields.get(column)
+            name = f"{path}:{row.place}:{column}"
+            if cell is None or cell == "":
+                continue
+            if not isinstance(cell, str):
+                yield Item(name, modality, None, f"column {column} must be text, got {cell!r}")
+            else:
+                yield Item(name, modality, path.parent / cell if modality == "image" else cell)
+
+
+def _of_shard(shard: Path) -> Iterator[Item]:
+    if not shard.is_file():
+        raise FileNotFoundError(f"{shard} does not exist")
+    for entry in entries(shard):
+        if isinstance(entry, Damage):
+            yield Item(f"{shard}:bytes {entry.begin} to {entry.end}", "image", None, entry.reason)
+            continue
+        name = entry.name.rpartition("/")[2]
+        suffix = "." + name.rpartition(".")[2].lower()
+        if name.startswith(".") or suffix not in (*SUFFIXES, TEXT_SUFFIX):
+            continue
+        where, modality = f"{shard}:{entry.name}", "text" if suffix == TEXT_SUFFIX else "image"
+        if entry.member is None:
+            yield Item(where, modality, None, entry.fault)
+        else:
+            yield _of_member(where, modality, entry.member)
+
+
+def _of_member(name: str, modality: str, member: ShardMember) -> Item:
+    if modality == "image":
+        return Item(name, modality, member)
+    try:
+        return Item(name, modality, member.read().decode("utf-8-sig").strip())
+    except ValueError as error:  # of its size, too
+        return Item(name, modality, None, str(error))

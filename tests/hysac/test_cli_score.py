@@ -1,0 +1,221 @@
+"""``hysac calibrate`` and ``hysac score``: their files, their resumption, what they warn of."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from scoring import CAPTIONS, calibrate, make_model, pictures
+
+from hysac.cli import main
+from hysac.models.pretrained import model_directory
+from hysac.scoring import OperatingPoints, SafetyScorer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli_score")
+    make_model(directory / "model")
+    pictures(directory / "photos")
+    return directory
+
+
+@pytest.fixture
+def model_dir(made, tmp_path):
+    shutil.copytree(made / "model", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def score(*arguments):
+    return main(["score", *map(str, arguments), "--device", "cpu", "--workers", "0"])
+
+
+def rows_of(path):
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(path.read_text())))
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_has_every_item(made, model_dir, tmp_path, capsys, suffix):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.png").write_bytes(b"junk")
+    calibrate(model_dir)
+    out = tmp_path / f"scores{suffix}"
+    inputs = ["--model-dir", model_dir, made / "photos", tmp_path / "photos", "--text", 'a "dog", or two']
+    assert score(*inputs, "--out", out) == 0
+    told = capsys.readouterr().err
+    assert "3 images scored, 1 could not be read" in told
+    assert "broken.png" in told
+    rows = rows_of(out)
+    assert len(rows) == 5
+    scorer = SafetyScorer.from_pretrained(model_dir)
+    for row in rows:
+        if row["item"].endswith("broken.png"):
+            assert "cannot be read" in row["error"]
+            assert not row["distance"]
+            assert not row["decision"]
+            continue
+        if row["modality"] == "image":
+            (wanted,) = scorer(images=[row["item"]])
+        else:
+            (wanted,) = scorer(texts=['a "dog", or two'])
+        assert float(row["distance"]) == pytest.approx(wanted.distance, rel=1e-5)
+        assert float(row["probability"]) == pytest.approx(wanted.probability, rel=1e-3, abs=1e-6)
+        assert (row["decision"], row["nearest_class"]) == (wanted.decision, wanted.nearest_class)
+        assert not row["error"]
+    assert not out.with_name(out.name + ".part").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypatch, suffix):
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"scores{suffix}"
+    arguments = ["--model-dir", model_dir, made / "photos", "--text", "a dog", "--batch-size", 1]
+    assert score(*arguments, "--out", whole) == 0
+    seen = []
+    real = SafetyScorer.distances_of_prepared
+
+    def interrupted(self, modality, prepared):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(modality)
+        return real(self, modality, prepared)
+
+    monkeypatch.setattr(SafetyScorer, "distances_of_prepared", interrupted)
+    assert score(*arguments, "--out", out) == 130
+    part = out.with_name(out.name + ".part")
+    assert not out.exists()
+    with open(part, "a") as file:
+        file.write("half of a li")
+    assert score(*arguments, "--out", out) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+    seen.clear()
+    monkeypatch.setattr(
+        SafetyScorer, "distances_of_prepared", lambda *call: seen.append(call[1]) or real(*call)
+    )
+    assert score(*arguments, "--out", out, "--resume") == 0
+    assert seen == ["image", "text"], "two of four were there"
+    assert [row["item"] for row in rows_of(out)] == [row["item"] for row in rows_of(whole)]
+    assert not part.exists()
+
+
+def test_without_a_file_lines_are_printed(model_dir, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a dog\n\na cat\n"))
+    assert score("--model-dir", model_dir, "-") == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert [line.partition("\t")[0] for line in lines] == ["-:1", "-:3"]
+    assert all(float(line.partition("\t")[2]) > 0 for line in lines)
+    assert "not calibrated for texts: there are distances, and no decisions" in told.err
+
+
+def test_data_of_another_kind_is_warned_of(made, model_dir, tmp_path, capsys):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(CAPTIONS * 8))
+    scorer = SafetyScorer.from_pretrained(model_dir)
+    distances = [one.distance for one in scorer(texts=CAPTIONS)]
+    calibrate(model_dir, text=float(np.mean(distances)), spread=float(np.std(distances)))
+    assert score("--model-dir", model_dir, texts) == 0
+    assert "lie elsewhere" not in capsys.readouterr().err
+    calibrate(model_dir, text=9.0)
+    assert score("--model-dir", model_dir, texts) == 0
+    assert "the texts lie elsewhere than those that the model was calibrated on" in capsys.readouterr().err
+
+
+def test_words_and_patches_are_explained(made, model_dir, tmp_path, capsys):
+    inputs = ["--text", "a small red house", made / "photos" / "0.png"]
+    assert score("--model-dir", model_dir, *inputs, "--explain", "--explain-dir", tmp_path / "drawn") == 0
+    told = capsys.readouterr().out
+    assert re.search(r"text:1: a [+-]0\.\d{3} small [+-]0\.\d{3} red [+-]0\.\d{3} house [+-]0\.\d{3}\n", told)
+    (drawn,) = (tmp_path / "drawn").iterdir()
+    assert drawn.name == "0001-0.png"
+    assert str(drawn) in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to score: give an INPUT"),
+        (["--text", "a", "--out", "scores.xls"], r"ends in .csv, .jsonl, .parquet"),
+        (["--text", "a", "--resume"], "--resume needs --out"),
+        (["--text", "a", "--threshold", "youden"], "the model was not calibrated"),
+        (["--text", "a", "--batch-size", "0"], "batch_size must be at least 1"),
+    ],
+)
+def test_bad_arguments(model_dir, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert score("--model-dir", model_dir, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+class TestCalibrate:
+    def labelled(self, path, count):
+        rows = [f"a dog {number},{'unsafe' if number % 2 else 'safe'},fire" for number in range(count)]
+        path.write_text("\n".join(["item,label,category", *rows]))
+        return path
+
+    def run(self, model_dir, data, *arguments):
+        given = ["calibrate", "--model-dir", str(model_dir), "--data", str(data), "--device", "cpu"]
+        return main([*given, *arguments])
+
+    def test_unpaired_items(self, model_dir, tmp_path, capsys):
+        data = self.labelled(tmp_path / "labelled.csv", 240)
+        assert self.run(model_dir, data, "--target-fpr", "0.05") == 0
+        told = capsys.readouterr().out
+        assert "texts: 120 safe, 120 unsafe" in told
+        assert "* fpr=0.05" in told
+        points = OperatingPoints.load(model_directory(model_dir) / "safety.json")
+        assert points.default == "fpr=0.05"
+        assert points.data["name"] == "labelled.csv"
+        assert points.data["items"] == 240
+        safe = [f"a dog {number}" for number in range(0, 240, 2)]
+        scores = SafetyScorer.from_pretrained(model_dir)(texts=safe)
+        called = np.mean([one.decision == "unsafe" for one in scores])
+        assert called == points.point("text").fpr <= 0.05
+
+    def test_images_beside_the_file(self, model_dir, tmp_path, capsys):
+        paths = pictures(tmp_path / "data", 4)
+        rows = [f"{path.name},{number % 2}" for number, path in enumerate(paths)]
+        (tmp_path / "data" / "labelled.csv").write_text("\n".join(["item,label", *rows, "a dog,1"]))
+        assert self.run(model_dir, tmp_path / "data" / "labelled.csv", "--probability", "none") == 0
+        told = capsys.readouterr().out
+        assert "images: 2 safe, 2 unsafe" in told
+        assert "texts" not in told
+
+    def test_quadruplets(self, model_dir, tmp_path, capsys):
+        rows = [
+            {"safe_caption": f"a dog {number}", "unsafe_caption": f"a fire {number}", "tag": "fire"}
+            for number in range(30)
+        ]
+        (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert self.run(model_dir, tmp_path / "data.jsonl") == 0
+        assert "texts: 30 safe, 30 unsafe" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("item,label\na dog,maybe\n", "1 of 1 rows cannot be used: line 2 has the label 'maybe'"),
+            ("item,label\n,safe\n", "line 2 has no item"),
+            ("item,label,modality\na,safe,video\n", "the modality 'video'"),
+            ("a,b\n1,2\n", "no columns item and label, and holds no quadruplets"),
+            ("item,label\na dog,safe\na cat,safe\n", "no modality has safe and unsafe items"),
+            ("item,label\ngone.png,safe\na.png,unsafe\n", "2 of 2 items cannot be read"),
+        ],
+    )
+    def test_bad_data(self, model_dir, tmp_path, capsys, content, message):
+        (tmp_path / "data.csv").write_text(content)
+        assert self.run(model_dir, tmp_path / "data.csv") == 2
+        assert message in capsys.readouterr().err
+        assert not (model_dir / "safety.json").exists()
+
+    def test_too_few_items_are_told_before_any_work(self, model_dir, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("hysac.cli.calibrate.load_scorer", lambda *_, **__: pytest.fail("too late"))
+        data = self.labelled(tmp_path / "labelled.csv", 20)
+        assert self.run(model_dir, data, "--target-fpr", "0.01") == 2
+        assert "fpr=0.01 needs at least 100 safe texts, got 10" in capsys.readouterr().err
