@@ -5,6 +5,7 @@ from hysac.plots.figures import (
     GREEN,
     NAMES,
     distance_histogram,
+    heat_map,
     polar_view,
     retrieved_images,
     retrieved_texts,
@@ -12,13 +13,17 @@ from hysac.plots.figures import (
     save_plots,
     training_curves,
 )
+from hysac.plots.found import found_sheet, redirection_strip
 
 __all__ = [
     "COLOURS",
     "GREEN",
     "NAMES",
     "distance_histogram",
+    "found_sheet",
+    "heat_map",
     "polar_view",
+    "redirection_strip",
     "retrieved_images",
     "retrieved_texts",
     "save",

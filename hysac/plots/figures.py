@@ -204,6 +204,22 @@ def training_curves(run_dir: Path) -> Figure:
     return figure
 
 
+def heat_map(image: Tensor, shares: Tensor) -> Figure:
+    """An image ``(3, H, W)`` beside what each part adds to its distance ``(H, W)``: see ``explain_image``.
+
+    Red parts move it away from the origin, to the unsafe; blue ones towards it.
+    """
+    figure, grid = _figure(7.4, 3.6, columns=2)
+    picture = image.permute(1, 2, 0).numpy()
+    for axes in grid.flat:
+        axes.imshow(picture)
+        axes.set_axis_off()
+    most = float(shares.abs().max()) or 1.0
+    drawn = grid.flat[1].imshow(shares.numpy(), cmap="coolwarm", vmin=-most, vmax=most, alpha=0.65)
+    figure.colorbar(drawn, ax=grid.flat[1], label="share of the distance to the origin")
+    return figure
+
+
 def save_plots(
     directory: Path, dataset: Quadruplets, embeddings: Embeddings, traversal: Traversal | None
 ) -> list[Path]:
