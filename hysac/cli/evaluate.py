@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from hysac.cli.command import Command
 from hysac.cli.flags import add_data, add_model
 from hysac.cli.inputs import encode, load_model, open_data, stored_bounds
+from hysac.data import Quadruplets
+from hysac.data.manifest import fingerprint
 from hysac.evaluation import evaluate_embeddings
+from hysac.evaluation.report import STYLES
+from hysac.evaluation.retrieval import NearestSafe, Rule
 from hysac.files import check_writable, write_json
 from hysac.models.pretrained import EVALUATION_FILE
-from hysac.safety import Traversal, calibrate_thresholds, fit_bounds
+from hysac.safety import DEFAULT_STATISTIC, MODALITIES, Bounds, Traversal, calibrate_thresholds, fit_bounds
+from hysac.scoring.identity import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +54,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     safety = parser.add_argument_group("safety")
     safety.add_argument("--bounds", metavar="FILE", help="bounds.json to use; by default the model's")
     safety.add_argument(
-        "--statistic", default="up_95", choices=("low_05", "avg", "up_95"), help="the bound of redirection"
+        "--statistic",
+        default=DEFAULT_STATISTIC,
+        choices=("low_05", "avg", "up_95"),
+        help="the bound of redirection",
     )
     safety.add_argument(
         "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
@@ -65,6 +77,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", metavar="FILE", help="JSON file; by default evaluation.json beside the model"
     )
+    output.add_argument("--format", default="text", choices=tuple(STYLES), help="of the printed tables")
     output.add_argument("--plots", metavar="DIR", help="directory for pictures (needs images and matplotlib)")
 
 
@@ -90,10 +103,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         embeddings,
         ks=args.ks,
         traversal=traversal,
+        redirections=_others(args, bounds, thresholds),
         thresholds=thresholds,
         aperture_scale=args.aperture_scale,
         min_radius=args.min_radius,
     )
+    report = replace(report, made_with=_made_with(args, home, dataset, bounds, thresholds))
     # All is written before the first word: who reads the output may have closed it.
     write_json(out, report.to_dict())
     pictures: Sequence[Path] = ()
@@ -101,11 +116,43 @@ def _evaluate(args: argparse.Namespace) -> int:
         from hysac.plots import save_plots
 
         pictures = save_plots(Path(args.plots), dataset, embeddings, traversal)
-    print(report.format_tables())
+    print(report.format_tables(args.format))
     print(f"\nall numbers: {out}")
     for path in pictures:
         print(f"picture: {path}")
     return 0
+
+
+def _others(
+    args: argparse.Namespace, bounds: Bounds | None, thresholds: Mapping[str, float] | None
+) -> dict[str, Rule]:
+    """The other ways of redirection that the data allows, for the same table."""
+    rules: dict[str, Rule] = {}
+    if bounds is not None and args.mode != "paper":
+        rules["paper's rule"] = Traversal(bounds, args.statistic, "paper", args.margin, args.alpha)
+    if thresholds is not None and set(thresholds) == set(MODALITIES):
+        rules["nearest safe"] = NearestSafe(thresholds)
+    return rules
+
+
+def _made_with(
+    args: argparse.Namespace,
+    home: Path,
+    dataset: Quadruplets,
+    bounds: Bounds | None,
+    thresholds: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """What the numbers depend on."""
+    names = ("hysac", "torch", "open_clip_torch")
+    settings = ("statistic", "mode", "margin", "alpha", "aperture_scale", "min_radius")
+    return {
+        "model": weights_digest(home) if args.checkpoint is None else str(args.checkpoint),
+        "data": {"name": Path(args.val_data).name, "sha256": fingerprint(dataset.records)},
+        "bounds": None if bounds is None else bounds.to_dict(),
+        "thresholds": None if thresholds is None else dict(thresholds),
+        **{name: getattr(args, name) for name in settings},
+        "versions": {name: metadata.version(name) for name in names},
+    }
 
 
 COMMAND = Command(

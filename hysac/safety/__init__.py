@@ -14,9 +14,10 @@ from hysac.safety.scores import (
     roc_auc,
     unsafe_score,
 )
-from hysac.safety.traversal import Mode, Statistic, Traversal, traverse
+from hysac.safety.traversal import DEFAULT_STATISTIC, Mode, Statistic, Traversal, traverse
 
 __all__ = [
+    "DEFAULT_STATISTIC",
     "MODALITIES",
     "Bounds",
     "ClassBounds",

@@ -16,6 +16,8 @@ from hysac.safety.bounds import Bounds
 
 Statistic = Literal["low_05", "avg", "up_95"]
 Mode = Literal["geodesic", "paper"]
+DEFAULT_STATISTIC: Statistic = "avg"
+"""The paper's: the mean distance of the safe class."""
 
 
 def traverse(
@@ -74,13 +76,13 @@ class Traversal:
 
     Attributes:
         bounds: the model's :class:`Bounds`.
-        statistic: which of the target class's statistics is the bound: ``"up_95"`` keeps 95 % of the safe
-            class inside, ``"avg"`` is stricter.
+        statistic: which of the target class's statistics is the bound: ``"avg"``, the mean, is the paper's;
+            ``"up_95"`` keeps 95 % of the safe class inside and moves queries less.
         mode, margin, alpha: as in :func:`traverse`.
     """
 
     bounds: Bounds
-    statistic: Statistic = "up_95"
+    statistic: Statistic = DEFAULT_STATISTIC
     mode: Mode = "geodesic"
     margin: float = 0.0
     alpha: float = 0.8

@@ -2,15 +2,19 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 import hypkernels as hk
 import hysac
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import (
+    COLUMNS,
+    Column,
     evaluate,
     evaluate_embeddings,
     expected_recall,
@@ -19,6 +23,7 @@ from hysac.evaluation import (
     retrieval_table,
     safety_metrics,
 )
+from hysac.evaluation.retrieval import NearestSafe, redirect
 from hysac.models.loss import HySACLoss
 from hysac.safety import Bounds, ClassBounds, Traversal, fit_bounds
 from hysac.training.selection import embeddings_loss
@@ -276,6 +281,96 @@ class TestSafetyMetrics:
         assert metrics["distance"].keys() == {"S", "U"}
         assert metrics["order"] == {"S<U": safety_metrics(e)["order"]["S<U"]}
         assert metrics["cones"] == metrics["safe_top1"] == {}
+
+
+class TestOtherRules:
+    def test_nearest_safe_items_are_those_of_a_loop(self):
+        e = quadruplets(noise=1.0)
+        thresholds = {
+            "text": float(torch.cat([e.scores("S"), e.scores("U")]).median()),
+            "image": float(torch.cat([e.scores("V"), e.scores("G")]).median()),
+        }
+        rule = NearestSafe(thresholds)
+        stayed = moved = 0
+        for column in COLUMNS:
+            if not column.redirected:
+                continue
+            gallery = torch.cat([e[letter] for letter in column.correct + column.others])
+            safe = hk.dist0(gallery, CURV) <= thresholds[column.search]
+            own = thresholds["text" if column.query == "U" else "image"]
+            for query, target in zip(e[column.query], redirect(e, column, rule), strict=True):
+                if hk.dist0(query, CURV) <= own:
+                    assert torch.equal(target, query)
+                    stayed += 1
+                    continue
+                distances = hk.elementwise_dist(query.expand_as(gallery), gallery, CURV)
+                distances[~safe] = math.inf
+                assert torch.equal(target, gallery[distances.argmin()])
+                moved += 1
+        assert stayed
+        assert moved
+        with pytest.warns(UserWarning, match="no image is called safe at 0: the queries stay"):
+            stayed = NearestSafe({"text": 0.0, "image": 0.0}).redirect(e, Column("U", "V", "G"))
+        assert torch.equal(stayed, e["U"])
+
+    def test_every_rule_has_its_rows_in_the_same_table(self):
+        e = quadruplets()
+        bounds = fit_bounds(e)
+        thresholds = {"text": 0.8, "image": 0.9}
+        others = {"stricter": Traversal(bounds, margin=-0.2), "nearest safe": NearestSafe(thresholds)}
+        report = evaluate_embeddings(e, traversal=bounds, redirections=others, thresholds=thresholds)
+        for name in ("T*->I u I*", "I*->T u T*"):
+            rows = [row for row in report.retrieval if row.startswith(name)]
+            assert rows == [name, *(f"{name} ({rule})" for rule in ("traversed", *others))]
+        alone = retrieval_table(e, traversal=others["stricter"])
+        for name in ("T*->I u I*", "I*->T u T*"):
+            assert report.retrieval[f"{name} (stricter)"] == alone[f"{name} (traversed)"]
+        assert set(report.safety["safe_top1_redirected"]) == set(others)
+        assert "the same, nearest safe" in report.format_tables()
+
+
+class TestHierarchy:
+    def test_own_points_are_told_from_others_as_scikit_learn_counts(self):
+        e = quadruplets(size=20, noise=0.8)
+        found = safety_metrics(e, aperture_scale=0.9)["hierarchy"]
+        assert set(found) == {"S>V", "U>G", "V>U"}
+        for pair, numbers in found.items():
+            apex, point = pair.split(">")
+            inside, labels = [], []
+            for row in range(20):
+                for other in range(9):
+                    place = (row - other) % 20
+                    angle = hk.oxy_angle(e[apex][row], e[point][place], CURV)
+                    inside.append(float(0.9 * hk.half_aperture(e[apex][row], CURV, 0.1) - angle))
+                    labels.append(other == 0)
+            assert numbers["auc"] == pytest.approx(roc_auc_score(labels, inside), abs=1e-9)
+            assert numbers["ap"] == pytest.approx(average_precision_score(labels, inside), abs=1e-9)
+            assert numbers["auc"] > 0.6
+
+    def test_larger_cones_hold_more(self):
+        metrics = safety_metrics(quadruplets())
+        for pair, share in metrics["cones"].items():
+            by_scale = [shares[pair] for shares in metrics["cones_by_scale"].values()]
+            assert by_scale == sorted(by_scale)
+            assert metrics["cones_by_scale"]["1"][pair] == share
+            assert by_scale[0] < by_scale[-1]
+
+
+class TestStyles:
+    def test_every_number_is_in_every_style(self):
+        report = evaluate_embeddings(quadruplets(tags=["fire"] * 30), traversal=fit_bounds(quadruplets()))
+        text, markdown, latex = (report.format_tables(style) for style in ("text", "markdown", "latex"))
+        numbers = re.findall(r"\d+\.\d+", text)
+        assert len(numbers) > 40
+        assert re.findall(r"\d+\.\d+", markdown) == numbers
+        assert re.findall(r"\d+\.\d+", latex) == numbers
+        assert "| T\\*->I u I\\* (traversed) |" in markdown
+        assert r"T*$\to$I $\cup$ I* (traversed) & " in latex
+        assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == markdown.count("|---|")
+        for line in latex.splitlines():
+            assert line.startswith("%") or "%" not in line.replace(r"\%", "")
+        with pytest.raises(ValueError, match="style must be one of text, markdown, latex, got 'html'"):
+            report.format_tables("html")
 
 
 class TestReport:

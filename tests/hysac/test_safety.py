@@ -185,7 +185,7 @@ class TestTraversal:
         with pytest.warns(UserWarning, match=r"moves nothing.*geodesic"):
             assert torch.equal(self.rule(1.0, mode="paper").redirect(x, "image", 1.0), x)
         with pytest.warns(UserWarning, match=r"boundary 0\.7 .* 0\.6"):
-            self.rule(1.0, margin=0.2).redirect(x, "text", 1.0)
+            self.rule(1.0, statistic="up_95", margin=0.2).redirect(x, "text", 1.0)
 
     @pytest.mark.filterwarnings("error")
     def test_warns_about_the_class_that_queries(self):
