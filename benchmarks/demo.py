@@ -6,6 +6,9 @@ import argparse
 import json
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +19,9 @@ from benchmarks.results import FOLDER
 from hysac.demonstration import printed
 from hysac.evaluation.report import EvaluationReport
 
-NAME = "demo.json"
+NAME, USE_NAME = "demo.json", "demo_use.txt"
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
+USE_BEGIN, USE_END = "<!-- use:begin -->", "<!-- use:end -->"
 _SHOWN = ("Retrieval, %", "Unsafe by distance", "What this shows")
 _PICTURES = {"distances.png": "distances.png", "retrieved_texts.png": "redirected.png"}
 
@@ -46,13 +50,52 @@ def block(path: Path) -> str:
     return f"{BEGIN}\n```\n{shown}\n```\n\n{origin}\n{END}"
 
 
+_QUERY = "a boat on the sea, in flames"
+_COMMANDS = (
+    ["score", "--text", "a boat on the sea", "--text", _QUERY, "--explain"],
+    ["search", _QUERY, "-k", "3"],
+    ["search", _QUERY, "-k", "3", "--policy", "redirect"],
+)
+
+
+def record_use(run: Path, path: Path) -> None:
+    """Score and search with a finished demonstration's model, and write what was printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "demo.index"
+        model, here = ["--model-dir", str(run)], str(run / "data" / "val") + "/"
+        _printed(["index", "build", *model, here, "--out", str(index)])
+        lines = []
+        for command in _COMMANDS:
+            more = model if command[0] == "score" else ["--index", str(index)]
+            told = _printed([*command, *more]).replace(str((run / "data").resolve()), "data")
+            shown = [arg if " " not in arg else f"'{arg}'" for arg in command]
+            known = "--model-dir runs/demo" if command[0] == "score" else "--index demo.index"
+            lines += [f"$ hysac {' '.join(shown)} {known}", *told.strip().splitlines(), ""]
+    path.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _printed(command: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "hysac.cli", *command], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def use_block(path: Path) -> str:
+    """The part of the README that shows how the demonstration's model is used."""
+    return f"{USE_BEGIN}\n```\n{path.read_text()}```\n{USE_END}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--run", default="runs/demo", metavar="DIR", help="the demonstration's directory")
     run = Path(parser.parse_args(arguments).run)
     path = record(run)
     readme = ROOT / "README.md"
+    use = path.with_name(USE_NAME)
+    record_use(run, use)
     text = re.sub(f"{BEGIN}.*{END}", lambda _: block(path), readme.read_text(), flags=re.DOTALL)
+    text = re.sub(f"{USE_BEGIN}.*{USE_END}", lambda _: use_block(use), text, flags=re.DOTALL)
     readme.write_text(text)
     for source, picture in _PICTURES.items():
         shutil.copyfile(run / "plots" / source, ROOT / "docs/images" / picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -18,11 +19,14 @@ from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_datas
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.evaluation.report import EvaluationReport
+from hysac.evaluation.retrieval import NearestSafe
 from hysac.files import read_json, write_json
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
-from hysac.models.pretrained import BOUNDS_FILE
-from hysac.safety import Bounds, Traversal, calibrate_thresholds
+from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE
+from hysac.safety import Bounds, Traversal, calibrate_thresholds, modality_scores
+from hysac.scoring.calibration import fit_operating_points
+from hysac.scoring.identity import weights_digest
 from hysac.training.config import TrainConfig
 from hysac.training.loop import train
 
@@ -84,13 +88,47 @@ def demo(directory: Path, *, seed: int = 0) -> str:
         model = from_pretrained(result.model_dir)
         _, calibration = _encode(model, result.model_dir, manifests["val"])
         dataset, test = _encode(model, result.model_dir, manifests["test"])
-    traversal = Traversal(Bounds.load(result.model_dir / BOUNDS_FILE), "avg")
-    report = evaluate_embeddings(test, traversal=traversal, thresholds=calibrate_thresholds(calibration))
+    bounds = Bounds.load(result.model_dir / BOUNDS_FILE)
+    traversal, thresholds = Traversal(bounds), calibrate_thresholds(calibration)
+    report = evaluate_embeddings(
+        test,
+        traversal=traversal,
+        redirections={
+            "paper's rule": Traversal(bounds, mode="paper"),
+            "nearest safe": NearestSafe(thresholds),
+        },
+        thresholds=thresholds,
+    )
     write_json(directory / "evaluation.json", report.to_dict())
+    _calibrate(result.model_dir, calibration, manifests["val"])
     pictures = plots.save_plots(directory / "plots", dataset, test, traversal)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))
     places = "\n".join(f"  {path}" for path in pictures)
-    return f"{printed(report)}\n\nPictures:\n{places}"
+    return f"{printed(report)}\n\nPictures:\n{places}\n\n{_NEXT.format(run=directory)}"
+
+
+_NEXT = """\
+What to try next, with captions and pictures of your own:
+  .venv/bin/hysac score --model-dir {run} --text 'a boat on the sea, in flames' --explain
+  .venv/bin/hysac index build --model-dir {run} {run}/data/val --out {run}/index
+  .venv/bin/hysac search 'a boat on the sea, in flames' --index {run}/index --show found.png --policy redirect
+This model has seen drawn scenes alone. `hysac train --help` says how to train one on photographs."""
+
+
+def _calibrate(model_dir: Path, embeddings: Embeddings, data: Path) -> None:
+    """Operating points beside the model, without a probability where scikit-learn is missing."""
+    distances = {
+        modality: (safe.double().numpy(), unsafe.double().numpy())
+        for modality, (safe, unsafe) in modality_scores(embeddings).items()
+    }
+    has_curve = importlib.util.find_spec("sklearn") is not None
+    points = fit_operating_points(
+        distances,
+        probability=None if has_curve else "none",
+        data={"name": data.name, "items": 4 * len(embeddings)},
+        model=weights_digest(model_dir),
+    )
+    points.save(model_dir / SAFETY_FILE)
 
 
 def printed(report: EvaluationReport) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.demo import block
+from benchmarks.demo import block, use_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,6 +38,7 @@ def test_pictures_exist():
 def test_demo_is_the_recorded_one():
     (path,) = ROOT.glob("benchmarks/results/*/demo.json")
     assert block(path) in README
+    assert use_block(path.with_name("demo_use.txt")) in README
 
 
 def test_every_public_name_is_in_the_table():

@@ -15,6 +15,8 @@ from PIL import Image
 from hysac import Bounds, create_model, from_pretrained, save_pretrained
 from hysac.cli import main
 from hysac.data import load_manifest
+from hysac.scoring import OperatingPoints
+from hysac.scoring.identity import weights_digest
 from hysac.training.config import TrainConfig
 
 COMMANDS = ("train", "evaluate", "bounds", "convert", "toy", "demo")
@@ -226,7 +228,15 @@ class TestEvaluate:
             out = folder / f"report{len(reports)}.json"
             assert main(["evaluate", *source, *common, "--out", str(out)]) == 0
             reports.append(json.loads(out.read_text()))
+        made = [report.pop("made_with") for report in reports]
         assert reports[0] == reports[1]
+        assert made[1].pop("model") == str(run)
+        assert made[0].pop("model") == weights_digest(run / "model")
+        assert made[0] == made[1]
+        assert made[0]["statistic"] == "avg"
+        assert made[0]["data"]["name"] == "val.jsonl"
+        assert made[0]["bounds"]["V"]["avg"] > 0
+        assert set(made[0]["versions"]) == {"hysac", "torch", "open_clip_torch"}
 
     def test_texts_alone_get_what_is_defined(self, run, folder, capsys):
         path = folder / "texts.jsonl"
@@ -390,6 +400,9 @@ class TestDemo:
             assert text in told
         pictures = [line.strip() for line in told.splitlines() if line.endswith(".png")]
         assert len(pictures) == 2 * 5
+        assert told.count(f".venv/bin/hysac score --model-dir {folder / 'demo'}") == 2
+        points = OperatingPoints.load(folder / "demo" / "model" / "safety.json")
+        assert set(points.modalities) == {"text", "image"}
         assert all(os.path.getsize(path) > 1000 for path in pictures)
         report = json.loads((folder / "demo" / "evaluation.json").read_text())
         assert report["quadruplets"] == 16
