@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # What is opened, by Pillow's names, with the suffixes of their files. Pillow knows many more, of which
 # some start other programs (EPS) or are no pictures.
@@ -86,21 +86,28 @@ def load_image(
     path = Path(path) if isinstance(path, str) else path
     _check_background(background)
     try:
-        with Image.open(_regular(path), formats=tuple(FORMATS)) as image:
-            pixels = image.width * image.height
-            if max_pixels is not None and pixels > max_pixels:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
-            return to_rgb(image, background=background)
+        return _decoded(_regular(path), max_pixels, background)
     except FileNotFoundError:
         raise ValueError(f"image {path} does not exist") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"image {path} cannot be read: {error} Pillow refuses it whatever max_pixels is; "
-            "PIL.Image.MAX_IMAGE_PIXELS is its setting"
-        ) from None
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"image {path} cannot be read: {kind}{error}") from error
+        raise ValueError(f"image {path} cannot be read: {_told(error)}") from error
+
+
+def decode_image(
+    content: bytes, *, max_pixels: int | None = MAX_PIXELS, background: str = "none"
+) -> Image.Image:
+    """:func:`load_image` of the bytes of an image file.
+
+    Raises:
+        ValueError: see :func:`load_image`.
+    """
+    _check_background(background)
+    try:
+        return _decoded(io.BytesIO(content), max_pixels, background)
+    except UnidentifiedImageError:  # whose message tells the address of the bytes
+        raise ValueError(f"the image cannot be read: it is none of {', '.join(FORMATS)}") from None
+    except Exception as error:
+        raise ValueError(f"the image cannot be read: {_told(error)}") from error
 
 
 def to_rgb(image: Image.Image, *, background: str = "none") -> Image.Image:
@@ -123,6 +130,20 @@ def to_rgb(image: Image.Image, *, background: str = "none") -> Image.Image:
     rgb = _flat(_upright(image), image.format, background)
     rgb.info = {}  # an orientation there would turn it once more
     return rgb
+
+
+def _decoded(source: Path | io.BytesIO, max_pixels: int | None, background: str) -> Image.Image:
+    with Image.open(source, formats=tuple(FORMATS)) as image:
+        pixels = image.width * image.height
+        if max_pixels is not None and pixels > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
+        return to_rgb(image, background=background)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} Pillow refuses it whatever max_pixels is; PIL.Image.MAX_IMAGE_PIXELS is its setting"
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 class ToRGB:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,11 +20,13 @@ class Step:
     Attributes:
         share: of the way, from 0 at the query to 1 at its end.
         distance: to the origin.
+        point: where it is, ``(D,)``.
         text, image: what is nearest there, None where the index has none.
     """
 
     share: float
     distance: float
+    point: Tensor = field(compare=False)
     text: Hit | None
     image: Hit | None
 
@@ -53,20 +55,46 @@ def redirection_path(
     Raises:
         ValueError: see :func:`hysac.index.search`; ``steps`` < 2.
     """
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
+    _check_steps(steps)
     point, score = encode_query(scorer, text=text, image=image)
+    return score, path_from(
+        index, scorer, point, score, modality=modality, redirection=redirection, steps=steps
+    )
+
+
+def path_from(
+    index: Index,
+    scorer: SafetyScorer,
+    point: Tensor,
+    score: Score,
+    *,
+    modality: str = "image",
+    redirection: Redirection | None = None,
+    steps: int = 8,
+) -> list[Step]:
+    """The steps of :func:`redirection_path` with what :func:`hysac.index.search.encode_query` returns.
+
+    Raises:
+        ValueError: see :func:`redirection_path`.
+    """
+    _check_steps(steps)
     end, moved = redirect(index, scorer, point, score, modality, redirection or Redirection())
     shares = torch.linspace(0, 1, steps) if moved else torch.zeros(1)
-    return score, [
+    return [
         Step(
             float(share),
             float(hk.dist0(place, index.curv)),
+            place,
             _first(index, scorer, place, "text"),
             _first(index, scorer, place, "image"),
         )
         for share, place in zip(shares, geodesic(point, end, shares, index.curv), strict=True)
     ]
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps}")
 
 
 def geodesic(start: Tensor, end: Tensor, shares: Tensor, curv: float) -> Tensor:

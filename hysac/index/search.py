@@ -27,11 +27,13 @@ class Hit:
     """An item that was found.
 
     Attributes:
+        place: where it stands in the index.
         item: what it is.
         distance: from the query that searched.
         score: how unsafe the item itself is.
     """
 
+    place: int
     item: Item
     distance: float
     score: Score
@@ -125,11 +127,28 @@ def search(
         ValueError: an unknown policy or modality, ``k`` < 1, thresholds or bounds that the policy needs and
             that are missing, no such items.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a positive integer, got {k!r}")
-    point, score = encode_query(scorer, text=text, image=image)
+    _check(policy, k)
+    query = encode_query(scorer, text=text, image=image)
+    return search_from(index, scorer, *query, k=k, modality=modality, policy=policy, redirection=redirection)
+
+
+def search_from(
+    index: Index,
+    scorer: SafetyScorer,
+    point: Tensor,
+    score: Score,
+    *,
+    k: int = 10,
+    modality: str | None = None,
+    policy: Policy = "as-asked",
+    redirection: Redirection | None = None,
+) -> Answer:
+    """:func:`search` with what :func:`encode_query` returns.
+
+    Raises:
+        ValueError: see :func:`search`.
+    """
+    _check(policy, k)
     kind = _kind(index, score.modality, modality)
     allowed = allowed_items(index, kind)
     start, moved = point, 0.0
@@ -141,6 +160,13 @@ def search(
     elif policy == "redirect":
         point, moved = redirect(index, scorer, start, score, kind, redirection or Redirection())
     return Answer(score, point, moved, tuple(nearest(index, scorer, point, k, allowed)))
+
+
+def _check(policy: str, k: int) -> None:
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a positive integer, got {k!r}")
 
 
 def redirect(
@@ -170,7 +196,7 @@ def nearest(index: Index, scorer: SafetyScorer, point: Tensor, k: int, allowed: 
     found = []
     for place, distance in _topk(index, point, k, allowed):
         item = index.item(place)
-        found.append(Hit(item, distance, scorer.judge(item.modality, float(scored[place]))))
+        found.append(Hit(place, item, distance, scorer.judge(item.modality, float(scored[place]))))
     return found
 
 

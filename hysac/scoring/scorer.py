@@ -217,22 +217,31 @@ class SafetyScorer:
 
         A text in windows has the point of its first one, and the distance of the farthest.
         """
-        device = next(self.model.parameters()).device
         if not prepared:
             return torch.empty(0, self.model.embed_dim), []
+        if modality == "image":
+            points, distances = self.encode_rows("image", torch.stack(list(prepared)))
+            return points, distances.tolist()
+        rows = torch.cat(list(prepared)).split(self.batch_size)
+        parts = [self.encode_rows("text", part) for part in rows]
+        sizes = [len(windows) for windows in prepared]
+        of_texts = torch.cat([points for points, _ in parts]).split(sizes)
+        distances_of_texts = torch.cat([distances for _, distances in parts]).split(sizes)
+        return (
+            torch.stack([windows[0] for windows in of_texts]),
+            [float(windows.max()) for windows in distances_of_texts],
+        )
+
+    def encode_rows(self, modality: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The points ``(N, D)`` of images or windows of texts, and their distances ``(N,)``; not checked.
+
+        Both are float32, on the CPU.
+        """
+        encode = self.model.encode_image if modality == "image" else self.model.encode_text
         with evaluation_mode(self.model):
-            curv = float(self.model.curvature)
-            if modality == "image":
-                points = self.model.encode_image(torch.stack(list(prepared)).to(device), normalize=True)
-                return points.float().cpu(), hk.dist0(points, curv).tolist()
-            rows = torch.cat(list(prepared))
-            parts = [
-                self.model.encode_text(part.to(device), normalize=True)
-                for part in rows.split(self.batch_size)
-            ]
-            of_texts = torch.cat(parts).split([len(windows) for windows in prepared])
-            distances = [float(hk.dist0(windows, curv).max()) for windows in of_texts]
-            return torch.stack([windows[0] for windows in of_texts]).float().cpu(), distances
+            points = encode(rows.to(next(self.model.parameters()).device), normalize=True)
+            distances = hk.dist0(points, float(self.model.curvature))
+            return points.float().cpu(), distances.float().cpu()
 
     def judge(self, modality: str, distance: float) -> Score:
         """What a distance means.
