@@ -48,8 +48,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_scorer(parser: argparse.ArgumentParser, *, decides: bool = True, required: bool = True) -> None:
-    """The flags of a scorer; those of its decision where it ``decides``.
+def add_scorer(
+    parser: argparse.ArgumentParser, *, decides: bool = True, required: bool = True, workers: bool = True
+) -> None:
+    """The flags of a scorer; those of its decision where it ``decides``, and of the processes that read.
 
     Where it is not ``required``, an index knows the model.
     """
@@ -72,7 +74,10 @@ def add_scorer(parser: argparse.ArgumentParser, *, decides: bool = True, require
     group.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help=_VERIFY)
     reading = parser.add_argument_group("reading")
     reading.add_argument("--batch-size", type=int, metavar="N", default=64, help="items encoded at a time")
-    reading.add_argument("--workers", type=int, metavar="N", help="processes that read; by default one a CPU")
+    if workers:
+        reading.add_argument(
+            "--workers", type=int, metavar="N", help="processes that read; by default one a CPU"
+        )
     reading.add_argument("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help="of an image")
     reading.add_argument(
         "--background", default="none", choices=BACKGROUNDS, help="behind transparent pixels"

@@ -24,6 +24,7 @@ from hysac.cli import (
     index,
     score,
     search,
+    serve,
     toy,
     train,
 )
@@ -35,7 +36,7 @@ COMMANDS = (
     *(module.COMMAND for module in (train, evaluate, bounds, calibrate, classify_eval, score, index)),
     search.SEARCH,
     search.REDIRECT,
-    *(module.COMMAND for module in (convert, toy, demo)),
+    *(module.COMMAND for module in (serve, convert, toy, demo)),
 )
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)

@@ -149,7 +149,7 @@ def search_from(
         ValueError: see :func:`search`.
     """
     _check(policy, k)
-    kind = _kind(index, score.modality, modality)
+    kind = searched_kind(index, score.modality, modality)
     allowed = allowed_items(index, kind)
     start, moved = point, 0.0
     if policy == "block":
@@ -236,7 +236,12 @@ def _towards_origin(
     return rule.redirect(point[None], searched, index.curv)[0]
 
 
-def _kind(index: Index, of_query: str, asked: str | None) -> str:
+def searched_kind(index: Index, of_query: str, asked: str | None) -> str:
+    """What is searched: what is asked for, else the other kind than the query's if the index has it.
+
+    Raises:
+        ValueError: an unknown kind, or one that the index has not.
+    """
     images, there = index.is_image(), index.is_there()
     has = {"image": bool((images & there).any()), "text": bool((~images & there).any())}
     if asked is None:
