@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 Encode = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 """From a modality and rows ``(N, ...)`` to points ``(N, D)`` and distances ``(N,)``."""
@@ -151,10 +154,11 @@ class Batcher:
             points, distances = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._encode_all, modality, contents
             )
-        except Exception as error:
+        except Exception:
+            log.exception("the model failed on %d rows", len(rows))
             for row in rows:
                 if not row.done.done():
-                    row.done.set_exception(EncodingError(f"{type(error).__name__}: {error}"))
+                    row.done.set_exception(EncodingError("the model failed; the server's log says more"))
             return
         for row, point, distance in zip(rows, points, distances, strict=True):
             if not row.done.done():

@@ -17,6 +17,10 @@ Modality = Literal["image", "text"]
 Searched = Literal["image", "text", "any"]
 
 
+_NOT_BLANK = r"[^\s\x1c-\x1f\x85\uFEFF]"
+"""A character that neither Python nor JSON Schema's regular expressions call a space."""
+
+
 def _whole(value: Any) -> Any:
     """JSON's 5.0 is the integer 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -30,7 +34,7 @@ class TextItem(_Request):
     text: str = Field(
         min_length=1,
         max_length=min(10_000, MAX_CAPTION),
-        pattern=r"\S",
+        pattern=_NOT_BLANK,
         examples=["a dog on a meadow"],
         description="a caption; a long one is read in windows, and the most unsafe of them counts",
     )
