@@ -151,14 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print(one: dict[str, Any]) -> None:
     bare = one["bare_texts_per_second"]
-    print(
-        f"{one['model']}: the bare model {bare['model']:.0f} texts/s, the scorer {bare['scorer']:.0f} texts/s"
-    )
+    print(f"{one['model']}: bare {bare['model']:.0f} texts/s, the scorer {bare['scorer']:.0f} texts/s")
     for served in one["served"]:
         print(
             f"  {served['clients']:3} clients: {served['requests_per_second']:.0f} requests/s, p50 "
-            f"{served['p50_ms']:.1f} ms, p99 {served['p99_ms']:.1f} ms, {served['share_of_model']:.2f} of the "
-            f"model's rate, {served['share_of_scorer']:.2f} of the scorer's"
+            f"{served['p50_ms']:.1f} ms, p99 {served['p99_ms']:.1f} ms, {served['share_of_model']:.2f} of "
+            f"the model's rate, {served['share_of_scorer']:.2f} of the scorer's"
         )
 
 
