@@ -1,0 +1,73 @@
+"""Vector engines for points of the hyperboloid: one protocol, an adapter each, nothing believed unmeasured.
+
+    index = engines.Faiss(curv=c).build(points)       # index.recall says what it finds
+    distances, ids = index.search(queries, k=10, curv=c)
+    index.add(more, ids=[...]); index.delete([...])
+    index.save("folder"); index = engines.load("folder")
+
+The nearest points are the largest inner products with the query whose time coordinate is negated. That is
+exact where all products are taken, and finds almost nothing in a graph, a tree or clusters. Adapters hand the
+engine vectors whose L2 order is that of hyperbolic distance
+(:mod:`~hypkernels.retrieval.engines.transforms`), re-rank what it proposes exactly, and measure what they
+find when they are built. docs/engines.md has the measurements, ``python -m hypkernels.retrieval.recall
+EMBEDDINGS`` makes them of yours.
+
+Each engine's package is an extra, imported when an engine is made.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypkernels.retrieval.engines.base import Engine, RecallWarning, read_header, recall_of
+from hypkernels.retrieval.engines.exact import Exact
+from hypkernels.retrieval.engines.faiss import Faiss
+from hypkernels.retrieval.engines.hnswlib import Hnswlib
+from hypkernels.retrieval.engines.lancedb import Lancedb
+from hypkernels.retrieval.engines.milvus import Milvus
+from hypkernels.retrieval.engines.ngt import Ngt
+from hypkernels.retrieval.engines.pgvector import Pgvector
+from hypkernels.retrieval.engines.qdrant import Qdrant
+from hypkernels.retrieval.engines.sqlite_vec import SqliteVec
+from hypkernels.retrieval.engines.usearch import Usearch
+
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine
+    for engine in (Exact, Faiss, Hnswlib, Usearch, Ngt, Pgvector, Qdrant, Lancedb, Milvus, SqliteVec)
+}
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Exact",
+    "Faiss",
+    "Hnswlib",
+    "Lancedb",
+    "Milvus",
+    "Ngt",
+    "Pgvector",
+    "Qdrant",
+    "RecallWarning",
+    "SqliteVec",
+    "Usearch",
+    "load",
+    "recall_of",
+]
+
+
+def load(folder: str | os.PathLike[str], **where: Any) -> Engine:
+    """The index of a folder that :meth:`Engine.save` wrote, whatever engine it is of.
+
+    Args:
+        where: of a database, the arguments that say where it is, which are not saved.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as :meth:`Engine.load`; an engine that is not known.
+    """
+    name = read_header(folder)["engine"]
+    if name not in ENGINES:
+        raise ValueError(
+            f"{os.fspath(folder)} is an index of {name!r}, this library knows {', '.join(ENGINES)}"
+        )
+    return ENGINES[name].load(folder, **where)
