@@ -49,7 +49,7 @@ $(VENV)/.installed-demo: pyproject.toml setup.py | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar on -e '.[train,bench,serve,test]'
+	$(BIN)/python -m pip install --progress-bar on -e '.[train,bench,serve,test,test-engines]'
 	touch $@
 
 $(VENV)/.installed-bench: pyproject.toml setup.py | $(BIN)/python

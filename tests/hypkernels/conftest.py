@@ -4,6 +4,9 @@ The compiled lane has files of its own, ``test_cpu_*.py`` and ``test_native_back
 compared with this implementation and with the definitions.
 """
 
+import os
+
+import postgresql
 import pytest
 
 from hypkernels import use_backend
@@ -28,3 +31,19 @@ def _implementation(request):
         return
     with use_backend("torch"):
         yield
+
+
+@pytest.fixture(scope="session")
+def postgresql_url():
+    """Of PostgreSQL with pgvector: that of the environment, or of a server for these tests."""
+    pytest.importorskip("psycopg")
+    pytest.importorskip("pgvector")
+    if postgresql.VARIABLE in os.environ:
+        yield os.environ[postgresql.VARIABLE]
+        return
+    try:
+        postgresql.programs()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with postgresql.server() as url:
+        yield url

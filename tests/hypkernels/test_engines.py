@@ -6,7 +6,6 @@ import os
 import warnings
 
 import numpy as np
-import postgresql
 import pytest
 import torch
 from engine_cases import CASES, EXHAUSTIVE, make, points_and_queries
@@ -27,20 +26,6 @@ SERVERS = {
 }  # in place of files
 
 
-@pytest.fixture(scope="session")
-def server():
-    """The URL of PostgreSQL: that of the environment, or of a server for these tests."""
-    if postgresql.VARIABLE in os.environ:
-        yield os.environ[postgresql.VARIABLE]
-        return
-    try:
-        postgresql.programs()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    with postgresql.server() as url:
-        yield url
-
-
 @pytest.fixture(params=CASES)
 def case(request):
     return request.param
@@ -50,8 +35,7 @@ def case(request):
 def where(case, request, tmp_path):
     """The arguments that say where a database is."""
     if case.startswith("pgvector"):
-        pytest.importorskip("psycopg")
-        return {"url": request.getfixturevalue("server"), "replace": True}
+        return {"url": request.getfixturevalue("postgresql_url"), "replace": True}
     name = CASES[case][0].name
     if name in SERVERS and SERVERS[name][1] in os.environ:
         argument, variable = SERVERS[name]

@@ -1,0 +1,86 @@
+"""The programs: recall of a file of embeddings, and the example that fills PostgreSQL."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_cases import points_and_queries
+
+from hypkernels.retrieval import recall
+from hypkernels.retrieval.drawn import REGIMES, draw
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def test_recall_of_a_file(tmp_path, capsys):
+    points, queries = points_and_queries(300, 20, 8)
+    np.save(tmp_path / "points.npy", points.numpy())
+    np.save(tmp_path / "queries.npy", queries.numpy())
+    files = [str(tmp_path / "points.npy"), "--queries", str(tmp_path / "queries.npy"), "--curv", "0.5"]
+    recall.main([*files, "--engines", "exact", "pgvector", "--postgresql", ""])
+    header, _, exact, *rest = rows(capsys.readouterr().out)
+    assert header == ["engine", "settings", "recall", "build, s", "query, ms"]
+    assert re.fullmatch(r"exact [0-9.]+", exact[0])
+    assert exact[1:3] == ["as it comes", "1.000 / 1.000"]
+    assert float(exact[3]) >= 0
+    assert float(exact[4]) > 0
+    assert {row[0] for row in rest} == {"pgvector"}
+    assert all(row[2].startswith("not measured: no server") for row in rest)
+
+
+def test_recall_of_held_out_rows(tmp_path, capsys):
+    np.save(tmp_path / "points.npy", points_and_queries(60, 1, 8)[0].numpy())
+    recall.main([str(tmp_path / "points.npy"), "--count", "10", "--engines", "exact"])
+    assert "1.000 / 1.000" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--count must be less than the 60 embeddings"):
+        recall.main([str(tmp_path / "points.npy"), "--engines", "exact"])
+
+
+def test_recall_of_drawn_sets_in_a_page(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("# Engines\n<!-- recall-6:begin -->\nold\n<!-- recall-6:end -->\nThe end.\n")
+    drawn = ["--rows", "200", "--count", "10", "--width", "6", "--regimes", "near", "tree"]
+    recall.main([*drawn, "--engines", "exact", "--write", str(page)])
+    assert page.read_text() == (
+        f"# Engines\n<!-- recall-6:begin -->\n{capsys.readouterr().out}<!-- recall-6:end -->\nThe end.\n"
+    )
+
+
+def test_graphs_by_inner_product_find_little():
+    """What docs/engines.md says of them, on few points."""
+    pytest.importorskip("faiss")
+    points, queries = draw("near", 4000, 50, 16)
+    inner = recall.measure(recall.Recipe("faiss", {"transform": "inner"}), points, queries, 1.0, {})
+    centred = recall.measure(recall.Recipe("faiss"), points, queries, 1.0, {})
+    assert inner.recall < 0.5 < 0.97 < centred.recall
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_drawn_sets(regime):
+    points, queries = draw(regime, 100, 7, 5)
+    assert (points.shape, queries.shape) == ((100, 5), (7, 5))
+    again, _ = draw(regime, 100, 7, 5)
+    assert points.equal(again)
+    assert points.isfinite().all()
+
+
+def test_the_example_in_postgresql(postgresql_url, tmp_path):
+    """With few rows; docs/engines.md has the command for a million, and what it printed."""
+    command = [sys.executable, "examples/search_in_postgresql.py", postgresql_url, "--table", "example"]
+    command += ["--rows", "3000", "--queries", "20", "--ef", "200", "400", "--save", str(tmp_path / "saved")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^pgvector .*: 3,000 rows of width 64$", done.stdout, re.M)
+    found = re.findall(r"^ef (\d+): recall@10 ([0-9.]+), ([0-9.]+) ms a query", done.stdout, re.M)
+    assert [int(ef) for ef, *_ in found] == [200, 400]
+    assert all(float(share) > 0.97 and float(taken) > 0 for _, share, taken in found)
+    assert (tmp_path / "saved" / "index.json").exists()
