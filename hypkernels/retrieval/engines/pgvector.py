@@ -34,8 +34,8 @@ class Pgvector(DatabaseEngine):
 
     url: str = connection("")
     kind: str = "hnsw"
-    m: int = 16
-    ef_construction: int = 128
+    m: int = 32
+    ef_construction: int = 200
     ef: int = 200
     settings: dict[str, str] | None = None
 
