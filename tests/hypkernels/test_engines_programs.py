@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from engine_cases import points_and_queries
 
-from hypkernels.retrieval import recall
+from hypkernels.retrieval import engines, recall
 from hypkernels.retrieval.drawn import REGIMES, draw
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +84,22 @@ def test_the_example_in_postgresql(postgresql_url, tmp_path):
     assert [int(ef) for ef, *_ in found] == [200, 400]
     assert all(float(share) > 0.97 and float(taken) > 0 for _, share, taken in found)
     assert (tmp_path / "saved" / "index.json").exists()
+
+
+PAGE = (ROOT / "docs/engines.md").read_text()
+
+
+def test_the_pages_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(compile(example, "docs/engines.md", "exec"), {"__name__": "__main__"})
+
+
+def test_the_page_measures_every_engine_and_names_its_extra():
+    for table in re.findall(r"<!-- recall-\d+:begin -->\n(.*?)<!-- recall", PAGE, re.S):
+        measured = {(row[0].split()[0], row[1]) for row in rows(table)[2:]}
+        assert measured == {(recipe.engine, recipe.settings) for recipe in recall.RECIPES}
+    assert {recipe.engine for recipe in recall.RECIPES} == set(engines.ENGINES)
+    named = set(re.findall(r"`(engines-[a-z-]+)`", PAGE))
+    declared = set(re.findall(r"^(engines-[a-z-]+) = ", (ROOT / "pyproject.toml").read_text(), re.M))
+    assert named == declared

@@ -65,6 +65,9 @@ class Milvus(DatabaseEngine):
         return self._client.has_collection(self.table)
 
     def _make(self, description: str) -> None:
+        bytes_of_point = self._width * self._points_dtype.itemsize
+        if 4 * -(-bytes_of_point // 3) > TEXT_BYTES:
+            raise ValueError(f"Milvus holds points of {3 * TEXT_BYTES // 4} bytes, got {bytes_of_point}")
         types = self._milvus.DataType
         vectors = {"float32": types.FLOAT_VECTOR, "float16": types.FLOAT16_VECTOR}[self.dtype]
         schema = self._client.create_schema(auto_id=False)
@@ -99,7 +102,10 @@ class Milvus(DatabaseEngine):
             self._client.insert(self.table, rows[start : start + BATCH])
 
     def _finish(self) -> None:
+        """Loading waits for the index, which milvus-lite calls finished before it is."""
         self._client.flush(self.table)
+        self._client.release_collection(self.table)
+        self._client.load_collection(self.table)
 
     def _remove(self, ids: np.ndarray) -> None:
         self._client.delete(self.table, ids=ids.tolist())

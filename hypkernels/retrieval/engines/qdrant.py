@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hypkernels.retrieval.engines.database import DatabaseEngine, Row
 from hypkernels.retrieval.engines.packages import require
 
 BATCH = 256  # rows of an upload
+POLL_SECONDS = 0.2
 
 
 @dataclass(kw_only=True)
@@ -94,6 +96,11 @@ class Qdrant(DatabaseEngine):
                 payloads=[{"point": base64.b64encode(point).decode()} for point in points[part]],
             )
             self._client.upsert(self.table, batch, wait=True)
+
+    def _finish(self) -> None:
+        """A server indexes after the upload, and compares all rows until then."""
+        while self._client.get_collection(self.table).status != self._models.CollectionStatus.GREEN:
+            time.sleep(POLL_SECONDS)
 
     def _remove(self, ids: np.ndarray) -> None:
         self._client.delete(self.table, self._models.PointIdsList(points=ids.tolist()), wait=True)
