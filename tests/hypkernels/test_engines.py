@@ -303,7 +303,7 @@ def test_headers(tmp_path):
     engine.save(tmp_path)
     header = json.loads((tmp_path / "index.json").read_text())
     assert header["arguments"]["curv"] == CURV
-    assert (header["engine"], header["width"], header["points"]) == ("exact", 8, "float32")
+    assert (header["engine"], header["width"], header["points"]) == ("exact", 8, "torch.float32")
     with pytest.raises(FileNotFoundError):
         engines.load(tmp_path / "nowhere")
     (tmp_path / "index.json").write_text(json.dumps(header | {"format": 9}))

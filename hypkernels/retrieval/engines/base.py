@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hypkernels.checks import check_choice, check_positive, scalar_tensor
+from hypkernels.checks import SUPPORTED_DTYPES, check_choice, check_positive, scalar_tensor
 from hypkernels.lorentz import dist0
 from hypkernels.retrieval.engines.checks import as_ids, check_count, check_finite, check_points_of
 from hypkernels.retrieval.engines.packages import version_of
@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 
 
 def connection(default: Any = None) -> Any:
-    """A field that says where an index lives, possibly with a password: shown and saved nowhere."""
+    """A field that is neither shown nor saved, such as where a database is, possibly with a password."""
     return field(default=default, repr=False, metadata={"saved": False})
 
 
@@ -162,7 +162,7 @@ class Engine(ABC):
         there = self._present(ids)
         if len(there):
             raise ValueError(f"ids must be new, {there[0]} is in the index: delete it first")
-        self._insert(ids, self._transform.items(rows), rows)
+        self._insert(ids, rows)
 
     def delete(self, ids: Any) -> None:
         """Delete points; their ids may be added anew.
@@ -239,9 +239,9 @@ class Engine(ABC):
         header = read_header(folder)
         if header["engine"] != cls.name:
             raise ValueError(f"{os.fspath(folder)} is an index of {header['engine']}, not of {cls.name}")
-        engine = cls(**header["arguments"], **where)
+        engine = cls(**{name: header["arguments"][name] for name in cls._saved()}, **where)
         engine._width, engine._build = header["width"], header["build"]
-        engine._points_dtype = getattr(torch, header["points"])
+        engine._points_dtype = {str(dtype): dtype for dtype in SUPPORTED_DTYPES}[header["points"]]
         engine._form = TRANSFORMS[engine.transform](engine.curv, engine._width, header["longest"])
         engine.recall = header["recall"]
         engine._read(Path(folder))
@@ -258,14 +258,14 @@ class Engine(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    # What an adapter writes. Arguments are checked; vectors are float32 and C-contiguous.
+    # What an adapter writes. Arguments are checked; vectors are those of ``self._transform``.
 
     @abstractmethod
     def _create(self, gallery: Gallery) -> None:
-        """An empty index for the vectors of these points, in place of what was there."""
+        """An empty index for these points, in place of what was there."""
 
     @abstractmethod
-    def _insert(self, ids: np.ndarray, vectors: np.ndarray, points: Tensor) -> None: ...
+    def _insert(self, ids: np.ndarray, points: Tensor) -> None: ...
 
     @abstractmethod
     def _remove(self, ids: np.ndarray) -> None: ...
@@ -306,21 +306,23 @@ class Engine(ABC):
             raise ValueError(
                 f"max_radius must be at least that of the points, {farthest:.6g}, got {radius:.6g}"
             )
-        longest = time_at(radius, self.curv)
-        form = TRANSFORMS[self.transform](self.curv, gallery.width, longest)
-        if form.largest > LARGEST[self.dtype]:
-            raise ValueError(
-                f"points up to {radius:.6g} from the origin have a time coordinate of {longest:.6g}, and "
-                f"{self.dtype} ends at {LARGEST[self.dtype]:.6g}: choose another dtype or transform"
-            )
+        form = TRANSFORMS[self.transform](self.curv, gallery.width, time_at(radius, self.curv))
+        self._check_range(form, radius)
         self._form, self._width, self._points_dtype = form, gallery.width, gallery.dtype
         self._build, self.recall = uuid.uuid4().hex, None
+
+    def _check_range(self, form: Transform, radius: float) -> None:
+        """Refuse vectors that the engine's numbers do not hold."""
+        if form.largest > LARGEST[self.dtype]:
+            raise ValueError(
+                f"points up to {radius:.6g} from the origin have a time coordinate of {form.longest:.6g}, "
+                f"and {self.dtype} ends at {LARGEST[self.dtype]:.6g}: choose another dtype or transform"
+            )
 
     def _fill(self, gallery: Gallery, ids: np.ndarray) -> None:
         self._create(gallery)
         for start, rows in gallery.pieces(PIECE_BYTES):
-            rows = rows.cpu()
-            self._insert(ids[start : start + len(rows)], self._transform.items(rows), rows)
+            self._insert(ids[start : start + len(rows)], rows.cpu())
         self._finish()
 
     def _search(self, queries: Tensor, k: int, count: int) -> Neighbours:
@@ -365,17 +367,20 @@ class Engine(ABC):
                 f"the index is of points of the model {self.model!r}, the queries are of {model!r}"
             )
 
+    @classmethod
+    def _saved(cls) -> list[str]:
+        return [one.name for one in fields(cls) if one.metadata.get("saved", True)]
+
     def _header(self) -> dict[str, Any]:
         """What an index is, but for its recall."""
-        arguments = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("saved", True)}
         return {
             "format": FORMAT,
             "engine": self.name,
             "version": self.version(),
             "build": self._build,
-            "arguments": arguments,
+            "arguments": {name: getattr(self, name) for name in self._saved()},
             "width": self._width,
-            "points": str(self._points_dtype).removeprefix("torch."),
+            "points": str(self._points_dtype),
             "longest": self._transform.longest,
         }
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hypkernels.retrieval.engines.base import Candidates, Engine, read_header
+from hypkernels.retrieval.engines.base import Candidates, Engine, connection, read_header
 from hypkernels.retrieval.gallery import Gallery
 
 NAME = 63  # characters of a table's name
@@ -37,7 +37,7 @@ class DatabaseEngine(Engine):
     """
 
     table: str = "points"
-    replace: bool = False
+    replace: bool = connection(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,8 +78,8 @@ class DatabaseEngine(Engine):
         self._make(json.dumps(self._header()))
         self._mine = True
 
-    def _insert(self, ids: np.ndarray, vectors: np.ndarray, points: Tensor) -> None:
-        self._write_rows(ids, vectors, to_bytes(points))
+    def _insert(self, ids: np.ndarray, points: Tensor) -> None:
+        self._write_rows(ids, self._transform.items(points), to_bytes(points))
 
     def _candidates(self, vectors: np.ndarray, count: int) -> Candidates:
         """Each point once, in the order of ids."""

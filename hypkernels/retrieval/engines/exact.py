@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from hypkernels.retrieval.engines.memory import MemoryEngine
+from hypkernels.retrieval.engines.transforms import Transform
 from hypkernels.retrieval.gallery import Gallery
 from hypkernels.retrieval.search import Neighbours, topk
 
@@ -33,6 +34,11 @@ class Exact(MemoryEngine):
 
     def _measure(self, sample: Tensor, gallery: Gallery, k: int) -> None:
         self.recall = 1.0
+
+    def _insert(self, ids: np.ndarray, points: Tensor) -> None:
+        self._table.add(ids, points)
+
+    def _check_range(self, form: Transform, radius: float) -> None: ...
 
     def _new(self, gallery: Gallery) -> None: ...
 

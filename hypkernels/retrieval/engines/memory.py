@@ -112,8 +112,8 @@ class MemoryEngine(Engine):
         self._table = Table.empty(self._width, self._points_dtype)
         self._new(gallery)
 
-    def _insert(self, ids: np.ndarray, vectors: np.ndarray, points: Tensor) -> None:
-        self._put(self._table.add(ids, points), vectors)
+    def _insert(self, ids: np.ndarray, points: Tensor) -> None:
+        self._put(self._table.add(ids, points), self._transform.items(points))
 
     def _remove(self, ids: np.ndarray) -> None:
         self._drop(self._table.remove(ids))
