@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ef", type=int, nargs="+", default=[200, 400, 1000], help="search efforts (default 200 400 1000)"
     )
-    parser.add_argument("--build-memory", default="1GB", help="maintenance_work_mem (default %(default)s)")
+    parser.add_argument("--build-memory", default="2GB", help="maintenance_work_mem (default %(default)s)")
     parser.add_argument("--save", help="a folder for what engines.load needs")
     return parser
 

@@ -69,3 +69,10 @@ def test_passwords_are_neither_shown_nor_saved(tmp_path):
     index.close()
     with pytest.raises(ValueError, match="url and path are alternatives"):
         engines.Qdrant(path="here", url="http://127.0.0.1:1")
+
+
+def test_pgvectors_effort_is_checked_before_anything_is_loaded():
+    with pytest.raises(ValueError, match=r"ef_construction must be at least 2 \* m = 64, got 40"):
+        engines.Pgvector(url="postgresql://nobody@127.0.0.1:1/nothing", ef_construction=40)
+    with pytest.raises(TypeError, match="m must be an integer"):
+        engines.Pgvector(m=1.5)

@@ -87,7 +87,9 @@ class Engine(ABC):
             "transform", self.transform, [n for n, t in TRANSFORMS.items() if t.metric in self.metrics]
         )
         check_choice("dtype", self.dtype, self.dtypes)
-        check_count("candidates", self.candidates)
+        for one in fields(self):
+            if one.type == "int":
+                check_count(one.name, getattr(self, one.name))
         if self.max_radius is not None:
             check_positive("max_radius", self.max_radius)
         self.recall: float | None = None

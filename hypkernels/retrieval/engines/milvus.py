@@ -52,6 +52,9 @@ class Milvus(DatabaseEngine):
         self._milvus = require("pymilvus", "engines-milvus")
         self._client = self._milvus.MilvusClient(str(self.uri), token=self.token)
 
+    def version(self) -> str:
+        return f"{super().version()}, {self._client.get_server_version().replace('_lite-', '-lite ')}"
+
     def close(self) -> None:
         self._client.close()
 

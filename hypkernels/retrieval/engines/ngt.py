@@ -16,6 +16,7 @@ from hypkernels.retrieval.gallery import Gallery
 
 INDEX = "index.ngt"
 SLOTS = "slots.npy"
+ALL_EDGES = 0
 
 
 @dataclass(kw_only=True)
@@ -26,12 +27,10 @@ class Ngt(MemoryEngine):
 
     Args:
         edges: of a node when it is added.
-        edges_in_search: of a node that a search looks at; 0 for all.
         epsilon: how far beyond its farthest result a search looks.
     """
 
     edges: int = 20
-    edges_in_search: int = 0
     epsilon: float = 0.1
 
     name: ClassVar[str] = "ngt"
@@ -66,7 +65,7 @@ class Ngt(MemoryEngine):
         slots = np.full((len(vectors), count), -1, np.int64)
         for row, vector in enumerate(vectors):
             own = self._index.search(
-                vector, count, epsilon=self.epsilon, edge_size=self.edges_in_search, with_distance=False
+                vector, count, epsilon=self.epsilon, edge_size=ALL_EDGES, with_distance=False
             )
             slots[row, : len(own)] = self._slots[own]
         return slots

@@ -47,6 +47,10 @@ class Pgvector(DatabaseEngine):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("kind", self.kind, ("hnsw", "flat"))
+        if self.ef_construction < 2 * self.m:
+            raise ValueError(
+                f"ef_construction must be at least 2 * m = {2 * self.m}, got {self.ef_construction}"
+            )
         psycopg = require("psycopg", "engines-pgvector")
         self._sql = require("psycopg.sql", "engines-pgvector")
         register_vector = require("pgvector.psycopg", "engines-pgvector").register_vector
