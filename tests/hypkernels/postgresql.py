@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -85,8 +86,8 @@ def server() -> Iterator[str]:
         yield f"postgresql://tester@127.0.0.1:{port}/postgres"
     finally:
         if process is not None:
-            process.terminate()
-            process.wait(30)
+            process.send_signal(signal.SIGINT)  # at once, whatever its clients do
+            process.wait(60)
         shutil.rmtree(home, ignore_errors=True)
 
 
