@@ -74,7 +74,7 @@ def test_drawn_sets(regime):
 
 def test_the_example_in_postgresql(postgresql_url, tmp_path):
     """With few rows; docs/engines.md has the command for a million, and what it printed."""
-    command = [sys.executable, "examples/search_in_postgresql.py", postgresql_url, "--table", "example"]
+    command = [sys.executable, "docs/examples/search_in_postgresql.py", postgresql_url, "--table", "example"]
     command += ["--rows", "3000", "--queries", "20", "--ef", "200", "400", "--save", str(tmp_path / "saved")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """Points in PostgreSQL with pgvector: load them, search them, and print the recall and the latency.
 
-    python examples/search_in_postgresql.py postgresql://me@127.0.0.1/mine --rows 1000000
+    python docs/examples/search_in_postgresql.py postgresql://me@127.0.0.1/mine --rows 1000000
 
 The points are drawn; with ``--points FILE`` they are those of an ``.npy`` or ``.safetensors`` file, which is
 read in pieces. The table stays, and the folder ``--save`` tells ``hypkernels.retrieval.engines.load`` what is
