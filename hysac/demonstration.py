@@ -154,6 +154,7 @@ def summary(report: EvaluationReport) -> str:
             f"chance is {100 / report.quadruplets:.1f} %.",
             f"  Among all captions, an unsafe image finds its unsafe caption first: {recall['I*->T* u T']}; "
             f"a safe caption is nearest: {nearest_safe[0]}.",
+            f"  Among all images, an unsafe caption finds its unsafe image first: {recall['T*->I* u I']}.",
             f"  Redirected towards the origin, it finds its safe caption first: "
             f"{recall['I*->T u T* (traversed)']}; a safe caption is nearest: {nearest_safe[1]}.",
         )
