@@ -60,7 +60,10 @@ def _rate(calls: Sequence[Any], seconds: float) -> float:
 
 
 async def load(address: str, clients: int, seconds: float) -> dict[str, float]:
-    """What ``clients`` connections get, each asking for one score after another."""
+    """What ``clients`` connections get, each asking for one score after another.
+
+    Answers count that come in ``seconds`` after a quarter of that: take enough of them for several batches.
+    """
     latencies: list[float] = []
     started = time.perf_counter()
     warm, end = started + seconds / 4, started + seconds * 5 / 4
@@ -93,7 +96,7 @@ async def _client(address: str, number: int, warm: float, end: float, latencies:
         done = time.perf_counter()
         if done > end:
             break
-        if asked > warm:
+        if done > warm:
             latencies.append(done - asked)
     writer.close()
 
@@ -115,8 +118,10 @@ def measure(name: str, clients: Sequence[int], seconds: float) -> dict[str, Any]
 
 
 def _served(folder: str, clients: Sequence[int], seconds: float) -> list[dict[str, float]]:
-    command = [sys.executable, "-m", "hysac.cli", "serve", "--model-dir", folder, "--port", "0"]
-    with subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "hysac.cli", "serve", "--model-dir", folder, "--device", "cpu"]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--timeout", "600"], stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().removeprefix("serving at ").strip()

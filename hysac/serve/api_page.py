@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -39,7 +40,7 @@ def api_page(description: dict[str, Any]) -> str:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     yield f"<section><h2><code>{method.upper()} {escape(path)}</code></h2>\n"
     for paragraph in operation.get("description", "").split("\n\n"):
-        yield f"<p>{escape(paragraph)}</p>\n"
+        yield f"<p>{_prose(paragraph)}</p>\n"
     if parameters := operation.get("parameters"):
         yield "<h3>Parameters</h3>\n<dl>"
         for one in parameters:
@@ -60,12 +61,16 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
 
 def _object(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f'<section id="{escape(name)}"><h3><code>{escape(name)}</code></h3>\n'
-    yield f"<p>{escape(schema.get('description', ''))}</p>\n<dl>"
+    yield f"<p>{_prose(schema.get('description', ''))}</p>\n<dl>"
     for field, of_field in schema.get("properties", {}).items():
         needed = "required" if field in schema.get("required", ()) else "optional"
         yield f"<dt><code>{escape(field)}</code>, {needed}</dt>"
-        yield f"<dd>{_type(of_field)} {escape(of_field.get('description', ''))}</dd>"
+        yield f"<dd>{_type(of_field)} {_prose(of_field.get('description', ''))}</dd>"
     yield "</dl></section>\n"
+
+
+def _prose(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 _BOUNDS = (

@@ -82,8 +82,8 @@ function content(hit) {
   return hit.picture ? picture(hit) : [make("p", {}, hit.text)];
 }
 
-function card(hit) {
-  const from = make("p", { className: "facts" }, `${hit.distance.toFixed(3)} from the query; ${facts(hit.score)}`);
+function card(hit, start) {
+  const from = make("p", { className: "facts" }, `${hit.distance.toFixed(3)} from ${start}; ${facts(hit.score)}`);
   return make("li", { className: `is-${kindOf(hit.score)}` }, ...content(hit), make("p", {}, verdict(hit.score)), from);
 }
 
@@ -109,7 +109,8 @@ function toldOf(found) {
 
 function showFound(found) {
   showQuery(found.query);
-  byId("hits").replaceChildren(...found.hits.map(card));
+  const start = found.moved > 0 ? "where the query was moved" : "the query";
+  byId("hits").replaceChildren(...found.hits.map((hit) => card(hit, start)));
   byId("found").hidden = found.blocked;
   tell(toldOf(found));
 }
