@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from hysac.data.images import FORMATS
 from hysac.data.manifest import MAX_CAPTION
+from hysac.safety import DEFAULT_STATISTIC
 
 MAX_ITEMS = 64
 MAX_K = 100
@@ -68,7 +69,7 @@ class HowRedirected(_Request):
         description="towards the origin, to the bound of the safe class; or to the nearest item called safe",
     )
     statistic: Literal["low_05", "avg", "up_95"] = Field(
-        default="up_95", description="of the safe class: the bound"
+        default=DEFAULT_STATISTIC, description="of the safe class: the bound"
     )
     mode: Literal["geodesic", "paper"] = "geodesic"
     margin: float = Field(

@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypat
     arguments = ["--model-dir", model_dir, made / "photos", "--text", "a dog", "--batch-size", 1]
     assert score(*arguments, "--out", whole) == 0
     seen = []
-    real = SafetyScorer.distances_of_prepared
+    real = SafetyScorer.encode_prepared
 
     def interrupted(self, modality, prepared):
         if len(seen) == 2:
@@ -87,7 +87,7 @@ def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypat
         seen.append(modality)
         return real(self, modality, prepared)
 
-    monkeypatch.setattr(SafetyScorer, "distances_of_prepared", interrupted)
+    monkeypatch.setattr(SafetyScorer, "encode_prepared", interrupted)
     assert score(*arguments, "--out", out) == 130
     part = out.with_name(out.name + ".part")
     assert not out.exists()
@@ -96,9 +96,7 @@ def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypat
     assert score(*arguments, "--out", out) == 2
     assert "go on with --resume" in capsys.readouterr().err
     seen.clear()
-    monkeypatch.setattr(
-        SafetyScorer, "distances_of_prepared", lambda *call: seen.append(call[1]) or real(*call)
-    )
+    monkeypatch.setattr(SafetyScorer, "encode_prepared", lambda *call: seen.append(call[1]) or real(*call))
     assert score(*arguments, "--out", out, "--resume") == 0
     assert seen == ["image", "text"], "two of four were there"
     assert [row["item"] for row in rows_of(out)] == [row["item"] for row in rows_of(whole)]
