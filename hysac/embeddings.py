@@ -212,12 +212,18 @@ def _scores_of_texts(model: HySAC, text: Tensor, batch: dict[str, Any], curv: fl
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode under ``torch.inference_mode``; afterwards each module has its training flag back."""
+    """:func:`evaluating` under ``torch.inference_mode``."""
+    with evaluating(model), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has its training flag back."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, flag in training.items():
             module.training = flag

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from hysac.cli.command import Command, Formatter
 from hysac.cli.flags import add_inputs, add_scorer
-from hysac.cli.inputs import inputs_of, load_scorer
+from hysac.cli.inputs import inputs_of, load_scorer, open_index
 from hysac.index.store import Index
 from hysac.models.pretrained import model_directory
 from hysac.scoring.identity import weights_digest
 from hysac.scoring.items import Item
 from hysac.scoring.scorer import SafetyScorer
 from hysac.scoring.streaming import Encoded, encode_items
-from hysac.training.loop import default_workers
+from hysac.training.loop import chosen_workers
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,8 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace) -> int:
-    index = Index.open(Path(args.index))
+    index = open_index(args)
     items = inputs_of(args)
-    args.model_dir = args.model_dir or index.model_dir
-    index.check_model(weights_digest(model_directory(Path(args.model_dir))))
     return _fill(args, index, load_scorer(args), items)
 
 
@@ -99,7 +97,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _fill(args: argparse.Namespace, index: Index, scorer: SafetyScorer, items: Sequence[Item]) -> int:
-    workers = default_workers() if args.workers is None else args.workers
+    workers = chosen_workers(args.workers)
 
     def batches() -> Iterator[Sequence[Encoded]]:
         with tqdm(desc="index", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:

@@ -14,16 +14,18 @@ from tqdm import tqdm
 from hysac.data import Batches, Quadruplets, open_dataset
 from hysac.data.formats import first_few
 from hysac.embeddings import Embeddings, encode_dataset
+from hysac.index import Index
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
 from hysac.models.pretrained import BOUNDS_FILE, model_directory
 from hysac.safety import Bounds
+from hysac.scoring.identity import weights_digest
 from hysac.scoring.items import Item, find_items
 from hysac.scoring.labelled import Labelled
 from hysac.scoring.scorer import SafetyScorer
 from hysac.scoring.streaming import score_items
 from hysac.training.config import columns
-from hysac.training.loop import autocast, default_workers, model_of_checkpoint
+from hysac.training.loop import autocast, chosen_workers, model_of_checkpoint
 from hysac.training.processes import choose_device
 
 
@@ -52,6 +54,18 @@ def load_scorer(args: argparse.Namespace, *, calibrated: bool = True) -> SafetyS
     )
 
 
+def open_index(args: argparse.Namespace) -> Index:
+    """The index of ``--index``; its model is that of ``--model-dir``, or the one that it remembers.
+
+    Raises:
+        FileNotFoundError, ValueError: none is there, or it was made by other weights.
+    """
+    index = Index.open(Path(args.index))
+    args.model_dir = args.model_dir or index.model_dir
+    index.check_model(weights_digest(model_directory(Path(args.model_dir))))
+    return index
+
+
 def score_labelled(args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Labelled]) -> list[float]:
     """The distances of labelled items, in their order.
 
@@ -59,7 +73,7 @@ def score_labelled(args: argparse.Namespace, scorer: SafetyScorer, items: Sequen
         ValueError: items that cannot be read; names the first ones.
     """
     named = [Item(f"{number}", item.modality, item.content) for number, item in enumerate(items)]
-    workers = default_workers() if args.workers is None else args.workers
+    workers = chosen_workers(args.workers)
     distances: dict[int, float] = {}
     faults = []
     with tqdm(desc="score", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:
@@ -126,7 +140,7 @@ def open_data(args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str,
 
 def encode(args: argparse.Namespace, model: HySAC, dataset: Quadruplets) -> Embeddings:
     """The embeddings of a data set, read and computed as the flags say."""
-    workers = default_workers() if args.workers is None else args.workers
+    workers = chosen_workers(args.workers)
     loader = Batches(dataset, batch_size=args.batch_size, num_workers=workers)
     device = next(model.parameters()).device
     with torch.no_grad(), autocast(args.precision, device)():

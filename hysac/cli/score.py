@@ -19,7 +19,7 @@ from hysac.scoring.output import Table, rows_of
 from hysac.scoring.scorer import SafetyScorer
 from hysac.scoring.streaming import score_items
 from hysac.scoring.summary import summary, warnings_of
-from hysac.training.loop import default_workers
+from hysac.training.loop import chosen_workers
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _score(args: argparse.Namespace) -> int:
     scorer = load_scorer(args)
     rows = [] if table is None else [table.done[item.name] for item in items if item.name in table.done]
     left = [item for item in items if table is None or item.name not in table.done]
-    workers = default_workers() if args.workers is None else args.workers
+    workers = chosen_workers(args.workers)
     with tqdm(desc="score", total=len(left), unit="item", disable=not sys.stderr.isatty()) as bar:
         for scored in score_items(scorer, left, workers=workers):
             new = rows_of(scored)

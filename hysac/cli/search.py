@@ -8,14 +8,12 @@ from typing import Any
 
 from hysac.cli.command import Command
 from hysac.cli.flags import add_scorer
-from hysac.cli.inputs import load_scorer
+from hysac.cli.inputs import load_scorer, open_index
 from hysac.data.images import SUFFIXES
 from hysac.files import check_writable
 from hysac.index import POLICIES, Hit, Index, redirection_path, search
 from hysac.index.search import Redirection
-from hysac.models.pretrained import model_directory
 from hysac.safety import DEFAULT_STATISTIC
-from hysac.scoring.identity import weights_digest
 from hysac.scoring.scorer import SafetyScorer, Score
 
 _SEARCH_EPILOG = """\
@@ -126,9 +124,7 @@ def _redirect(args: argparse.Namespace) -> int:
 def _open(args: argparse.Namespace) -> tuple[Index, SafetyScorer, dict[str, Any]]:
     if args.show is not None:
         check_writable(Path(args.show))
-    index = Index.open(Path(args.index))
-    args.model_dir = args.model_dir or index.model_dir
-    index.check_model(weights_digest(model_directory(Path(args.model_dir))))
+    index = open_index(args)
     is_image = Path(args.query).suffix.lower() in SUFFIXES
     return index, load_scorer(args), {"image" if is_image else "text": args.query}
 

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from hysac.cli.command import Command
 from hysac.cli.flags import add_scorer
-from hysac.cli.inputs import load_scorer
+from hysac.cli.inputs import load_scorer, open_index
 from hysac.index import Index
-from hysac.models.pretrained import model_directory
-from hysac.scoring.identity import weights_digest
 
 if TYPE_CHECKING:
     from hysac.serve.limits import Limits
@@ -104,11 +102,7 @@ def _token(args: argparse.Namespace) -> str | None:
 
 
 def _index(args: argparse.Namespace) -> Index | None:
-    if args.index is None:
-        return None
-    index = Index.open(Path(args.index))
-    index.check_model(weights_digest(model_directory(Path(args.model_dir))))
-    return index
+    return None if args.index is None else open_index(args)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -62,11 +62,7 @@ class Quadruplet:
         for field in ("id", *CAPTIONS, "tag"):
             check_text(field, getattr(self, field) or "")
         for field in CAPTIONS:
-            caption = getattr(self, field)
-            if not caption.strip():
-                raise ValueError(f"{field} is empty")
-            if len(caption) > MAX_CAPTION:
-                raise ValueError(f"{field} has {len(caption)} characters, more than {MAX_CAPTION}")
+            check_caption(field, getattr(self, field))
         if (self.safe_image is None) != (self.unsafe_image is None):
             missing = IMAGES[0] if self.safe_image is None else IMAGES[1]
             raise ValueError(f"{missing} is empty: give both images, or none for text-only data")
@@ -415,6 +411,18 @@ def settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error:
     if on_error == "raise" or rows == total:
         raise ValueError(summary)
     logger.warning("%s\n  These rows are skipped.", summary)
+
+
+def check_caption(name: str, caption: str) -> None:
+    """Refuse a text that is blank, or too long to be a caption.
+
+    Raises:
+        ValueError: says which.
+    """
+    if not caption.strip():
+        raise ValueError(f"{name} is empty")
+    if len(caption) > MAX_CAPTION:
+        raise ValueError(f"{name} has {len(caption)} characters, more than {MAX_CAPTION}")
 
 
 def check_text(name: str, text: str) -> None:

@@ -74,12 +74,13 @@ def safety_metrics(
           nearest item is safe, its partner or not; the shares of items that tie for nearest are averaged;
           ``safe_top1_redirected`` has them by the name of each other rule.
     """
+    angles = _angles(embeddings, min_radius)
     metrics = {
         "classification": _classification(embeddings, thresholds),
         "distance": {letter: _summary(_distance0(embeddings, letter)) for letter in embeddings.present},
         "order": _order(embeddings),
-        "cones": _cones(embeddings, aperture_scale, min_radius),
-        "cones_by_scale": {f"{scale:g}": _cones(embeddings, scale, min_radius) for scale in APERTURE_SCALES},
+        "cones": _cones(angles, aperture_scale),
+        "cones_by_scale": {f"{scale:g}": _cones(angles, scale) for scale in APERTURE_SCALES},
         "hierarchy": _hierarchy(embeddings, aperture_scale, min_radius),
         "aperture_saturation": _aperture_saturation(embeddings, min_radius),
         "safe_top1": _safe_top1(embeddings, None),
@@ -139,14 +140,20 @@ def _order(embeddings: Embeddings) -> dict[str, float]:
     return shares
 
 
-def _cones(embeddings: Embeddings, aperture_scale: float, min_radius: float) -> dict[str, float]:
-    shares = {}
-    for apex, point in _CONES:
-        if embeddings.has(apex + point):
-            angle = hk.oxy_angle(embeddings[apex], embeddings[point], embeddings.curv)
-            aperture = hk.half_aperture(embeddings[apex], embeddings.curv, min_radius)
-            shares[f"{apex}>{point}"] = _share(angle <= aperture_scale * aperture)
-    return shares
+def _angles(embeddings: Embeddings, min_radius: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each cone the exterior angles of its pairs, and the half-apertures."""
+    return {
+        f"{apex}>{point}": (
+            hk.oxy_angle(embeddings[apex], embeddings[point], embeddings.curv),
+            hk.half_aperture(embeddings[apex], embeddings.curv, min_radius),
+        )
+        for apex, point in _CONES
+        if embeddings.has(apex + point)
+    }
+
+
+def _cones(angles: Mapping[str, tuple[Tensor, Tensor]], aperture_scale: float) -> dict[str, float]:
+    return {pair: _share(angle <= aperture_scale * aperture) for pair, (angle, aperture) in angles.items()}
 
 
 def _hierarchy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,14 +80,15 @@ def path_from(
     """
     _check_steps(steps)
     end, moved = redirect(index, scorer, point, score, modality, redirection or Redirection())
+    texts, images = (allowed_items(index, kind) for kind in ("text", "image"))
     shares = torch.linspace(0, 1, steps) if moved else torch.zeros(1)
     return [
         Step(
             float(share),
             float(hk.dist0(place, index.curv)),
             place,
-            _first(index, scorer, place, "text"),
-            _first(index, scorer, place, "image"),
+            _first(index, scorer, place, texts),
+            _first(index, scorer, place, images),
         )
         for share, place in zip(shares, geodesic(point, end, shares, index.curv), strict=True)
     ]
@@ -110,5 +112,5 @@ def geodesic(start: Tensor, end: Tensor, shares: Tensor, curv: float) -> Tensor:
     return ((torch.sinh((1 - t) * d) * x + torch.sinh(t * d) * y) / torch.sinh(d)).to(start.dtype)
 
 
-def _first(index: Index, scorer: SafetyScorer, point: Tensor, kind: str) -> Hit | None:
-    return next(iter(nearest(index, scorer, point, 1, allowed_items(index, kind))), None)
+def _first(index: Index, scorer: SafetyScorer, point: Tensor, allowed: np.ndarray) -> Hit | None:
+    return next(iter(nearest(index, scorer, point, 1, allowed)), None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import hypkernels as hk
+from hysac.embeddings import evaluating
 from hysac.models.model import HySAC
 from hysac.scoring.scorer import Picture, SafetyScorer
 
@@ -56,7 +57,7 @@ def explain_image(scorer: SafetyScorer, image: Picture) -> tuple[Tensor, Tensor]
     """
     model = scorer.model
     pixels = scorer.pixels(image)[None].to(next(model.parameters()).device)
-    with _evaluating(model):
+    with _differentiable_by_inputs(model):
         pixels.requires_grad_()
         distance = hk.dist0(model.encode_image(pixels, normalize=True), model.curvature)
         (gradient,) = torch.autograd.grad(distance.sum(), pixels)
@@ -85,7 +86,7 @@ def _shares(model: HySAC, rows: Tensor) -> Tensor:
 
     handle = layer.register_forward_hook(keep)
     try:
-        with _evaluating(model):
+        with _differentiable_by_inputs(model):
             points = model.encode_text(rows.to(next(model.parameters()).device), normalize=True)
             (gradient,) = torch.autograd.grad(hk.dist0(points, model.curvature).sum(), outputs[0])
     finally:
@@ -122,18 +123,14 @@ def _patch_size(model: nn.Module, pixels: Tensor) -> int:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _differentiable_by_inputs(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients, but none by the parameters."""
-    training = {module: module.training for module in model.modules()}
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
     for parameter in learned:
         parameter.requires_grad_(False)
     try:
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for parameter in learned:
             parameter.requires_grad_()
-        for module, flag in training.items():
-            module.training = flag

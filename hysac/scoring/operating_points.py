@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hysac.files import read_json, write_json
+from hysac.json_object import is_number
 from hysac.safety import MODALITIES
 
 FORMAT_VERSION = 1
@@ -219,5 +220,5 @@ def _modality(content: dict[str, Any]) -> ModalityPoints:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")

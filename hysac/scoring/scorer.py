@@ -15,7 +15,7 @@ from torch import Tensor
 
 import hypkernels as hk
 from hysac.data.images import MAX_PIXELS, ShardMember, load_image
-from hysac.data.manifest import MAX_CAPTION, check_text
+from hysac.data.manifest import check_caption, check_text
 from hysac.data.text import text_windows
 from hysac.embeddings import evaluation_mode
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
@@ -202,10 +202,7 @@ class SafetyScorer:
         if not isinstance(text, str):
             raise TypeError(f"a text must be a string, got {type(text).__name__}")
         check_text("text", text)
-        if not text.strip():
-            raise ValueError("a text is empty")
-        if len(text) > MAX_CAPTION:
-            raise ValueError(f"a text has {len(text)} characters, more than {MAX_CAPTION}")
+        check_caption("a text", text)
         return text_windows(self.tokenizer, text)
 
     def distances_of_prepared(self, modality: str, prepared: Sequence[Tensor]) -> list[float]:

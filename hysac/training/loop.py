@@ -190,8 +190,10 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
     return partial(torch.autocast, device.type, dtype=_AUTOCAST[precision])
 
 
-def default_workers() -> int:
-    """This process's share of the CPUs it may use, at most 8."""
+def chosen_workers(asked: int | None) -> int:
+    """The loader processes asked for, by default this process's share of the CPUs it may use, at most 8."""
+    if asked is not None:
+        return asked
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here))
 
@@ -679,7 +681,7 @@ class _Run:
         return image, text
 
     def _workers(self) -> int:
-        return default_workers() if self.config.workers is None else self.config.workers
+        return chosen_workers(self.config.workers)
 
     def _silent(self) -> bool:
         return not (self.processes.is_main and sys.stderr.isatty())
