@@ -35,7 +35,9 @@ bench: $(VENV)/.installed-bench
 # The same with pytest-benchmark and matplotlib. Cut short, it goes on where it stopped.
 bench-gpu:
 	$(PYTHON) -m pytest benchmarks --device cuda --size large --time-limit 420 --results $(RESULTS) --commit "$(COMMIT)"; \
-	status=$$?; $(PYTHON) -m benchmarks.report --results $(RESULTS) && exit $$status
+	status=$$?; $(PYTHON) -m benchmarks.retrieval --device cuda --queries 1000 --items 1000000 --rounds 20 \
+		--results $(RESULTS) || status=1; \
+	$(PYTHON) -m benchmarks.report --results $(RESULTS) && exit $$status
 
 bench-report: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.report --results $(RESULTS)

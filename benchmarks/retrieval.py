@@ -1,6 +1,6 @@
 """The nearest items of a gallery: ours, chunks of all distances, and faiss's exact index, in turns.
 
-    python -m benchmarks.retrieval --queries 1000 --items 1000000 --width 512
+    python -m benchmarks.retrieval --items 1000000 --rounds 20 --results benchmarks/results
 
 Apart from the other benchmarks, for a search has no gradients. What is found is first compared with float64.
 Inner products are not distances: faiss computes something less, as a measure of what such a search costs.
@@ -9,10 +9,12 @@ Inner products are not distances: faiss computes something less, as a measure of
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from benchmarks import formulas
+from benchmarks import formulas, machine
 from hypkernels import retrieval
 
 _CHUNK = 16384
@@ -40,7 +42,8 @@ def by_chunks(distances: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
     """The nearest of each chunk of the gallery, merged with those before."""
 
     def search(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        best, ids = torch.full((len(queries), k), torch.inf), torch.full((len(queries), k), -1)
+        best = queries.new_full((len(queries), k), torch.inf)
+        ids = torch.full((len(queries), k), -1, device=queries.device)
         for start in range(0, len(gallery), _CHUNK):
             found, places = distances(queries, gallery[start : start + _CHUNK]).topk(k, largest=False)
             best, order = torch.cat([best, found], 1).topk(k, largest=False)
@@ -66,8 +69,8 @@ def by_faiss(queries: Tensor, gallery: Tensor, k: int) -> None:
     _index(gallery).search(queries.numpy(), k)
 
 
-def searches() -> dict[str, Callable[..., Any]]:
-    curv = torch.tensor(1.0)
+def searches(device: torch.device) -> dict[str, Callable[..., Any]]:
+    curv = torch.tensor(1.0, device=device)
     of_formula = torch.compile(lambda x, y: formulas.pairwise_dist(x, y, curv))
     found: dict[str, Callable[..., Any]] = {
         "hypkernels.retrieval.topk": retrieval.topk,
@@ -75,7 +78,7 @@ def searches() -> dict[str, Callable[..., Any]]:
         "eager PyTorch, by chunks": by_chunks(lambda x, y: formulas.pairwise_dist(x, y, curv)),
         "torch.compile, by chunks": by_chunks(of_formula),
     }
-    if find_spec("faiss") is not None:
+    if device.type == "cpu" and find_spec("faiss") is not None:
         found["faiss IndexFlatIP (inner products)"] = by_faiss
     return found
 
@@ -104,17 +107,21 @@ def main() -> None:
     parser.add_argument("--radii", type=float, nargs=2, default=(0.3, 1.2))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="words of the rows to run")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument(
+        "--results", type=Path, help="folder for a file of the times, beside the other results"
+    )
     options = parser.parse_args()
     low, high = options.radii
     queries, gallery = (
-        draw(rows, options.width, (low, high), seed)
+        draw(rows, options.width, (low, high), seed).to(options.device)
         for rows, seed in ((options.queries, 1), (options.items, 2))
     )
     share, error = agreement(queries, gallery, options.k)
     print(f"as in float64: {share:.4%} of places, distances to {error:.1e}\n")
     run = {
         name: search
-        for name, search in searches().items()
+        for name, search in searches(options.device).items()
         if not options.only or any(word in name for word in options.only)
     }
     wall: dict[str, list[float]] = {name: [] for name in run}
@@ -125,6 +132,8 @@ def main() -> None:
         for name, search in run.items():
             begin, begin_cpu = time.perf_counter(), time.process_time()
             search(queries, gallery, options.k)
+            if options.device.type == "cuda":
+                torch.cuda.synchronize()
             wall[name].append(time.perf_counter() - begin)
             processor[name].append(time.process_time() - begin_cpu)
     ours = next(iter(run))
@@ -137,6 +146,35 @@ def main() -> None:
             f"| {name} | {min(wall[name]):.3f} | {median(wall[name]):.3f} | {min(processor[name]):.3f} "
             f"| {min(wall[ours]) / min(wall[name]):.2f} |"
         )
+    if options.results is not None:
+        print(f"\nall of it: {save(options, share, error, wall, processor)}")
+
+
+def save(
+    options: argparse.Namespace,
+    share: float,
+    error: float,
+    wall: dict[str, list[float]],
+    processor: dict[str, list[float]],
+) -> Path:
+    """Every sample, in seconds, and where they were taken."""
+    device = machine.describe_device(options.device)
+    folder = options.results / str(device["slug"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"retrieval-{options.queries}x{options.items}x{options.width}.json"
+    sizes = {name: getattr(options, name) for name in ("queries", "items", "width", "k", "radii")}
+    content = {
+        "device": device,
+        "software": machine.describe_software(),
+        "commit": machine.commit(),
+        "sizes": sizes,
+        "as_in_float64": share,
+        "relative_error": error,
+        "seconds": wall,
+        "processor_seconds": processor,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from hypkernels.checks import check_points
 from hypkernels.retrieval.files import map_file, of_array
 
 PIECE_BYTES = 64 << 20
+# Of points that are on a GPU and need no copy: there a search waits for the device once a piece.
+_DEVICE_PIECE_BYTES = 512 << 20
 
 
 class Gallery:
@@ -47,11 +49,14 @@ class Gallery:
     def device(self) -> torch.device:
         return self.points.device
 
-    def pieces(self, limit: int = PIECE_BYTES) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, limit: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """The first row of each piece, and its rows, of at most ``limit`` bytes or one row.
 
-        A file's rows leave memory again when the next piece is asked for.
+        By default that is 64 MiB, or 512 MiB of points on a GPU. A file's rows leave memory again when the
+        next piece is asked for.
         """
+        if limit is None:
+            limit = PIECE_BYTES if self.device.type == "cpu" else _DEVICE_PIECE_BYTES
         step = max(1, limit // (self.width * self.points.element_size()))
         for start in range(0, len(self), step):
             yield start, self.points[start : start + step]

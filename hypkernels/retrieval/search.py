@@ -14,6 +14,7 @@ from hypkernels import backend
 from hypkernels.checks import check_not_negative, check_points, check_values, scalar_tensor, target_tensor
 from hypkernels.retrieval import reference, strips
 from hypkernels.retrieval.gallery import PIECE_BYTES, Source, open_gallery
+from hypkernels.retrieval.pairs import in_order
 from hypkernels.retrieval.problem import Block, NotFiniteError, first_not_finite
 from hypkernels.retrieval.restrictions import Cone, Restrictions, checked_restrictions
 
@@ -84,7 +85,8 @@ def topk(
     Returns:
         ``(distances, indices)``, each ``(Q, k)``, the nearest first and ties in the order of the gallery:
         float64 if queries or gallery are, else float32, and int64. Where the restrictions leave fewer than
-        ``k``, the rest is infinity and -1. Detached, on the queries' device.
+        ``k``, the rest is infinity and -1. Detached, on the queries' device. Distances beyond
+        ``709 / sqrt(c)``, which only points of float64 have, are all infinite.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name, before any work;
@@ -245,7 +247,7 @@ def range_search(
         search = problem.module.Within(block, limit)
         problem.run(search, start, where, progress)
         query, index, z = search.result()
-        order = strips.in_order(query, z, index)
+        order = in_order(query, z, index)
         distance = problem.distances(z[order], torch.float64)
         inside = distance <= length
         number.append(torch.bincount(query[order][inside], minlength=len(block.queries)))
@@ -285,10 +287,7 @@ class _Problem:
         bad = first_not_finite(self.queries)
         if bad is not None:
             raise NotFiniteError(f"queries must be finite, row {bad} is not")
-        refusal = "retrieval has no kernels, and runs as PyTorch calls on bounded tiles"
-        on_cpu = queries.device.type == "cpu" and backend.setting() != "triton"
-        chosen = backend.choose(name, queries, refusal=None if on_cpu else refusal)
-        self.module = _implementation(chosen.implementation)
+        self.module = _implementation(backend.choose(name, queries).implementation)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -335,6 +334,10 @@ def _implementation(name: str) -> ModuleType:
         from hypkernels.cpu import retrieval  # when first needed, as all that the compiled library runs
 
         return retrieval
+    if name == "triton":
+        from hypkernels.retrieval import kernel  # the same
+
+        return kernel
     return reference if name == "reference" else strips
 
 

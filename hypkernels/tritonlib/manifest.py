@@ -19,6 +19,7 @@ KERNEL_MODULES = (
     "hypkernels.entailment.kernel",
     "hypkernels.pairwise.kernel",
     "hypkernels.contrastive.kernel",
+    "hypkernels.retrieval.kernel",
 )
 
 

@@ -24,6 +24,7 @@ DTYPE_NAMES = {
     torch.float16: "fp16",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.int8: "i8",
     torch.bool: "i1",
 }
 _ALIGNMENT = 16

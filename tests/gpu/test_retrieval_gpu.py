@@ -1,4 +1,4 @@
-"""Searches of galleries on a GPU, in PyTorch calls: what they find is what a CPU finds."""
+"""Searches of galleries on a GPU, by kernels and in PyTorch calls: what they find is what a CPU finds."""
 
 from __future__ import annotations
 
@@ -6,27 +6,55 @@ import pytest
 import torch
 from on_gpu import DEVICE
 
-from hypkernels import retrieval
+from hypkernels import retrieval, use_backend
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("where", ["there", "on the CPU"])
-def test_a_gpu_finds_what_a_cpu_finds(dtype, where):
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_a_gpu_finds_what_a_cpu_finds(dtype, where, backend):
+    with use_backend(backend):
+        _compare(dtype, where)
+
+
+def _compare(dtype, where):
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(n, 32, generator=generator).to(dtype) / 5 for n in (70, 3000))
     groups, targets = torch.arange(3000) % 3, torch.arange(70)
     there = gallery.to(DEVICE) if where == "there" else gallery
     for options in ({}, {"cone": "query", "min_radius": 0.3}, {"deny": torch.arange(50)}):
         found = retrieval.topk(queries.to(DEVICE), there, 9, 0.7, **options)
-        wanted = retrieval.topk(queries, gallery, 9, 0.7, **options)
+        with use_backend("auto"):
+            wanted = retrieval.topk(queries, gallery, 9, 0.7, **options)
         assert found.indices.cpu().equal(wanted.indices)
         torch.testing.assert_close(found.distances.cpu(), wanted.distances)
     ranks = retrieval.positive_rank(
         queries.to(DEVICE), there, targets.to(DEVICE), 0.7, groups=groups, query_groups=targets % 3
     )
-    wanted = retrieval.positive_rank(queries, gallery, targets, 0.7, groups=groups, query_groups=targets % 3)
-    assert ranks.cpu().equal(wanted)
     limits = retrieval.range_search(queries.to(DEVICE), there, 1.0, 0.7).limits
-    assert limits.cpu().equal(retrieval.range_search(queries, gallery, 1.0, 0.7).limits)
+    with use_backend("auto"):
+        wanted = retrieval.positive_rank(
+            queries, gallery, targets, 0.7, groups=groups, query_groups=targets % 3
+        )
+        assert limits.cpu().equal(retrieval.range_search(queries, gallery, 1.0, 0.7).limits)
+    assert ranks.cpu().equal(wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_bounds_hold_for_what_matrix_units_round(dtype):
+    """Tiles of the size that is launched, over all widths of a warp's share: against PyTorch in float64."""
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    for width in (7, 64, 513, 2048):
+        queries, gallery = (
+            (torch.randn(n, width, generator=generator, device=DEVICE) / width**0.5).to(dtype)
+            for n in (300, 5000)
+        )
+        gallery[:100] = queries[:100]
+        with use_backend("triton"):
+            found = retrieval.topk(queries, gallery, 20)
+        with use_backend("torch"):
+            wanted = retrieval.topk(queries, gallery, 20)
+        assert found.indices.equal(wanted.indices)
+        assert found.distances.equal(wanted.distances)
