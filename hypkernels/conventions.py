@@ -103,6 +103,47 @@ def full_to_space(points: Tensor, curv: float | Tensor = 1.0, *, check: bool | N
     return points[..., 1:]
 
 
+def infer_curv(points: Tensor, *, tolerance: float = 0.01) -> float:
+    """The ``curv`` of the hyperboloid on which full vectors lie, for points that came without it.
+
+    From ``1/c = time^2 - |x|^2`` of each point, weighted by what rounding left of it: by ``time^-4``. Points
+    far from the origin tell little, since the difference cancels.
+
+    Args:
+        points: full vectors ``(..., D + 1)``, at least one, time first, float64, float32, bfloat16 or
+            float16. They are read back from a GPU.
+        tolerance: the largest relative error that roundings to this dtype may cause, positive.
+
+    Returns:
+        ``c > 0`` (sectional curvature ``-c``).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name; points that are
+            not on one hyperboloid, or too far from the origin for ``tolerance``.
+    """
+    _check_full("points", points)
+    check_positive("tolerance", tolerance, "a float")
+    full = unwrapped(points.detach()).double().reshape(-1, points.shape[-1])
+    if not len(full):
+        raise ValueError(f"points must not be empty, got shape {tuple(points.shape)}")
+    time, norm = full[:, 0], torch.linalg.vector_norm(full[:, 1:], dim=-1)
+    if not (torch.isfinite(time) & (time > 0)).all():
+        raise ValueError("points must have finite, positive time components, first in each row")
+    nearest = time.min()
+    weight = (nearest / time) ** 4
+    squared_radius = ((time - norm) * (time + norm) * weight).sum() / weight.sum()
+    rounding = torch.finfo(points.dtype).eps * ((time**2 + norm**2) * weight).sum() / weight.sum()
+    if not squared_radius > 0 or rounding > tolerance * squared_radius:
+        raise ValueError(
+            f"points must tell their curvature to {tolerance:g}, got time^2 - |x|^2 = {squared_radius:.3g} "
+            f"with roundings of {points.dtype} up to {rounding:.3g}: the nearest to the origin has time "
+            f"{nearest:.3g}"
+        )
+    curv = 1 / squared_radius.item()
+    full_to_space(points, curv, check=True)
+    return curv
+
+
 def tangent_to_full(x: Tensor, v: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     """Prepend the time component ``x.v / x_time`` of a tangent vector at ``x``.
 

@@ -260,3 +260,37 @@ def test_bad_squared_radii(name, value, error, message):
     function = {"curv": cv.curv_to_k, "k": cv.k_to_curv}[name]
     with pytest.raises(error, match=f"^{name} {message}"):
         function(value)
+
+
+@pytest.mark.parametrize("curv", [1e-3, 0.1, 1.0, 50.0])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.float16, 1e-3)], ids=str
+)
+def test_the_curvature_of_points(curv, dtype, error):
+    full = cv.space_to_full(0.2 * random_points(curv, rows=40), curv).view(4, 10, 6)
+    assert cv.infer_curv(full.to(dtype)) == pytest.approx(curv, rel=error)
+
+
+def test_far_points_do_not_spoil_the_curvature():
+    """Alone they do not tell it: of their difference of squares nothing is left."""
+    near, far = (cv.space_to_full(size * random_points(0.5, seed=3), 0.5).float() for size in (0.1, 1e5))
+    assert cv.infer_curv(torch.cat([near, far])) == pytest.approx(0.5, rel=1e-5)
+    with pytest.raises(ValueError, match=r"points must tell their curvature to 0.01, got .* torch.float32"):
+        cv.infer_curv(far)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.ones(3, 1), r"points must have shape \(\.\.\., D \+ 1\), time first, got \(3, 1\)"),
+        (torch.ones(0, 3), r"points must not be empty, got shape \(0, 3\)"),
+        (torch.tensor([[-1.0, 0.0]]), "finite, positive time components"),
+        (torch.tensor([[torch.nan, 0.0]]), "finite, positive time components"),
+        (torch.tensor([[1.0, 2.0]]), "points must tell their curvature"),
+        (torch.tensor([[1.0, 0.0], [2.0, 0.0]]), "points are not on the hyperboloid of curvature"),
+        (torch.tensor([[1.0, torch.nan]]), "points must tell their curvature"),
+    ],
+)
+def test_points_without_a_curvature(points, message):
+    with pytest.raises(ValueError, match=message):
+        cv.infer_curv(points)
