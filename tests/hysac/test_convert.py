@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import re
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -778,3 +779,19 @@ def test_odd_json_beside_the_weights(tmp_path, name, content, message):
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"/{re.escape(name)}: {message}"):
         from_reference(tmp_path / "model.pth")
+
+
+def test_the_page_on_these_weights(tmp_path, monkeypatch):
+    """docs/hysac_weights.md, with a small checkpoint of that layout."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(globals(), "VOCAB", 49408)
+    monkeypatch.setitem(globals(), "LENGTH", 77)
+    weights = {name: one.float() for name, one in make_weights().items()}
+    torch.save(weights | {name: torch.tensor(value) for name, value in SCALARS.items()}, "hysac_model.pth")
+    page = (Path(__file__).parents[2] / "docs/hysac_weights.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    found = {}
+    exec(compile(block, "docs/hysac_weights.md", "exec"), found)
+    assert found["distance"].shape == (1,)
+    texts = found["tokenizer"](["a boat on the sea"])
+    torch.testing.assert_close(found["again"].encode_text(texts), found["text"])
