@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hysac.data.images import BACKGROUNDS, MAX_PIXELS
+from hysac.index.engine import KEY_VARIABLE, URL_VARIABLE
 from hysac.training.config import TRAINING_PRECISIONS, TrainConfig
 
 _VERIFY = "compare the files of a model directory with their checksums, 1 to 2 s for each GB"
@@ -82,6 +83,23 @@ def add_scorer(
     reading.add_argument(
         "--background", default="none", choices=BACKGROUNDS, help="behind transparent pixels"
     )
+
+
+def add_database(group: Any) -> None:
+    """The flag that says where an index's engine has its rows."""
+    group.add_argument(
+        "--engine-url",
+        metavar="URL",
+        help=f"the engine's database, if it has one; better from {URL_VARIABLE} in the environment, and a "
+        f"server's key from {KEY_VARIABLE}. Neither is ever written",
+    )
+
+
+def add_engine_use(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that searches an index."""
+    group = parser.add_argument_group("engine")
+    add_database(group)
+    group.add_argument("--exact", action="store_true", help="compare every point, whatever engine there is")
 
 
 _OF_TRAINING = ("train_data", "val_data", "aug_cfg")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from hysac.cli.command import Command, Formatter
-from hysac.cli.flags import add_inputs, add_scorer
+from hysac.cli.flags import add_database, add_inputs, add_scorer
 from hysac.cli.inputs import inputs_of, load_scorer, open_index
+from hysac.index.engine import ENGINES, Address, choose_engine
 from hysac.index.store import Index
 from hysac.models.pretrained import model_directory
 from hysac.scoring.identity import weights_digest
@@ -27,8 +30,15 @@ _EPILOG = """\
 INPUT is as for `hysac score`. The index holds the points of images and captions, where they lie and how
 unsafe they are, not the images themselves. It remembers the model that made it; no other can search it.
 
+Searches compare every point, exactly. Where that is too slow an engine proposes what is near, and the
+index ranks it exactly: docs/engines.md says which finds how much. `hysac index engine` builds another one of
+the points that are there, or none (exact). Each command is told anew where an engine's database is: the URL
+is never written.
+
 examples:
   hysac index build --model-dir runs/demo photos/ captions.txt --out photos.index
+  hysac index build --model-dir runs/demo photos/ --out photos.index --engine faiss --engine-option kind=ivf
+  HYSAC_ENGINE_URL=postgresql://me@host/db hysac index engine --index photos.index --engine pgvector
   hysac index add --index photos.index more-photos/
   hysac index delete --index photos.index photos/1.jpg
   hysac index info --index photos.index
@@ -40,25 +50,41 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="make an index", formatter_class=Formatter)
     build.add_argument("--out", required=True, metavar="INDEX", help="a new folder")
     add_inputs(build)
+    _add_engine(build.add_argument_group("engine"), default="exact")
     add_scorer(build, decides=False)
     build.set_defaults(run=_build)
     add = actions.add_parser("add", help="add items", formatter_class=Formatter)
     add.add_argument("--index", required=True, metavar="INDEX", help="the index")
     add_inputs(add)
+    add_database(add)
     add_scorer(add, decides=False, required=False)
     add.set_defaults(run=_add)
     delete = actions.add_parser("delete", help="delete items by their names", formatter_class=Formatter)
     delete.add_argument("--index", required=True, metavar="INDEX", help="the index")
     delete.add_argument("names", nargs="+", metavar="NAME", help="as `hysac index info --names` prints it")
+    add_database(delete)
     delete.set_defaults(run=_delete)
+    engine = actions.add_parser("engine", help="let another engine propose", formatter_class=Formatter)
+    engine.add_argument("--index", required=True, metavar="INDEX", help="the index")
+    _add_engine(engine, required=True)
+    engine.set_defaults(run=_engine)
     info = actions.add_parser("info", help="say what is in it", formatter_class=Formatter)
     info.add_argument("--index", required=True, metavar="INDEX", help="the index")
     info.add_argument("--names", action="store_true", help="print every item's name")
     info.set_defaults(run=_info)
 
 
+def _add_engine(group: Any, **options: Any) -> None:
+    group.add_argument("--engine", choices=ENGINES, help="what proposes the nearest", **options)
+    group.add_argument(
+        "--engine-option", action="append", default=[], metavar="K=V", help="of the engine; may be repeated"
+    )
+    add_database(group)
+
+
 def _build(args: argparse.Namespace) -> int:
     items = inputs_of(args)
+    options = _engine_options(args)
     directory = model_directory(Path(args.model_dir))
     scorer = load_scorer(args)
     index = Index.create(
@@ -68,7 +94,52 @@ def _build(args: argparse.Namespace) -> int:
         curv=float(scorer.model.curvature.detach()),
         width=scorer.model.embed_dim,
     )
+    if args.engine != "exact":
+        index.use_engine(args.engine, options, url=args.engine_url)
     return _fill(args, index, scorer, items)
+
+
+def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options, after a trial of the engine: before the work, and before anything is written.
+
+    Raises:
+        ImportError, TypeError, ValueError: as :func:`hysac.index.engine.choose_engine`; an option without a
+            value, or for no engine.
+    """
+    options = {}
+    for pair in args.engine_option:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--engine-option must be as kind=ivf, got {pair!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    if args.engine != "exact":
+        choose_engine(args.engine, options, Address(args.engine_url))
+    elif options or args.engine_url:
+        raise ValueError("--engine-option and --engine-url are of an engine: choose one with --engine")
+    return options
+
+
+def _engine(args: argparse.Namespace) -> int:
+    index = Index.open(Path(args.index), exact=True)
+    index.use_engine(args.engine, _engine_options(args), url=args.engine_url)
+    print("\n".join(_of_engine(index)))
+    return 0
+
+
+def _of_engine(index: Index) -> list[str]:
+    if index.engine is None:
+        return ["searched exactly"]
+    where = ", rows in a database" if index.engine.remote else ""
+    lines = [f"searched with {index.engine.name}{where}, ranked exactly"]
+    for kind, part in index.engine.parts.items():
+        lines.append(
+            f"  {kind}s: {part.recall:.3f} of the 10 nearest found when it was built, of {part.built}"
+            + (f"; table {part.name}" if index.engine.remote else "")
+        )
+    return lines
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -78,7 +149,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
-    index = Index.open(Path(args.index))
+    index = Index.open(Path(args.index), url=args.engine_url)
     index.delete(args.names)
     print(f"{len(index)} items left in {index.path}")
     return 0
@@ -93,6 +164,7 @@ def _info(args: argparse.Namespace) -> int:
     print(f"{len(index)} items: {images} images, {len(index) - images} texts")
     print(f"points of width {index.width}, curvature {index.curv:.6g}")
     print(f"made by {index.model_dir} ({index.model[:12]}...)")
+    print("\n".join(_of_engine(index)))
     return 0
 
 
@@ -110,6 +182,8 @@ def _fill(args: argparse.Namespace, index: Index, scorer: SafetyScorer, items: S
         log.warning("%s: %s", name, fault)
     unread = f", {len(faults)} could not be read" if faults else ""
     print(f"{len(items) - len(faults)} items added{unread}; {len(index)} in {index.path}")
+    if index.engine is not None:
+        print("\n".join(_of_engine(index)))
     return 0
 
 
@@ -119,7 +193,7 @@ def _no_action(args: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "index",
-    "(build | add | delete | info) ...",
+    "(build | add | delete | engine | info) ...",
     "make images and captions searchable",
     _EPILOG,
     _add_flags,

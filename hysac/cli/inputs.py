@@ -58,11 +58,15 @@ def open_index(args: argparse.Namespace) -> Index:
     """The index of ``--index``; its model is that of ``--model-dir``, or the one that it remembers.
 
     Raises:
-        FileNotFoundError, ValueError: none is there, or it was made by other weights.
+        FileNotFoundError, ValueError: none is there, it was made by other weights, or its engine cannot be
+            loaded.
+        ImportError: its engine is not installed.
     """
-    index = Index.open(Path(args.index))
+    index = Index.open(Path(args.index), url=args.engine_url, exact=getattr(args, "exact", False))
     args.model_dir = args.model_dir or index.model_dir
     index.check_model(weights_digest(model_directory(Path(args.model_dir))))
+    if index.engines is not None:
+        index.engines.load()
     return index
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hysac.cli.command import Command
-from hysac.cli.flags import add_scorer
+from hysac.cli.flags import add_engine_use, add_scorer
 from hysac.cli.inputs import load_scorer, open_index
 from hysac.data.images import SUFFIXES
 from hysac.files import check_writable
@@ -56,6 +56,7 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
         "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
     )
     parser.add_argument("--show", metavar="FILE", help="draw what is found (needs matplotlib)")
+    add_engine_use(parser)
     add_scorer(parser, required=False)
 
 

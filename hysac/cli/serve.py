@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hysac.cli.command import Command
-from hysac.cli.flags import add_scorer
+from hysac.cli.flags import add_engine_use, add_scorer
 from hysac.cli.inputs import load_scorer, open_index
 from hysac.index import Index
 
@@ -39,6 +39,7 @@ examples:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_scorer(parser, workers=False)
     parser.add_argument("--index", metavar="INDEX", help="what `hysac index build` made with this model")
+    add_engine_use(parser)
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen at")
     network.add_argument("--port", type=int, default=8000, metavar="N", help="0 for any that is free")

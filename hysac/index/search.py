@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hypkernels.retrieval import open_gallery, topk
+from hypkernels.retrieval import open_gallery, rerank, topk
 from hysac.index.store import Index
 from hysac.safety import DEFAULT_STATISTIC, Mode, Statistic, Traversal
 from hysac.scoring.items import Item
@@ -191,7 +191,7 @@ def redirect(
 
 
 def nearest(index: Index, scorer: SafetyScorer, point: Tensor, k: int, allowed: np.ndarray) -> list[Hit]:
-    """The ``k`` nearest of the items that are ``allowed``, by exact search."""
+    """The ``k`` nearest of the items that are ``allowed``: exactly, or of what its engine finds."""
     scored = index.distances()
     found = []
     for place, distance in _topk(index, point, k, allowed):
@@ -264,6 +264,12 @@ def _topk(index: Index, point: Tensor, k: int, allowed: np.ndarray) -> Sequence[
     number = min(k, int(allowed.sum()))
     if not number:
         return []
-    mask = torch.from_numpy(np.ascontiguousarray(allowed))
-    found = topk(point[None], open_gallery(index.points_file), number, index.curv, allow=mask)
+    gallery, places = open_gallery(index.points_file), None
+    if index.engines is not None:
+        places = index.engines.propose(point, number, allowed, index.is_image())
+    if places is None:
+        mask = torch.from_numpy(np.ascontiguousarray(allowed))
+        found = topk(point[None], gallery, number, index.curv, allow=mask)
+    else:
+        found = rerank(point[None], gallery, torch.from_numpy(places)[None], number, index.curv)
     return list(zip(found.indices[0].tolist(), found.distances[0].tolist(), strict=True))

@@ -8,15 +8,17 @@
     offsets.i64      where each line starts
 
 Items are added at the end of each file; what a process that died has left beyond the items of ``index.json``
-is written over. Deleted items keep their place and are never found.
+is written over. Deleted items keep their place and are never found. An engine may stand beside them, see
+:mod:`hysac.index.engine`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,12 @@ import numpy as np
 from hysac.data.formats import first_few
 from hysac.data.images import ImageFile, ShardMember
 from hysac.files import read_json, write_json
+from hysac.index.engine import Address, Engines, EngineSettings, choose_engine, remove_parts
 from hysac.json_object import shown
 from hysac.scoring.items import Item
 from hysac.scoring.streaming import Encoded
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _SETTINGS = "index.json"
@@ -51,6 +56,7 @@ class _Settings:
     width: int
     count: int
     deleted: tuple[int, ...] = ()
+    engine: EngineSettings | None = None
 
 
 class Index:
@@ -64,8 +70,11 @@ class Index:
         width: of its points.
     """
 
-    def __init__(self, path: Path, settings: _Settings) -> None:
+    def __init__(self, path: Path, settings: _Settings, address: Address | None = None) -> None:
         self.path, self._settings = path, settings
+        self._engines: Engines | None = None
+        if settings.engine is not None and address is not None:
+            self._engines = self._engines_of(settings.engine, address)
 
     @property
     def model(self) -> str:
@@ -87,6 +96,16 @@ class Index:
         """The items that are there, without the deleted ones."""
         return self._settings.count - len(self._settings.deleted)
 
+    @property
+    def engine(self) -> EngineSettings | None:
+        """What is known of its engine; None where every point is compared."""
+        return self._settings.engine
+
+    @property
+    def engines(self) -> Engines | None:
+        """Its engine, where it has one and was not opened as ``exact``."""
+        return self._engines
+
     @classmethod
     def create(cls, path: Path, *, model: str, model_dir: str, curv: float, width: int) -> Index:
         """An empty index in a new folder.
@@ -105,8 +124,18 @@ class Index:
         return index
 
     @classmethod
-    def open(cls, path: Path) -> Index:
+    def open(
+        cls, path: Path, *, url: str | None = None, key: str | None = None, exact: bool = False
+    ) -> Index:
         """An index that is there.
+
+        Args:
+            path: its folder.
+            url, key: where its engine's database is and what opens it, neither of which is ever written; by
+                default those of the environment, ``HYSAC_ENGINE_URL`` and ``HYSAC_ENGINE_KEY``.
+            exact: pass over its engine and compare every point. Such an index can be read, not changed.
+
+        Its engine is loaded when it is first needed: ``index.engines.load()`` does it at once.
 
         Raises:
             FileNotFoundError: none is there.
@@ -118,11 +147,12 @@ class Index:
         try:
             if content.pop("format_version", None) != FORMAT_VERSION:
                 raise ValueError(f"format_version must be {FORMAT_VERSION}")
-            settings = _Settings(**{**content, "deleted": tuple(content["deleted"])})
+            engine = None if content.get("engine") is None else EngineSettings.of(content["engine"])
+            settings = _Settings(**{**content, "deleted": tuple(content["deleted"]), "engine": engine})
             _check_settings(settings)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path / _SETTINGS} is damaged: {error}") from error
-        index = cls(path, settings)
+        index = cls(path, settings, None if exact else Address(url, key))
         index._check_sizes()
         return index
 
@@ -138,14 +168,59 @@ class Index:
                 f"than the model's ({digest[:12]}...): build it again, or give --model-dir"
             )
 
+    def use_engine(
+        self,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Let a vector engine propose what searches find, in place of the one that does so now.
+
+        It is built of the stored points, images and texts apart, and its recall measured: on a hundred
+        items of the other kind, where there are any, else on its own. An index without items builds it of
+        the first that come.
+
+        Args:
+            name: ``"exact"`` for none, or one of :mod:`hypkernels.retrieval.engines`.
+            options: arguments of its class, such as ``{"kind": "ivf"}``.
+            url, key: of its database, see :meth:`open`.
+
+        Raises:
+            ImportError: its package is missing; names the extra.
+            TypeError, ValueError: see :func:`hysac.index.engine.choose_engine`.
+
+        Warns:
+            RecallWarning: it finds fewer than 0.95 of the 10 nearest.
+        """
+        address, before, earlier = Address(url, key), self._engines, self.engine
+        if name == "exact":
+            self._write(replace(self._settings, engine=None))
+            self._engines = None
+            remove_parts(self.path, set())
+        else:
+            settings = choose_engine(name, options or {}, address)
+            self._engines = Engines(self.path, settings, address, self.model, self.curv, {})
+            try:
+                with self._engines_with(self.is_there(), 0) as built:
+                    self._write(replace(self._settings, engine=built))
+            except BaseException:
+                self._engines = before
+                raise
+        if earlier is not None and earlier.remote and earlier.parts:
+            tables = ", ".join(part.name for part in earlier.parts.values())
+            log.warning("the earlier engine's rows stay in its %s database, as %s", earlier.name, tables)
+
     def add(self, batches: Iterable[Sequence[Encoded]]) -> list[tuple[str, str]]:
         """Add encoded items; returns the names and faults of those that could not be read.
 
         All of them are in the index once this returns, and none if it raises.
 
         Raises:
-            ValueError: a name that is there already.
+            ValueError: a name that is there already; an engine that cannot be loaded, or was passed over.
         """
+        self._check_engine()
         settings, faults = self._settings, []
         names = set(self.names())
         with ExitStack() as stack:
@@ -168,20 +243,31 @@ class Index:
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        self._write(replace(settings, count=count))
+        settings = replace(settings, count=count)
+        try:
+            with self._engines_with(_there(settings), self._settings.count) as engine:
+                self._write(replace(settings, engine=engine))
+        except BaseException:
+            self._restore_header()
+            raise
         return faults
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete items by their names.
 
         Raises:
-            ValueError: a name that is not there; nothing is deleted then.
+            ValueError: a name that is not there; an engine that cannot be loaded, or was passed over.
+                Nothing is deleted then. If the engine fails later, the items are deleted all the same.
         """
+        self._check_engine()
         places = {name: place for place, name in self._named()}
         if missing := [name for name in names if name not in places]:
             raise ValueError(f"{self.path} has no {first_few(missing)}")
         gone = {places[name] for name in names}
         self._write(replace(self._settings, deleted=tuple(sorted({*self._settings.deleted, *gone}))))
+        with self._engines_with(self.is_there(), self._settings.count, sorted(gone)) as engine:
+            if engine != self.engine:
+                self._write(replace(self._settings, engine=engine))
 
     def names(self) -> list[str]:
         """The names of the items that are there, in order."""
@@ -198,13 +284,11 @@ class Index:
 
     def is_image(self) -> np.ndarray:
         """Which items are images, ``(N,)`` bool, deleted ones too."""
-        return self._mapped(_IMAGES, np.uint8).astype(bool)
+        return self._images(self._settings.count)
 
     def is_there(self) -> np.ndarray:
         """Which items are not deleted, ``(N,)`` bool."""
-        there = np.ones(self._settings.count, bool)
-        there[list(self._settings.deleted)] = False
-        return there
+        return _there(self._settings)
 
     def item(self, place: int) -> Item:
         """The item at a place."""
@@ -221,10 +305,40 @@ class Index:
                 if place not in deleted:
                     yield place, json.loads(line)["name"]
 
-    def _mapped(self, name: str, dtype: Any) -> np.ndarray:
-        if not self._settings.count:
+    def _images(self, count: int) -> np.ndarray:
+        return self._mapped(_IMAGES, np.uint8, count).astype(bool)
+
+    def _mapped(self, name: str, dtype: Any, count: int | None = None) -> np.ndarray:
+        count = self._settings.count if count is None else count
+        if not count:
             return np.empty(0, dtype)
-        return np.memmap(self.path / name, dtype, mode="r", shape=(self._settings.count,))
+        return np.memmap(self.path / name, dtype, mode="r", shape=(count,))
+
+    def _engines_of(self, settings: EngineSettings, address: Address) -> Engines:
+        images, there = self.is_image(), self.is_there()
+        counts = {"image": int((images & there).sum()), "text": int((~images & there).sum())}
+        return Engines(self.path, settings, address, self.model, self.curv, counts)
+
+    def _check_engine(self) -> None:
+        """Load what is to be changed, before anything is."""
+        if self._engines is not None:
+            self._engines.load()
+        elif self.engine is not None:
+            raise ValueError(f"{self.path} was opened without its engine, and is not changed without it")
+
+    @contextmanager
+    def _engines_with(
+        self, there: np.ndarray, start: int, gone: Sequence[int] = ()
+    ) -> Iterator[EngineSettings | None]:
+        """The engine brought in step with what the index has once the context is left."""
+        if self._engines is None or not len(there):
+            yield None if self._engines is None else self._engines.settings
+            return
+        images = self._images(len(there))
+        with self._engines.update(
+            self.points_file, images, there, start, np.array(gone, np.int64)
+        ) as settings:
+            yield settings
 
     def _sizes(self) -> dict[str, int]:
         count = self._settings.count
@@ -246,7 +360,7 @@ class Index:
                 self._restore_header()
 
     def _restore_header(self) -> None:
-        """After a process died between the header and the settings."""
+        """After a process died, or an engine failed, between the header and the settings."""
         with open(self.points_file, "r+b") as file:
             file.write(_npy_header(self._settings.count, self.width))
 
@@ -263,8 +377,17 @@ class Index:
         files[_ITEMS].seek(end)
 
     def _write(self, settings: _Settings) -> None:
-        write_json(self.path / _SETTINGS, {"format_version": FORMAT_VERSION, **asdict(settings)})
+        content = asdict(settings)
+        if settings.engine is None:
+            del content["engine"]
+        write_json(self.path / _SETTINGS, {"format_version": FORMAT_VERSION, **content})
         self._settings = settings
+
+
+def _there(settings: _Settings) -> np.ndarray:
+    there = np.ones(settings.count, bool)
+    there[list(settings.deleted)] = False
+    return there
 
 
 def _append(files: dict[str, Any], items: Sequence[Encoded]) -> None:
@@ -306,6 +429,8 @@ def _npy_header(count: int, width: int) -> bytes:
 
 def _check_settings(settings: _Settings) -> None:
     for name, value in asdict(settings).items():
+        if name == "engine":
+            continue  # checked when it was read
         if name in ("model", "model_dir"):
             good = isinstance(value, str)
         elif name == "curv":

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hypkernels.retrieval.engines.base import Engine, RecallWarning, read_header, recall_of
+from hypkernels.retrieval.engines.base import Engine, FarPointError, RecallWarning, read_header, recall_of
 from hypkernels.retrieval.engines.exact import Exact
 from hypkernels.retrieval.engines.faiss import Faiss
 from hypkernels.retrieval.engines.hnswlib import Hnswlib
@@ -42,6 +42,7 @@ __all__ = [
     "Engine",
     "Exact",
     "Faiss",
+    "FarPointError",
     "Hnswlib",
     "Lancedb",
     "Milvus",

@@ -38,6 +38,10 @@ class RecallWarning(UserWarning):
     """An index finds fewer of the nearest than :data:`LEAST_RECALL`."""
 
 
+class FarPointError(ValueError):
+    """A point is farther from the origin than those that the index was built for."""
+
+
 class Candidates(NamedTuple):
     """What an engine proposes: ``points`` ``(n, D)``, their ``ids``, and each query's ``rows`` ``(Q, m)``."""
 
@@ -144,8 +148,8 @@ class Engine(ABC):
             ids: ``(n,)`` distinct integers from 0 that the index does not have.
 
         Raises:
-            TypeError, ValueError: as :meth:`build`; an id that is there; a point farther from the origin than
-                ``max_radius``. Nothing is added then.
+            TypeError, ValueError: as :meth:`build`; an id that is there. Nothing is added then.
+            FarPointError: a point farther from the origin than ``max_radius``. Nothing is added then.
         """
         self._check_built()
         rows = check_points_of("points", points, self._width).to(self._points_dtype)
@@ -157,7 +161,7 @@ class Engine(ABC):
             row = int(far.nonzero()[0])
             distance = dist0(rows[row].double(), self.curv).item()
             most = radius_of(self._transform.longest, self.curv)
-            raise ValueError(
+            raise FarPointError(
                 f"points row {row} is {distance:.6g} from the origin, and the index was built for {most:.6g} "
                 "at most: build it anew, or with max_radius"
             )
@@ -179,6 +183,17 @@ class Engine(ABC):
             raise ValueError(f"ids must be in the index, {missing[0]} is not")
         if len(ids):
             self._remove(ids)
+
+    def present(self, ids: Any) -> np.ndarray:
+        """Those of ``ids`` that the index has, ``(n,)`` int64.
+
+        Raises:
+            TypeError, ValueError: not distinct integers from 0.
+            RuntimeError: nothing was built or loaded.
+        """
+        self._check_built()
+        ids = as_ids(ids)
+        return self._present(ids) if len(ids) else ids
 
     def search(
         self, queries: Tensor, k: int, curv: float | Tensor = 1.0, *, model: str | None = None
@@ -256,6 +271,10 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close a database's connection; its rows stay."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Drop a database's table, with its rows; what lives in memory goes with the object."""
 
     @abstractmethod
     def __len__(self) -> int: ...

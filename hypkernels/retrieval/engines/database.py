@@ -55,6 +55,10 @@ class DatabaseEngine(Engine):
         """An empty table in place of what was there."""
 
     @abstractmethod
+    def _unmake(self) -> None:
+        """Drop the table, which is there."""
+
+    @abstractmethod
     def _description(self) -> str | None:
         """What :meth:`_make` was given, None where there is no such table."""
 
@@ -64,6 +68,12 @@ class DatabaseEngine(Engine):
     @abstractmethod
     def _nearest_rows(self, vectors: np.ndarray, count: int) -> Sequence[Sequence[Row]]:
         """Of each query."""
+
+    def drop(self) -> None:
+        """Drop the table with its rows, where it is there."""
+        self._form = None
+        if self._exists():
+            self._unmake()
 
     def _prepare(self, gallery: Gallery) -> None:
         if not (self.replace or self._mine) and self._exists():

@@ -77,6 +77,9 @@ class Lancedb(DatabaseEngine):
         schema = arrow.schema(columns, metadata={HEADER_KEY: description})
         self._rows = self._database.create_table(self.table, schema=schema, mode="overwrite")
 
+    def _unmake(self) -> None:
+        self._database.drop_table(self.table)
+
     def _description(self) -> str | None:
         if not self._exists():
             return None

@@ -83,10 +83,13 @@ class Milvus(DatabaseEngine):
             "vector", index_type=self.kind.upper(), metric_type=METRICS[self._transform.metric], params=effort
         )
         if self._exists():
-            self._client.drop_collection(self.table)
+            self._unmake()
         self._client.create_collection(
             self.table, schema=schema, index_params=index, properties={PROPERTY: description}
         )
+
+    def _unmake(self) -> None:
+        self._client.drop_collection(self.table)
 
     def _description(self) -> str | None:
         if not self._exists():

@@ -89,6 +89,9 @@ class Pgvector(DatabaseEngine):
             self._run("ALTER TABLE {table} ALTER point SET STORAGE EXTERNAL")  # floats do not compress
             self._run("COMMENT ON TABLE {table} IS {text}", text=description)
 
+    def _unmake(self) -> None:
+        self._run("DROP TABLE {table}")
+
     def _description(self) -> str | None:
         return self._run("SELECT obj_description(to_regclass({name}), 'pg_class')").fetchone()[0]
 

@@ -72,7 +72,7 @@ class Qdrant(DatabaseEngine):
         models = self._models
         distances = {"l2": "EUCLID", "cosine": "COSINE", "inner": "DOT"}
         if self._exists():
-            self._client.delete_collection(self.table)
+            self._unmake()
         self._client.create_collection(
             self.table,
             vectors_config=models.VectorParams(
@@ -83,6 +83,9 @@ class Qdrant(DatabaseEngine):
             hnsw_config=models.HnswConfigDiff(m=self.m, ef_construct=self.ef_construction),
             metadata=json.loads(description),
         )
+
+    def _unmake(self) -> None:
+        self._client.delete_collection(self.table)
 
     def _description(self) -> str | None:
         return json.dumps(self._client.get_collection(self.table).config.metadata) if self._exists() else None

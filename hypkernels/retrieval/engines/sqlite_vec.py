@@ -52,13 +52,16 @@ class SqliteVec(DatabaseEngine):
     def _make(self, description: str) -> None:
         columns = f"vector float[{self._transform.width}] distance_metric={self._transform.metric}"
         with self._connection:
-            self._run("DROP TABLE IF EXISTS {table}")
-            self._run("DROP TABLE IF EXISTS {table}_about")
+            self._unmake()
             self._run(
                 f"CREATE VIRTUAL TABLE {{table}} USING vec0(id integer primary key, {columns}, +point blob)"
             )
             self._run("CREATE TABLE {table}_about (header text)")
             self._run("INSERT INTO {table}_about VALUES (?)", description)
+
+    def _unmake(self) -> None:
+        self._run("DROP TABLE IF EXISTS {table}")
+        self._run("DROP TABLE IF EXISTS {table}_about")
 
     def _description(self) -> str | None:
         return self._run("SELECT header FROM {table}_about")[0][0] if self._exists() else None
