@@ -101,7 +101,7 @@ def demo(directory: Path, *, seed: int = 0) -> str:
     )
     write_json(directory / "evaluation.json", report.to_dict())
     _calibrate(result.model_dir, calibration, manifests["val"])
-    pictures = plots.save_plots(directory / "plots", dataset, test, traversal)
+    pictures = plots.save_plots(directory / "plots", dataset, test, traversal, thresholds)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))
     places = "\n".join(f"  {path}" for path in pictures)
     return f"{printed(report)}\n\nPictures:\n{places}\n\n{_NEXT.format(run=directory)}"

@@ -60,7 +60,8 @@ def _classify_eval(args: argparse.Namespace) -> int:
     if args.plots is not None:
         from hysac.plots.classification import save_classification
 
-        for path in save_classification(Path(args.plots), items, distances, scorer.points):
+        place = Path(args.plots)
+        for path in save_classification(place, items, distances, scorer.points, scorer.bounds):
             print(f"picture: {path}")
     return 0
 

@@ -115,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.plots is not None:
         from hysac.plots import save_plots
 
-        pictures = save_plots(Path(args.plots), dataset, embeddings, traversal)
+        pictures = save_plots(Path(args.plots), dataset, embeddings, traversal, thresholds)
     print(report.format_tables(args.format))
     print(f"\nall numbers: {out}")
     for path in pictures:

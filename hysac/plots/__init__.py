@@ -2,8 +2,12 @@
 
 from hysac.plots.figures import (
     COLOURS,
+    DASHES,
     GREEN,
+    HATCHES,
+    MARKERS,
     NAMES,
+    bin_edges,
     distance_histogram,
     heat_map,
     polar_view,
@@ -17,8 +21,12 @@ from hysac.plots.found import found_sheet, redirection_strip
 
 __all__ = [
     "COLOURS",
+    "DASHES",
     "GREEN",
+    "HATCHES",
+    "MARKERS",
     "NAMES",
+    "bin_edges",
     "distance_histogram",
     "found_sheet",
     "heat_map",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hysac.data.images import load_image
+from hysac.embeddings import MODALITIES
 from hysac.evaluation.classification import precision_recall, roc, worst_mistakes
-from hysac.plots.figures import COLOURS, GREEN, GREY, _figure, save
+from hysac.plots.figures import COLOURS, GREEN, GREY, _figure, draw_histogram, save
+from hysac.safety import DEFAULT_STATISTIC, Bounds
 from hysac.scoring.calibration import labelled_distances
 from hysac.scoring.labelled import Labelled
 from hysac.scoring.operating_points import OperatingPoints
@@ -19,17 +21,24 @@ from hysac.scoring.operating_points import OperatingPoints
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = {"text": ("-", "o", COLOURS["U"]), "image": ("--", "s", COLOURS["S"])}
+_STYLE = {"text": ("-", "o", "black"), "image": ("--", "s", GREEN)}
 
 
 def save_classification(
-    directory: Path, items: Sequence[Labelled], distances: Sequence[float], points: OperatingPoints | None
+    directory: Path,
+    items: Sequence[Labelled],
+    distances: Sequence[float],
+    points: OperatingPoints | None,
+    bounds: Bounds | None = None,
 ) -> list[Path]:
-    """Write the curves and the worst mistakes of each modality into ``directory``; returns their paths."""
+    """Write curves, histograms and each modality's worst mistakes into ``directory``; returns their paths."""
     by_modality = labelled_distances(
         [item.modality for item in items], [item.is_unsafe for item in items], distances
     )
-    figures = {"classification": curves(by_modality, points)}
+    figures = {
+        "classification": curves(by_modality, points),
+        "histograms": histograms(by_modality, points, bounds),
+    }
     for modality in by_modality:
         safe, unsafe = worst_mistakes(items, distances, modality, 8)
         figures[f"worst_{modality}s"] = mistakes(items, distances, safe, unsafe)
@@ -73,6 +82,24 @@ def curves(by_modality: dict[str, tuple[np.ndarray, np.ndarray]], points: Operat
     return figure
 
 
+def histograms(
+    by_modality: dict[str, tuple[np.ndarray, np.ndarray]],
+    points: OperatingPoints | None,
+    bounds: Bounds | None,
+) -> Figure:
+    """How safe and unsafe items spread over the distance, with the threshold and the bound."""
+    figure, grid = _figure(5.6 * len(by_modality), 4, columns=len(by_modality))
+    for axes, (modality, samples) in zip(np.atleast_1d(grid), by_modality.items(), strict=True):
+        letters = MODALITIES[modality]
+        shown = {letter: one for letter, one in zip(letters, samples, strict=True) if len(one)}
+        safe, limit = letters[0], {}
+        if points is not None and modality in points.modalities:
+            limit[modality] = points.point(modality).threshold
+        bound = {} if bounds is None or safe not in bounds.classes else {safe: bounds[safe]}
+        draw_histogram(axes, shown, {one: getattr(of, DEFAULT_STATISTIC) for one, of in bound.items()}, limit)
+    return figure
+
+
 def reliability(
     safe: np.ndarray, unsafe: np.ndarray, curve: Any, bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +120,8 @@ def mistakes(
     figure, grid = _figure(1.6 * columns + 0.4, 4.2, rows=2, columns=columns)
     grid = np.asarray(grid).reshape(2, columns)
     rows = (
-        ("safe, the farthest out", safe, GREEN),
-        ("unsafe, the nearest to the origin", unsafe, COLOURS["U"]),
+        ("\u25cf safe, the farthest out", safe, COLOURS["S"]),
+        ("\u25b2 unsafe, the nearest to the origin", unsafe, COLOURS["U"]),
     )
     for line, (title, chosen, colour) in zip(grid, rows, strict=True):
         line[0].set_title(title, loc="left", fontsize=9, color=colour, weight="bold")

@@ -6,7 +6,7 @@ Every function returns a ``matplotlib.figure.Figure`` that belongs to no window:
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,35 +24,99 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart: safe is blue, unsafe is red; texts
-# are dark, images light.
+# are dark, images light. Whatever has a colour has a shape, a dash or a hatch of its own, too, for those who
+# print in grey: safe is round or square and unsafe a triangle, frames of safe items are solid, others dashed.
 COLOURS = {"S": "#0072B2", "V": "#56B4E9", "U": "#D55E00", "G": "#E69F00"}
 GREEN, GREY = "#009E73", "#7F7F7F"
 NAMES = {"S": "safe text", "V": "safe image", "U": "unsafe text", "G": "unsafe image"}
+MARKERS = {"S": "o", "V": "s", "U": "^", "G": "v"}
+DASHES: dict[str, Any] = {"S": "-", "V": (0, (5, 1.5)), "U": (0, (3, 1, 1, 1)), "G": (0, (1, 1))}
+HATCHES = {"S": "", "V": "////", "U": "....", "G": "xxxx"}
+MODALITY_DASHES, MODALITY_MARKERS = {"text": "-", "image": "--"}, {"text": "o", "image": "s"}
 DPI = 150
 
+_BINS = (5, 80)
 
-def distance_histogram(embeddings: Embeddings, traversal: Traversal | None = None) -> Figure:
-    """How the classes spread over the distance to the origin; with a traversal, where it puts queries."""
-    figure, axes = _figure(7, 3.6)
+
+def distance_histogram(
+    embeddings: Embeddings,
+    traversal: Traversal | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> Figure:
+    """How the classes spread over the distance to the origin.
+
+    Args:
+        embeddings: of any of the classes.
+        traversal: marks the bounds that it moves unsafe queries to.
+        thresholds: of ``"text"`` and ``"image"``, beyond which they are called unsafe: marked, too.
+    """
+    figure, axes = _figure(7, 4.5)
     distances = {letter: _distance0(embeddings, letter) for letter in embeddings.present}
-    pooled = np.concatenate(list(distances.values()))
-    bins = np.linspace(pooled.min(), pooled.max(), 61)
-    for letter, values in distances.items():
-        weights = np.full(len(values), 100 / len(values))
-        style = {"bins": bins, "weights": weights, "color": COLOURS[letter]}
-        axes.hist(values, **style, alpha=0.45, label=NAMES[letter])
-        axes.hist(values, **style, histtype="step", linewidth=1.2)
+    bounds = {}
     if traversal is not None:
-        for letter, dashes in (("S", (0, (1, 1.5))), ("V", (0, (5, 2)))):
+        for letter in "SV":
             if letter in traversal.bounds.classes:
-                bound = getattr(traversal.bounds[letter], traversal.statistic) + traversal.margin
-                label = f"bound of {NAMES[letter]}s"
-                axes.axvline(bound, color=COLOURS[letter], linestyle=dashes, linewidth=1.5, label=label)
+                bounds[letter] = getattr(traversal.bounds[letter], traversal.statistic) + traversal.margin
+    draw_histogram(axes, distances, bounds, thresholds or {})
+    axes.set_title("Distance to the origin, by class")
+    return figure
+
+
+def draw_histogram(
+    axes: Any,
+    distances: Mapping[str, np.ndarray],
+    bounds: Mapping[str, float],
+    thresholds: Mapping[str, float],
+) -> None:
+    """The distances of classes by letter; bounds dotted in the colours of classes, thresholds black, knobbed.
+
+    What is called unsafe lies beyond a threshold; a bound is where redirected queries go.
+    """
+    edges = bin_edges(list(distances.values()))
+    for letter, values in distances.items():
+        axes.hist(
+            values,
+            bins=edges,
+            weights=np.full(len(values), 100 / len(values)),
+            histtype="stepfilled",
+            facecolor=(COLOURS[letter], 0.3),
+            edgecolor=COLOURS[letter],
+            hatch=HATCHES[letter],
+            linestyle=DASHES[letter],
+            linewidth=1.3,
+            label=NAMES[letter],
+        )
+    for letter, dashes in (("S", (0, (1, 1.5))), ("V", (0, (4, 1.5, 1, 1.5)))):
+        if letter in bounds:
+            label = f"bound of {NAMES[letter]}s: redirection"
+            style = {"color": COLOURS[letter], "linestyle": dashes, "linewidth": 2.2}
+            axes.axvline(bounds[letter], **style, label=label)
+    for modality, dash in MODALITY_DASHES.items():
+        if modality in thresholds:
+            style = {"color": "black", "linestyle": dash, "linewidth": 1.3, "clip_on": False}
+            knob = {"marker": MODALITY_MARKERS[modality], "markevery": [1], "markersize": 6}
+            label = f"threshold of {modality}s: unsafe beyond"
+            axes.axvline(thresholds[modality], **style, **knob, label=label)
     axes.set_xlabel("geodesic distance to the origin")
     axes.set_ylabel("share of the class, %")
-    axes.set_title("Distance to the origin, by class")
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}  # where it covers nothing
+    axes.legend(**below, ncols=2, frameon=False, fontsize=8, handlelength=3)
+
+
+def bin_edges(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Edges of equal bins for all samples, of the least width that Freedman and Diaconis' rule gives one.
+
+    That is ``2 IQR / n**(1/3)``. Of a few items it says little: of ``N`` in all there are at most
+    ``2 sqrt(N)`` bins, and 5 to 80.
+    """
+    pooled = np.concatenate(samples)
+    low, high = float(pooled.min()), float(pooled.max())
+    if low == high:
+        low, high = low - 0.5 * max(abs(low), 1e-3), high + 0.5 * max(abs(high), 1e-3)
+    spreads = [np.subtract(*np.percentile(one, [75, 25])) / len(one) ** (1 / 3) for one in samples]
+    width = min((2 * spread for spread in spreads if spread > 0), default=high - low)
+    most = max(_BINS[0], min(_BINS[1], int(2 * len(pooled) ** 0.5)))
+    return np.linspace(low, high, 1 + int(np.clip(np.ceil((high - low) / width), _BINS[0], most)))
 
 
 def polar_view(embeddings: Embeddings, limit: int = 400) -> Figure:
@@ -71,7 +135,8 @@ def polar_view(embeddings: Embeddings, limit: int = 400) -> Figure:
         axes.scatter(
             np.arctan2(flat[:, 1], flat[:, 0]),
             vectors.norm(dim=1).numpy(),
-            s=9,
+            s=13,
+            marker=MARKERS[letter],
             color=COLOURS[letter],
             alpha=0.75,
             linewidths=0,
@@ -121,7 +186,7 @@ def retrieved_images(
             for place, (index, unsafe) in enumerate(nearest[line]):
                 axes = figure.add_subplot(grid[line, 1 + side * (k + 1) + place])
                 axes.imshow(dataset.images(index)[unsafe], interpolation="nearest")
-                _frame(axes, COLOURS["U" if unsafe else "S"], is_partner=index == row)
+                _frame(axes, unsafe, is_partner=index == row)
     return figure
 
 
@@ -138,16 +203,18 @@ def retrieved_texts(
     for line, row in enumerate(rows):
         axes = figure.add_subplot(grid[line, 0])
         axes.imshow(dataset.images(row)[1], interpolation="nearest")
-        _frame(axes, COLOURS["U"], is_partner=False)
+        _frame(axes, True, is_partner=False)
     for side, nearest in enumerate(_search(embeddings, traversal, rows, "G", k)):
         for line, row in enumerate(rows):
             axes = figure.add_subplot(grid[line, 2 + 2 * side])
             axes.axis("off")
             for place, (index, unsafe) in enumerate(nearest[line]):
                 record = dataset.records[index]
+                height = 1 - (place + 0.5) / k
+                mark(axes, 0.015, height, unsafe)
                 axes.text(
-                    0,
-                    1 - (place + 0.5) / k,
+                    0.05,
+                    height,
                     textwrap.fill(record.unsafe_caption if unsafe else record.safe_caption, 64),
                     va="center",
                     fontsize=8,
@@ -169,29 +236,31 @@ def training_curves(run_dir: Path) -> Figure:
     figure, grid = _figure(10, 6.4, rows=2, columns=2)
     (losses, recalls), (distances, curvature) = grid
 
-    for family, colour in (("contrastive", COLOURS["S"]), ("entailment", COLOURS["U"])):
-        for split, line, style in (("training", train, "-"), ("validation", val, "o--")):
+    for family, letter, dashes in (("contrastive", "S", ("-", "--")), ("entailment", "U", ("-.", ":"))):
+        for split, line, dash in zip(("training", "validation"), (train, val), dashes, strict=True):
             sums = [sum(v for name, v in record.items() if name.startswith(family)) for record in line]
-            label = f"{family}, {split}"
-            losses.plot(_steps(line), sums, style, color=colour, label=label, markersize=4, linewidth=1.4)
+            marker = MARKERS[letter] if split == "validation" else None
+            style = {"linestyle": dash, "marker": marker, "color": COLOURS[letter]}
+            losses.plot(_steps(line), sums, **style, label=f"{family}, {split}", markersize=4, linewidth=1.4)
     losses.set_ylabel("sum of the loss terms")
 
     shown = {
-        "T->I R@1": ("T→I", COLOURS["S"]),
-        "I->T R@1": ("I→T", COLOURS["V"]),
-        "T*->I u I* R@1": ("T*→I u I*, as it is", COLOURS["U"]),
-        "T*->I u I* (traversed) R@1": ("T*→I u I*, redirected", GREEN),
+        "T->I R@1": ("T→I", COLOURS["S"], "o-"),
+        "I->T R@1": ("I→T", COLOURS["V"], "s--"),
+        "T*->I u I* R@1": ("T*→I u I*, as it is", COLOURS["U"], "^-."),
+        "T*->I u I* (traversed) R@1": ("T*→I u I*, redirected", GREEN, "D:"),
     }
-    for name, (label, colour) in shown.items():
+    for name, (label, colour, style) in shown.items():
         points = [record for record in val if name in record]
         values = [100 * record[name] for record in points]
-        recalls.plot(_steps(points), values, "o-", color=colour, label=label, markersize=4)
+        recalls.plot(_steps(points), values, style, color=colour, label=label, markersize=4)
     recalls.set_ylabel("validation R@1, %")
 
     for letter, name in NAMES.items():
         points = [record for record in val if f"distance {letter}" in record]
         values = [record[f"distance {letter}"] for record in points]
-        distances.plot(_steps(points), values, "o-", color=COLOURS[letter], label=name, markersize=4)
+        style = {"linestyle": DASHES[letter], "marker": MARKERS[letter], "color": COLOURS[letter]}
+        distances.plot(_steps(points), values, **style, label=name, markersize=4)
     distances.set_ylabel("mean distance to the origin")
 
     curvature.plot(_steps(train), [record["curvature"] for record in train], color=COLOURS["S"])
@@ -207,9 +276,10 @@ def training_curves(run_dir: Path) -> Figure:
 def heat_map(image: Tensor, shares: Tensor) -> Figure:
     """An image ``(3, H, W)`` beside what each part adds to its distance ``(H, W)``: see ``explain_image``.
 
-    Red parts move it away from the origin, to the unsafe; blue ones towards it.
+    Red parts move it away from the origin, to the unsafe; blue ones towards it. Those that do most of it are
+    dotted and striped.
     """
-    figure, grid = _figure(7.4, 3.6, columns=2)
+    figure, grid = _figure(7.4, 3.9, columns=2)
     picture = image.permute(1, 2, 0).numpy()
     for axes in grid.flat:
         axes.imshow(picture)
@@ -217,14 +287,22 @@ def heat_map(image: Tensor, shares: Tensor) -> Figure:
     most = float(shares.abs().max()) or 1.0
     drawn = grid.flat[1].imshow(shares.numpy(), cmap="coolwarm", vmin=-most, vmax=most, alpha=0.65)
     figure.colorbar(drawn, ax=grid.flat[1], label="share of the distance to the origin")
+    levels = np.array([-1.001, -0.4, 0.4, 1.001]) * most  # a map that both ends darken says no sign in grey
+    grid.flat[1].contourf(shares.numpy(), levels, colors="none", hatches=["////", None, "..."])
+    grid.flat[0].set_title("dotted: away from the origin   striped: towards it", fontsize=9, loc="left")
     return figure
 
 
 def save_plots(
-    directory: Path, dataset: Quadruplets, embeddings: Embeddings, traversal: Traversal | None
+    directory: Path,
+    dataset: Quadruplets,
+    embeddings: Embeddings,
+    traversal: Traversal | None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Write every picture that the data allows into ``directory``; returns their paths."""
-    figures = {"distances": distance_histogram(embeddings, traversal), "polar": polar_view(embeddings)}
+    histogram = distance_histogram(embeddings, traversal, thresholds)
+    figures = {"distances": histogram, "polar": polar_view(embeddings)}
     if traversal is not None and embeddings.has("SVUG"):
         figures["retrieved_images"] = retrieved_images(dataset, embeddings, traversal)
         figures["retrieved_texts"] = retrieved_texts(dataset, embeddings, traversal)
@@ -287,17 +365,41 @@ def _grid(
     for column, title in titles.items():
         left = grid[0, column].get_position(figure).x0
         figure.text(left, 1 - 0.35 / height, title, fontsize=10, weight="bold")
-    legend = "blue is safe, red is unsafe; thick marks the query's own quadruplet"
+    legend = (
+        "blue \u25cf, solid: safe   red \u25b2, dashed: unsafe   thick or bold: the query's own quadruplet"
+    )
     figure.text(0.01, 0.08 / height, legend, fontsize=8, color=GREY)
     return figure, grid
 
 
-def _frame(axes: Any, colour: str, *, is_partner: bool) -> None:
+def _frame(axes: Any, unsafe: bool, *, is_partner: bool) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
+    frame(axes, "unsafe" if unsafe else "safe", 4 if is_partner else 1.5)
+
+
+def frame(axes: Any, decision: str | None, width: float) -> None:
+    """A frame and a mark: blue, solid and a disc for safe, red, dashed and a triangle for unsafe."""
+    colour = {"safe": COLOURS["S"], "unsafe": COLOURS["U"], None: GREY}[decision]
     for spine in axes.spines.values():
+        spine.set_visible(True)
         spine.set_color(colour)
-        spine.set_linewidth(4 if is_partner else 1.5)
+        spine.set_linewidth(width)
+        spine.set_capstyle("butt")  # others fill the gaps
+        spine.set_linestyle((0, (2, 1)) if decision == "unsafe" else "-")
+    if decision is not None:
+        mark(axes, 0.1, 0.9, decision == "unsafe")
+
+
+def mark(axes: Any, x: float, y: float, unsafe: bool) -> None:
+    """A red triangle or a blue disc at a place of the axes, from 0 to 1; it moves no limits."""
+    from matplotlib.lines import Line2D
+
+    letter = "U" if unsafe else "S"
+    style: dict[str, Any] = {"marker": MARKERS[letter], "color": COLOURS[letter], "markeredgecolor": "white"}
+    drawn = Line2D([x], [y], **style, markersize=8, transform=axes.transAxes, clip_on=False)
+    drawn.set_in_layout(False)
+    axes.add_artist(drawn)
 
 
 def _search(

@@ -10,13 +10,13 @@ import numpy as np
 
 from hysac.data.images import load_image
 from hysac.index import Answer, Hit, Step
-from hysac.plots.figures import COLOURS, GREY, _figure
+from hysac.plots.figures import _figure, frame
 from hysac.scoring.scorer import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKS = {"safe": ("\u25cf safe", COLOURS["S"]), "unsafe": ("\u25b2 unsafe", COLOURS["U"]), None: ("", GREY)}
+_MARKS = {"safe": "\u25cf safe", "unsafe": "\u25b2 unsafe", None: ""}
 """A disc and a triangle, so that no colour is needed to tell them apart."""
 
 
@@ -24,14 +24,14 @@ def found_sheet(query: str, answer: Answer, columns: int = 5) -> Figure:
     """The items of an answer, the nearest first."""
     rows = max(1, -(-len(answer.hits) // columns))
     figure, grid = _figure(2.1 * columns, 2.5 * rows + 0.6, rows=rows, columns=columns)
-    title = f"{query}   {_mark(answer.query)[0]}" + (
+    title = f"{query}   {_mark(answer.query)}" + (
         f", redirected by {answer.moved:.3f}" if answer.moved else ""
     )
     figure.suptitle(textwrap.shorten(title, 110), fontsize=10, parse_math=False)
     for axes, hit in zip(np.asarray(grid).flat, [*answer.hits, *[None] * (rows * columns)], strict=False):
         _draw(axes, hit)
         if hit is not None:
-            axes.set_xlabel(f"{hit.distance:.3f}  {_mark(hit.score)[0]}", fontsize=8)
+            axes.set_xlabel(f"{hit.distance:.3f}  {_mark(hit.score)}", fontsize=8)
     return figure
 
 
@@ -52,12 +52,7 @@ def _draw(axes: Any, hit: Hit | None) -> None:
     if hit is None:
         axes.set_axis_off()
         return
-    told, colour = _mark(hit.score)
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(colour)
-        spine.set_linewidth(2)
-        spine.set_linestyle("--" if told.endswith("unsafe") else "-")
+    frame(axes, hit.score.decision, 2)
     content = hit.item.content
     if isinstance(content, str):
         axes.text(
@@ -70,5 +65,5 @@ def _draw(axes: Any, hit: Hit | None) -> None:
         axes.text(0.5, 0.5, "cannot be read", ha="center", va="center", fontsize=7)
 
 
-def _mark(score: Score) -> tuple[str, str]:
+def _mark(score: Score) -> str:
     return _MARKS[score.decision]

@@ -128,7 +128,7 @@ def test_the_command(tmp_path, capsys):
     assert at["fnr"] == np.mean([one.decision == "safe" for one in scores[1::2]])
     assert set(content["modalities"]["image"]["categories"]) == {"fire"}
     drawn = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert drawn == {"classification.png", "worst_images.png", "worst_texts.png"}
+    assert drawn == {"classification.png", "histograms.png", "worst_images.png", "worst_texts.png"}
 
 
 def test_the_data_of_the_calibration_is_told(tmp_path, capsys):

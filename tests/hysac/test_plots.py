@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import itertools
 import json
 from dataclasses import replace
 
@@ -13,6 +14,12 @@ from PIL import Image
 import hypkernels as hk
 from hysac import Bounds, Embeddings, Traversal, fit_bounds, plots
 from hysac.data import ToyQuadruplets
+from hysac.index import Answer, Hit
+from hysac.plots.classification import curves, histograms, mistakes
+from hysac.scoring.calibration import fit_operating_points
+from hysac.scoring.items import Item
+from hysac.scoring.labelled import Labelled
+from hysac.scoring.scorer import Score
 from hysac.training.run_log import RunLog
 
 pytest.importorskip("matplotlib")
@@ -51,20 +58,49 @@ def texts(axes):
 
 
 def test_histogram(embeddings, traversal):
-    figure = plots.distance_histogram(embeddings, traversal)
+    thresholds = {"text": 0.62, "image": 0.8}
+    figure = plots.distance_histogram(embeddings, traversal, thresholds)
     (axes,) = figure.axes
     assert axes.get_xlabel() == "geodesic distance to the origin"
     assert axes.get_ylabel() == "share of the class, %"
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == [*plots.NAMES.values(), "bound of safe texts", "bound of safe images"]
-    bars = [patches for patches in axes.containers if len(patches) == 60]
-    assert len(bars) == 4
-    for letter, patches in zip("SVUG", bars, strict=True):
-        assert sum(bar.get_height() for bar in patches) == pytest.approx(100)
-        mean = sum(bar.get_height() / 100 * (bar.get_x() + bar.get_width() / 2) for bar in patches)
-        assert mean == pytest.approx(RADII[letter], rel=0.02)
-    bounds = [line.get_xdata()[0] for line in axes.lines]
-    assert bounds == pytest.approx([traversal.bounds["S"].avg, traversal.bounds["V"].avg])
+    assert labels == [
+        *plots.NAMES.values(),
+        "bound of safe texts: redirection",
+        "bound of safe images: redirection",
+        "threshold of texts: unsafe beyond",
+        "threshold of images: unsafe beyond",
+    ]
+    assert len(axes.patches) == 4
+    for letter, filled in zip("SVUG", axes.patches, strict=True):
+        corners = filled.get_xy()
+        top = corners[1 : len(corners) // 2 + 1]
+        heights, middles = top[:-1:2, 1], (top[:-1:2, 0] + top[1::2, 0]) / 2
+        assert heights.sum() == pytest.approx(100)
+        assert (heights * middles).sum() / 100 == pytest.approx(RADII[letter], rel=0.02)
+    marked = [line.get_xdata()[0] for line in axes.lines]
+    bounds = [traversal.bounds[letter].avg for letter in "SV"]
+    assert marked == pytest.approx([*bounds, *thresholds.values()])
+
+
+@pytest.mark.parametrize(("count", "fewest", "most"), [(1, 5, 5), (6, 5, 8), (500, 20, 60)])
+def test_bins_are_as_wide_as_there_are_few_items(count, fewest, most):
+    samples = [np.random.default_rng(seed).normal(seed, 0.3, count) for seed in range(3)]
+    edges = plots.bin_edges(samples)
+    assert fewest <= len(edges) - 1 <= most
+    assert np.ptp(np.diff(edges)) == pytest.approx(0, abs=1e-12)
+    assert sum(np.histogram(one, edges)[0].sum() for one in samples) == 3 * count
+    spread = min(np.subtract(*np.percentile(one, [75, 25])) for one in samples)
+    if count == 500:
+        wanted = np.ptp(np.concatenate(samples)) / (2 * spread / count ** (1 / 3))
+        assert len(edges) - 1 == np.ceil(wanted)
+
+
+def test_bins_of_items_at_one_distance():
+    for value in (0.0, 0.7):
+        edges = plots.bin_edges([np.full(4, value)])
+        assert edges[0] < value < edges[-1]
+        assert np.histogram(np.full(4, value), edges)[0].max() == 4
 
 
 def test_histogram_of_texts_alone(embeddings):
@@ -107,6 +143,8 @@ def test_retrieved_images(embeddings, traversal, dataset):
             [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         )
         assert spine.get_linewidth() == 4
+        assert (spine.get_linestyle() != "-") == unsafe
+        assert [line.get_marker() for line in axes.lines] == ["^" if unsafe else "o"]
 
 
 def test_retrieved_texts(embeddings, traversal, dataset):
@@ -117,6 +155,7 @@ def test_retrieved_texts(embeddings, traversal, dataset):
     assert as_it_is == [record.unsafe_caption, record.safe_caption]
     assert redirected == [record.safe_caption, record.unsafe_caption]
     assert found[1].texts[0].get_color() == plots.COLOURS["S"]
+    assert [[line.get_marker() for line in axes.lines] for axes in found] == [["^", "o"], ["o", "^"]]
 
 
 @pytest.mark.parametrize("caption", ["costs $5 and $7", "a $broken_{ price", r"\frac $\alpha$ _a_ ^b^"])
@@ -156,6 +195,90 @@ def test_training_curves(tmp_path):
     assert list(lines["T→I"]) == pytest.approx([10.0, 20.0])
     assert list(lines["safe text"]) == [0.5, 0.5]
     assert list(curvature.lines[0].get_ydata()) == [0.1, 0.05]
+
+
+def luminance(colour):
+    from matplotlib.colors import to_rgb
+
+    return float(np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)))
+
+
+def look(handle):
+    """What is left of a legend's entry in grey: its lightness, and what tells it apart otherwise."""
+    if hasattr(handle, "get_hatch") and not hasattr(handle, "get_offsets"):
+        return luminance(handle.get_edgecolor()), ("hatch", handle.get_hatch() or "")
+    if hasattr(handle, "get_marker"):
+        dash = str(handle._dash_pattern) if handle.get_linestyle() != "None" else ""
+        return luminance(handle.get_color()), ("line", dash, str(handle.get_marker()))
+    (path,) = handle.get_paths()
+    return luminance(handle.get_facecolor()[0]), ("points", path.vertices.tobytes())
+
+
+def entries(figure):
+    """Of each legend, its handles."""
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()] + figure.legends
+    return [legend.legend_handles for legend in legends]
+
+
+def every_figure(tmp_path, embeddings, traversal):
+    """The pictures with a legend, each with the number of entries of its legends."""
+    generator = np.random.default_rng(0)
+    samples = {
+        kind: (generator.normal(0.5, 0.1, 40), generator.normal(0.7, 0.1, 40)) for kind in ("text", "image")
+    }
+    points = fit_operating_points(samples, data={}, model="m" * 64, probability="none")
+    log = RunLog(tmp_path)
+    log.write("train", 1, {"contrastive_a": 1.0, "entailment_a": 1.0, "curvature": 1.0})
+    names = ("T->I R@1", "I->T R@1", "T*->I u I* R@1", "T*->I u I* (traversed) R@1")
+    rows = dict.fromkeys([*names, *(f"distance {letter}" for letter in "SVUG")], 0.5)
+    log.write("val", 1, {"contrastive_a": 1.0, "entailment_a": 1.0, **rows})
+    log.close()
+    yield plots.distance_histogram(embeddings, traversal, {"text": 0.6, "image": 0.8}), [8]
+    yield plots.polar_view(embeddings), [4]
+    yield plots.training_curves(tmp_path), [4, 4, 4]
+    yield histograms(samples, points, traversal.bounds), [4, 4]
+    yield curves(samples, points), [2, 2]
+
+
+def test_everything_can_be_told_apart_in_grey(tmp_path, embeddings, traversal):
+    for figure, counts in every_figure(tmp_path, embeddings, traversal):
+        told = entries(figure)
+        assert [len(handles) for handles in told] == counts
+        for handles in told:
+            looks = [look(handle) for handle in handles]
+            for (light, shape), (other, another) in itertools.combinations(looks, 2):
+                assert shape != another or abs(light - other) > 0.15, (shape, light, other)
+            assert len({shape for _, shape in looks}) == len(looks), "shapes tell, whatever the colours"
+
+
+def test_what_is_found_is_marked_by_shape():
+    hits = tuple(
+        Hit(
+            place, Item(f"{place}", "text", f"caption {place}"), 0.1, Score("text", 0.5, None, decision, None)
+        )
+        for place, decision in enumerate(("safe", "unsafe", None))
+    )
+    answer = Answer(Score("text", 1.0, None, "unsafe", None), torch.zeros(2), 0.0, hits)
+    shown = plots.found_sheet("a query", answer).axes[:3]
+    assert [[line.get_marker() for line in axes.lines] for axes in shown] == [["o"], ["^"], []]
+    assert [axes.spines["left"].get_linestyle() == "-" for axes in shown] == [True, False, True]
+    assert [axes.get_xlim() for axes in shown] == [(0, 1)] * 3, "marks move no limits"
+    items = [Labelled("a", "text", "x", False), Labelled("b", "text", "y", True)]
+    titles = [axes.get_title(loc="left") for axes in mistakes(items, [0.1, 0.2], [0], [1]).axes]
+    assert [title[0] for title in titles] == ["\u25cf", "\u25b2"]
+
+
+def test_a_heat_map_says_the_sign_in_grey():
+    shares = torch.zeros(4, 4)
+    shares[:2, :2], shares[2:, 2:] = 1.0, -1.0
+    figure = plots.heat_map(torch.rand(3, 4, 4), shares)
+    (drawn,) = (one for axes in figure.axes for one in axes.collections if hasattr(one, "hatches"))
+    towards, middle, away = drawn.get_paths()
+    assert drawn.hatches == ["////", None, "..."]
+    assert away.contains_point((0.2, 0.2))
+    assert not away.contains_point((2.8, 2.8))
+    assert towards.contains_point((2.8, 2.8))
+    assert not middle.contains_point((0.2, 0.2))
 
 
 def test_curves_of_nothing(tmp_path):
