@@ -205,7 +205,8 @@ class Engines:
         likely = max(engine.candidates, math.ceil(1.5 * need * total / int(wanted.sum())))
         for count in (likely, MOST):
             if need <= count <= MOST and total:
-                found = engine.search(point[None].cpu(), min(count, total), self._curv, model=self._model)
+                with self._talking():
+                    found = engine.search(point[None].cpu(), min(count, total), self._curv, model=self._model)
                 places = found.indices[0].numpy()
                 places = places[(places >= 0) & (places < len(wanted))]
                 places = places[wanted[places]][:need]
@@ -213,6 +214,15 @@ class Engines:
                     return places
         self._tell(kind)
         return None
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """A database may be gone, or locked, at any time; what engines in memory raise is a fault of ours."""
+        if self._settings.name not in _ADDRESS and self._settings.name not in _ROWS:
+            yield
+            return
+        with _reaching(self._settings.name, _where(self._settings, self._path, self._address)):
+            yield
 
     def _tell(self, kind: str) -> None:
         if kind not in self._told:
@@ -273,8 +283,9 @@ class Engines:
             change = _Change(self, open_gallery(points_file), images, there, start)
             self._counts = {kind: min(count, change.counts()[kind]) for kind, count in self._counts.items()}
             try:
-                for kind in KINDS:
-                    change.of(kind, gone[images[gone] == (kind == "image")])
+                with self._talking():
+                    for kind in KINDS:
+                        change.of(kind, gone[images[gone] == (kind == "image")])
                 yield change.settings()
             except BaseException:
                 self._loaded = None  # what is in memory may have more by now
@@ -440,7 +451,7 @@ def _reaching(name: str, where: Mapping[str, str]) -> Iterator[None]:
         yield
     except (ImportError, TypeError, ValueError, OSError, KeyError):
         raise
-    except Exception as error:
+    except Exception as error:  # drivers have no common one
         text = " ".join(str(error).split())
         for argument, value in where.items():
             text = text.replace(value, argument.upper())
