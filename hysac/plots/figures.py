@@ -250,10 +250,10 @@ def training_curves(run_dir: Path) -> Figure:
         "T*->I u I* R@1": ("T*→I u I*, as it is", COLOURS["U"], "^-."),
         "T*->I u I* (traversed) R@1": ("T*→I u I*, redirected", GREEN, "D:"),
     }
-    for name, (label, colour, style) in shown.items():
+    for name, (label, colour, look) in shown.items():
         points = [record for record in val if name in record]
         values = [100 * record[name] for record in points]
-        recalls.plot(_steps(points), values, style, color=colour, label=label, markersize=4)
+        recalls.plot(_steps(points), values, look, color=colour, label=label, markersize=4)
     recalls.set_ylabel("validation R@1, %")
 
     for letter, name in NAMES.items():

@@ -45,6 +45,20 @@ def test_a_table_built_anew_is_not_the_saved_one(table, tmp_path):
         engines.load(tmp_path / "saved", path=str(tmp_path / "empty.sqlite"))
 
 
+def test_a_table_is_dropped_with_its_rows(table, tmp_path):
+    first, other = table().build(POINTS), table(table="others").build(POINTS)
+    first.save(tmp_path / "saved")
+    assert first.present([3, 100]).tolist() == [3]
+    first.drop()
+    first.drop()  # there is none any more
+    with pytest.raises(RuntimeError, match="neither built nor loaded"):
+        first.search(QUERIES, 3)
+    with pytest.raises(ValueError, match="there is no table 'points'"):
+        engines.load(tmp_path / "saved", path=str(tmp_path / "vec.sqlite"))
+    assert len(other) == 60
+    assert len(table().build(POINTS)) == 60
+
+
 @pytest.mark.parametrize("name", ["", "a b", "points; DROP TABLE users", 'a"b', "é", "a" * 64])
 def test_names_of_tables(name):
     with pytest.raises(ValueError, match="table must be letters, digits and underscores"):
