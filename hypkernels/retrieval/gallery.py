@@ -62,6 +62,12 @@ class Gallery:
             yield start, self.points[start : start + step]
             self.release()
 
+    def first(self, count: int) -> Gallery:
+        """The first ``count`` points, from 1 to all of them; of a file that grows, what was there."""
+        if not 1 <= count <= len(self):
+            raise ValueError(f"count must be from 1 to the gallery's {len(self)} items, got {count}")
+        return Gallery(self.points[:count], self._mapped)
+
     def take(self, indices: Tensor) -> Tensor:
         """A copy of some rows."""
         return self.points[indices]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hypkernels.retrieval import open_gallery, rerank, topk
+from hypkernels.retrieval import rerank, topk
 from hysac.index.store import Index
 from hysac.safety import DEFAULT_STATISTIC, Mode, Statistic, Traversal
 from hysac.scoring.items import Item
@@ -186,7 +186,7 @@ def redirect(
         if not safe.any():
             raise ValueError(f"{index.path} has no {kind} that is called safe")
         (hit,) = _topk(index, point, 1, safe)
-        target = open_gallery(index.points_file).take(torch.tensor([hit[0]]))[0]
+        target = index.gallery().take(torch.tensor([hit[0]]))[0]
     return target, float(hk.elementwise_dist(point.double(), target.double(), index.curv))
 
 
@@ -264,7 +264,7 @@ def _topk(index: Index, point: Tensor, k: int, allowed: np.ndarray) -> Sequence[
     number = min(k, int(allowed.sum()))
     if not number:
         return []
-    gallery, places = open_gallery(index.points_file), None
+    gallery, places = index.gallery(), None
     if index.engines is not None:
         places = index.engines.propose(point, number, allowed, index.is_image())
     if places is None:

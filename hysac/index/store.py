@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from hypkernels.retrieval import Gallery, open_gallery
 from hysac.data.formats import first_few
 from hysac.data.images import ImageFile, ShardMember
 from hysac.files import read_json, write_json
@@ -275,8 +276,12 @@ class Index:
 
     @property
     def points_file(self) -> Path:
-        """For :func:`hypkernels.retrieval.open_gallery`: of all items, deleted ones too."""
+        """Where the points are, an ``.npy`` file: of all items, deleted ones too."""
         return self.path / _POINTS
+
+    def gallery(self) -> Gallery:
+        """The points of all items, deleted ones too, and of none that another process has added since."""
+        return open_gallery(self.points_file).first(self._settings.count)
 
     def distances(self) -> np.ndarray:
         """The distances that items are scored by, ``(N,)`` float32, deleted ones too; mapped."""

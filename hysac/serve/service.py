@@ -10,7 +10,6 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from hypkernels.retrieval import open_gallery
 from hysac.index import Hit, Index, Step
 from hysac.index.path import path_from
 from hysac.index.search import Policy, Redirection, search_from, searched_kind
@@ -54,7 +53,7 @@ class Service:
         self._map: schemas.Map | None = None
         if index is not None and len(index):
             places = sample_places(torch.from_numpy(index.is_there()))
-            points = open_gallery(index.points_file).take(places)
+            points = index.gallery().take(places)
             self._disk = Disk(points, index.curv)
             self._map = self._map_of(index, places.tolist(), points)
 
@@ -167,7 +166,7 @@ class Service:
     def _hits(self, hits: Sequence[Hit]) -> list[schemas.Hit]:
         if not hits:
             return []
-        points = open_gallery(self.check_index().points_file).take(torch.tensor([hit.place for hit in hits]))
+        points = self.check_index().gallery().take(torch.tensor([hit.place for hit in hits]))
         return list(map(_hit, hits, self._places(points)))
 
     def _step(self, step: Step, place: schemas.Place) -> schemas.StepOut:

@@ -151,3 +151,15 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True
     )
     assert float(done.stdout) < 256
+
+
+def test_the_first_points_of_a_file(tmp_path):
+    points = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    np.save(tmp_path / "points.npy", points)
+    whole = retrieval.open_gallery(tmp_path / "points.npy")
+    part = whole.first(10)
+    assert len(part) == 10
+    assert retrieval.topk(torch.zeros(1, 4), part, 10).indices.max() == 9
+    for count in (0, 31):
+        with pytest.raises(ValueError, match=f"count must be from 1 to the gallery's 30 items, got {count}"):
+            whole.first(count)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,15 @@ def test_additions_and_deletions(index, scorer):
     with pytest.raises(ValueError, match="text:1: there already"):
         again.add(encode_items(scorer, items))
     assert len(Index.open(index.path)) == len(again) == 30
+
+
+def test_a_search_goes_on_while_another_process_adds(index, scorer):
+    """What is open finds what was there when it was opened."""
+    wanted = contents(search(index, scorer, text="a dog", k=50, modality="text"))
+    new = [replace(item, name="late") for item in find_items([], texts=["a dog"])]
+    Index.open(index.path).add(encode_items(scorer, new))
+    assert contents(search(index, scorer, text="a dog", k=50, modality="text")) == wanted
+    assert "a dog" in contents(search(Index.open(index.path), scorer, text="a dog", k=50, modality="text"))
 
 
 def test_an_addition_that_breaks_off_leaves_the_index_as_it_was(index, scorer, tmp_path):
