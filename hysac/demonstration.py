@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hysac import plots
 from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_dataset, save_manifest, write_toy
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
+from hysac.evaluation.provenance import made_with
 from hysac.evaluation.report import EvaluationReport
 from hysac.evaluation.retrieval import NearestSafe
 from hysac.files import read_json, write_json
@@ -99,7 +101,8 @@ def demo(directory: Path, *, seed: int = 0) -> str:
         },
         thresholds=thresholds,
     )
-    write_json(directory / "evaluation.json", report.to_dict())
+    told = made_with(weights_digest(result.model_dir), manifests["test"].name, dataset, bounds, thresholds)
+    write_json(directory / "evaluation.json", replace(report, made_with=told).to_dict())
     _calibrate(result.model_dir, calibration, manifests["val"])
     pictures = plots.save_plots(directory / "plots", dataset, test, traversal)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))

@@ -6,7 +6,6 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from hysac.cli.command import Command
 from hysac.cli.flags import add_data, add_model
 from hysac.cli.inputs import encode, load_model, open_data, stored_bounds
 from hysac.data import Quadruplets
-from hysac.data.manifest import fingerprint
 from hysac.evaluation import evaluate_embeddings
-from hysac.evaluation.report import STYLES
+from hysac.evaluation.provenance import made_with
 from hysac.evaluation.retrieval import NearestSafe, Rule
+from hysac.evaluation.tables import STYLES
 from hysac.files import check_writable, write_json
 from hysac.models.pretrained import EVALUATION_FILE
 from hysac.safety import DEFAULT_STATISTIC, MODALITIES, Bounds, Traversal, calibrate_thresholds, fit_bounds
@@ -142,17 +141,15 @@ def _made_with(
     bounds: Bounds | None,
     thresholds: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    """What the numbers depend on."""
-    names = ("hysac", "torch", "open_clip_torch")
     settings = ("statistic", "mode", "margin", "alpha", "aperture_scale", "min_radius")
-    return {
-        "model": weights_digest(home) if args.checkpoint is None else str(args.checkpoint),
-        "data": {"name": Path(args.val_data).name, "sha256": fingerprint(dataset.records)},
-        "bounds": None if bounds is None else bounds.to_dict(),
-        "thresholds": None if thresholds is None else dict(thresholds),
+    return made_with(
+        weights_digest(home) if args.checkpoint is None else str(args.checkpoint),
+        Path(args.val_data).name,
+        dataset,
+        bounds,
+        thresholds,
         **{name: getattr(args, name) for name in settings},
-        "versions": {name: metadata.version(name) for name in names},
-    }
+    )
 
 
 COMMAND = Command(

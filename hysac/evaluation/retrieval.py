@@ -6,7 +6,7 @@ Letters are the paper's: T safe text, I safe image, T* unsafe text, I* unsafe im
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +94,9 @@ class NearestSafe:
 
 Rule = Traversal | NearestSafe
 
+TRAVERSED = "traversed"
+"""The name of the first rule of redirection in all tables."""
+
 
 def rank_counts(
     queries: Tensor, gallery: Tensor, targets: Tensor, curv: float | Tensor = 1.0
@@ -164,6 +167,12 @@ def retrieval_table(
         ValueError: no column is defined (text-only embeddings), a cut-off is not positive, or the bounds do
             not fit the embeddings.
     """
+    return recalls(Queries(embeddings, traversal, redirections), ks)
+
+
+def recalls(queries: Queries, ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """:func:`retrieval_table` of queries that are redirected already, or will be once."""
+    embeddings = queries.embeddings
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"ks must be positive integers, got {ks}")
     columns = [column for column in COLUMNS if embeddings.has(column.classes)]
@@ -173,12 +182,19 @@ def retrieval_table(
         )
     table = {}
     for column in columns:
-        gallery = torch.cat([embeddings[letter] for letter in column.correct + column.others])
-        targets = torch.arange(len(embeddings), device=gallery.device)
-        for name, queries in _queries(embeddings, column, named_rules(traversal, redirections)):
-            nearer, tied = rank_counts(queries, gallery, targets, embeddings.curv)
+        for name, (nearer, tied) in _ranks(column, queries).items():
             table[name] = {f"R@{k}": expected_recall(nearer, tied, k) for k in ks}
     return table
+
+
+def _ranks(column: Column, queries: Queries) -> dict[str, tuple[Tensor, Tensor]]:
+    """:func:`rank_counts` of the column's queries, by its name and those of the rules that redirect them."""
+    embeddings = queries.embeddings
+    gallery = torch.cat([embeddings[letter] for letter in column.correct + column.others])
+    targets = torch.arange(len(embeddings), device=gallery.device)
+    named = {column.name: embeddings[column.query]}
+    named |= {f"{column.name} ({name})": points for name, points in queries.redirected(column).items()}
+    return {name: rank_counts(points, gallery, targets, embeddings.curv) for name, points in named.items()}
 
 
 def per_tag(
@@ -200,10 +216,12 @@ def per_tag(
 def named_rules(
     traversal: Bounds | Traversal | None, redirections: Mapping[str, Rule] | None
 ) -> dict[str, Rule]:
-    """All rules by their names; the first is ``"traversed"``."""
+    """All rules by their names; the first is :data:`TRAVERSED`."""
+    if taken := {"", TRAVERSED} & set(redirections or {}):
+        raise ValueError(f"a redirection must have a name of its own, got {taken.pop()!r}")
     first: dict[str, Rule] = {}
     if traversal is not None:
-        first["traversed"] = Traversal(traversal) if isinstance(traversal, Bounds) else traversal
+        first[TRAVERSED] = Traversal(traversal) if isinstance(traversal, Bounds) else traversal
     return first | dict(redirections or {})
 
 
@@ -214,14 +232,32 @@ def redirect(embeddings: Embeddings, column: Column, rule: Rule) -> Tensor:
     return rule.redirect(embeddings[column.query], column.search, embeddings.curv)
 
 
-def _queries(
-    embeddings: Embeddings, column: Column, rules: Mapping[str, Rule]
-) -> Iterator[tuple[str, Tensor]]:
-    """The column's queries under its name, and those redirected where that applies."""
-    yield column.name, embeddings[column.query]
-    if column.redirected:
-        for name, rule in rules.items():
-            yield f"{column.name} ({name})", redirect(embeddings, column, rule)
+class Queries:
+    """Embeddings and the rules that redirect their queries, each column by each rule once.
+
+    Args:
+        embeddings, traversal, redirections: as in :func:`retrieval_table`.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        traversal: Bounds | Traversal | None = None,
+        redirections: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.embeddings = embeddings
+        self.rules = named_rules(traversal, redirections)
+        self._found: dict[Column, dict[str, Tensor]] = {}
+
+    def redirected(self, column: Column) -> dict[str, Tensor]:
+        """By the name of each rule where it sends the column's queries; nothing where none applies."""
+        if not column.redirected:
+            return {}
+        if column not in self._found:
+            self._found[column] = {
+                name: redirect(self.embeddings, column, rule) for name, rule in self.rules.items()
+            }
+        return self._found[column]
 
 
 def tag_rows(embeddings: Embeddings) -> dict[str, list[int]]:

@@ -407,6 +407,10 @@ class TestDemo:
         report = json.loads((folder / "demo" / "evaluation.json").read_text())
         assert report["quadruplets"] == 16
         assert not report["safety"]["classification"]["text"]["calibrated_here"]
+        made = report["made_with"]
+        assert made["model"] == weights_digest(folder / "demo" / "model")
+        assert made["data"]["name"] == "test.jsonl"
+        assert set(made["thresholds"]) == {"text", "image"}
 
 
 def test_as_a_module_and_a_script():
