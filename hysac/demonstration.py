@@ -21,7 +21,7 @@ from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
 from hysac.evaluation.provenance import made_with
 from hysac.evaluation.report import EvaluationReport
-from hysac.evaluation.retrieval import NearestSafe
+from hysac.evaluation.retrieval import PAPERS_RULE, NearestSafe
 from hysac.files import read_json, write_json
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
@@ -96,7 +96,7 @@ def demo(directory: Path, *, seed: int = 0) -> str:
         test,
         traversal=traversal,
         redirections={
-            "paper's rule": Traversal(bounds, mode="paper"),
+            PAPERS_RULE: Traversal(bounds, mode="paper"),
             "nearest safe": NearestSafe(thresholds),
         },
         thresholds=thresholds,

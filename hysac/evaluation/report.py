@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hysac.evaluation.tables import Table, format_tables, percent
+from hysac.evaluation.tables import Table, format_tables, percent, retention_table
 
 SYMBOLS = {"S": "T", "V": "I", "U": "T*", "G": "I*"}
 """The classes as the paper's tables print them."""
@@ -24,6 +24,8 @@ class EvaluationReport:
         per_tag: :func:`hysac.evaluation.per_tag`.
         safety: :func:`hysac.evaluation.safety_metrics`.
         made_with: by what model, data and settings; empty where it was not told.
+        retention: the model it started from, ``start``, and what is left of its recalls, ``recalls``, see
+            :func:`hysac.evaluation.retention.retrieval_retention`; empty where none was compared.
     """
 
     quadruplets: int
@@ -33,6 +35,7 @@ class EvaluationReport:
     per_tag: dict[str, dict[str, dict[str, float]]]
     safety: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
+    retention: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, strings and numbers, ready for JSON."""
@@ -46,6 +49,8 @@ class EvaluationReport:
         """
         told = f"{self.quadruplets} quadruplets, curvature {self.curv:.4g}"
         tables = [*_retrieval_tables(self), *_safety_tables(self.safety)]
+        if self.retention:
+            tables.append(retention_table(self.retention["recalls"]))
         return f"{told}\n\n{format_tables(tables, style)}"
 
 

@@ -97,6 +97,9 @@ Rule = Traversal | NearestSafe
 TRAVERSED = "traversed"
 """The name of the first rule of redirection in all tables."""
 
+PAPERS_RULE = "paper's rule"
+"""The name of mode ``paper`` beside another one."""
+
 
 def rank_counts(
     queries: Tensor, gallery: Tensor, targets: Tensor, curv: float | Tensor = 1.0
@@ -134,10 +137,23 @@ def rank_counts(
 def expected_recall(nearer: Tensor, tied: Tensor, k: int) -> float:
     """Recall at ``k`` of :func:`rank_counts`' result, in [0, 1], when ties are broken at random.
 
-    A query's target is among the first ``k`` with probability ``(k - nearer) / (tied + 1)``, kept within
-    [0, 1]. A model that maps everything to one point therefore scores chance, ``k / M``, and nothing more.
+    It is the mean of :func:`hit_chance`. A model that maps everything to one point therefore scores chance,
+    ``k / M``, and nothing more.
     """
-    return ((k - nearer).double() / (tied + 1)).clamp(0, 1).mean().item()
+    return hit_chance(nearer, tied, k).mean().item()
+
+
+def hit_chance(nearer: Tensor, tied: Tensor, k: int) -> Tensor:
+    """The probability that each target is among the first ``k`` when ties are broken at random.
+
+    Args:
+        nearer, tied: what :func:`rank_counts` found, ``(N,)`` int64.
+        k: positive.
+
+    Returns:
+        ``(k - nearer) / (tied + 1)``, kept within [0, 1]; ``(N,)`` float64.
+    """
+    return ((k - nearer).double() / (tied + 1)).clamp(0, 1)
 
 
 def retrieval_table(
@@ -173,8 +189,7 @@ def retrieval_table(
 def recalls(queries: Queries, ks: Sequence[int]) -> dict[str, dict[str, float]]:
     """:func:`retrieval_table` of queries that are redirected already, or will be once."""
     embeddings = queries.embeddings
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"ks must be positive integers, got {ks}")
+    check_cut_offs(ks)
     columns = [column for column in COLUMNS if embeddings.has(column.classes)]
     if not columns:
         raise ValueError(
@@ -195,6 +210,12 @@ def _ranks(column: Column, queries: Queries) -> dict[str, tuple[Tensor, Tensor]]
     named = {column.name: embeddings[column.query]}
     named |= {f"{column.name} ({name})": points for name, points in queries.redirected(column).items()}
     return {name: rank_counts(points, gallery, targets, embeddings.curv) for name, points in named.items()}
+
+
+def check_cut_offs(ks: Sequence[int]) -> None:
+    """Refuse cut-offs that are not positive integers, and none at all."""
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"ks must be positive integers, got {ks}")
 
 
 def per_tag(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
@@ -33,6 +33,24 @@ def format_tables(tables: Sequence[Table], style: str = "text") -> str:
     if style not in STYLES:
         raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
     return "\n\n".join(map(STYLES[style], tables))
+
+
+def retention_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What :func:`hysac.evaluation.retention.compared` found, row by row, in percent."""
+    cells = [
+        [
+            name,
+            percent(row["before"]),
+            percent(row["after"]),
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['difference_95'][0]:+.1f} to {100 * row['difference_95'][1]:+.1f}",
+            "" if row["ratio"] is None else percent(row["ratio"]),
+            "" if row["ratio_95"] is None else " to ".join(map(percent, row["ratio_95"])),
+        ]
+        for name, row in rows.items()
+    ]
+    header = ["", "start", "now", "difference", "95 % interval", "kept", "95 % interval"]
+    return Table("Kept of the starting model, %", header, cells)
 
 
 def _as_text(table: Table) -> str:
