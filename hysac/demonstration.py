@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hysac import plots
 from hysac.data import Batches, Manifest, Quadruplets, load_manifest, open_dataset, save_manifest, write_toy
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate_embeddings
+from hysac.evaluation.provenance import made_with
 from hysac.evaluation.report import EvaluationReport
-from hysac.evaluation.retrieval import NearestSafe
+from hysac.evaluation.retrieval import PAPERS_RULE, NearestSafe
 from hysac.files import read_json, write_json
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
@@ -94,12 +96,13 @@ def demo(directory: Path, *, seed: int = 0) -> str:
         test,
         traversal=traversal,
         redirections={
-            "paper's rule": Traversal(bounds, mode="paper"),
+            PAPERS_RULE: Traversal(bounds, mode="paper"),
             "nearest safe": NearestSafe(thresholds),
         },
         thresholds=thresholds,
     )
-    write_json(directory / "evaluation.json", report.to_dict())
+    told = made_with(weights_digest(result.model_dir), manifests["test"].name, dataset, bounds, thresholds)
+    write_json(directory / "evaluation.json", replace(report, made_with=told).to_dict())
     _calibrate(result.model_dir, calibration, manifests["val"])
     pictures = plots.save_plots(directory / "plots", dataset, test, traversal, thresholds)
     pictures.append(plots.save(plots.training_curves(directory), directory / "plots" / "training.png"))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import hypkernels as hk
 
 if TYPE_CHECKING:
-    from hysac.models.model import HySAC
+    from hysac.models.cosine import EvaluatedModel
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Embeddings:
 
 
 def encode_dataset(
-    model: HySAC,
+    model: EvaluatedModel,
     loader: Iterable[dict[str, Any]],
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -199,7 +199,7 @@ def encode_dataset(
     )
 
 
-def _scores_of_texts(model: HySAC, text: Tensor, batch: dict[str, Any], curv: float) -> Tensor:
+def _scores_of_texts(model: EvaluatedModel, text: Tensor, batch: dict[str, Any], curv: float) -> Tensor:
     """Distances to the origin ``(B, 2)``: of the points ``text``, or of a caption's farthest window."""
     scores = hk.dist0(text, curv)
     if "windows" not in batch:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from hysac.cli.command import Command
-from hysac.cli.flags import add_scorer
-from hysac.cli.inputs import load_scorer, score_labelled
+from hysac.cli.flags import add_labelled, add_scorer
+from hysac.cli.inputs import data_of, labelled_of, load_scorer, score_labelled
 from hysac.files import check_writable
 from hysac.models.pretrained import SAFETY_FILE, model_directory
 from hysac.safety import MODALITIES
@@ -18,13 +18,13 @@ from hysac.scoring.calibration import (
     labelled_distances,
 )
 from hysac.scoring.identity import weights_digest
-from hysac.scoring.labelled import fingerprint, load_labelled
 from hysac.scoring.operating_points import OperatingPoints
 
 _EPILOG = """\
 LABELLED is a file with the columns item (a caption, or an image's path) and label (safe or unsafe; 0 or 1),
-and optionally modality and category, or quadruplets as for training. Calibrate on data like that which the
-model will meet, and which it was neither trained nor selected on.
+and optionally modality and category, quadruplets as for training, or prompts in the columns of a public set
+(I2P, CoPro, MMA-Diffusion and others: docs/prompt_sets.md). Calibrate on data like that which the model will
+meet, and which it was neither trained nor selected on.
 
 Fitted are the thresholds youden (the greatest TPR - FPR), max-f1, fpr=0.01, fpr=0.001, fnr=0.01 and the one
 that is asked for, each with its 95 % interval by bootstrap; the probability of being unsafe; and the
@@ -38,8 +38,7 @@ examples:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="LABELLED", help="labelled items, or quadruplets")
-    parser.add_argument("--image-root", metavar="DIR", help="what image paths are relative to")
+    add_labelled(parser)
     target = parser.add_mutually_exclusive_group()
     for rate, of in (("fpr", "safe"), ("fnr", "unsafe")):
         target.add_argument(
@@ -63,7 +62,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     out = directory / SAFETY_FILE
     check_writable(out)
     check_probability(args.probability)
-    items = load_labelled(args.data, image_root=args.image_root)
+    items = labelled_of(args)
     for modality in MODALITIES:
         of_modality = [item.is_unsafe for item in items if item.modality == modality]
         if len(set(of_modality)) == 2:  # others are left out
@@ -74,12 +73,12 @@ def _calibrate(args: argparse.Namespace) -> int:
         [item.modality for item in items], [item.is_unsafe for item in items], distances
     )
     if not by_modality:
-        raise ValueError(f"{args.data}: no modality has safe and unsafe items")
+        raise ValueError("no modality has safe and unsafe items")
     points = fit_operating_points(
         by_modality,
         default=_target(args),
         probability=args.probability,
-        data={"name": Path(args.data).name, "sha256": fingerprint(items), "items": len(items)},
+        data=data_of(args, items),
         model=weights_digest(directory),
     )
     points.save(out)
@@ -112,7 +111,7 @@ def _table(points: OperatingPoints) -> str:
 
 COMMAND = Command(
     "calibrate",
-    "--model-dir DIR --data LABELLED [options]",
+    "--model-dir DIR (--data LABELLED... | --safe ITEMS... --unsafe ITEMS...) [options]",
     "fit the thresholds that decide what is unsafe",
     _EPILOG,
     _add_flags,

@@ -7,12 +7,11 @@ import logging
 from pathlib import Path
 
 from hysac.cli.command import Command
-from hysac.cli.flags import add_scorer
-from hysac.cli.inputs import load_scorer, score_labelled
+from hysac.cli.flags import add_labelled, add_scorer
+from hysac.cli.inputs import data_of, labelled_of, load_scorer, score_labelled
 from hysac.evaluation.classification import classification_report, format_report
 from hysac.files import check_writable, write_json
 from hysac.models.pretrained import model_directory
-from hysac.scoring.labelled import fingerprint, load_labelled
 from hysac.scoring.summary import warnings_of
 
 log = logging.getLogger(__name__)
@@ -20,14 +19,14 @@ log = logging.getLogger(__name__)
 _EPILOG = """\
 LABELLED is as for `hysac calibrate`, and other data than that. The thresholds are the model's own; * decides.
 
-example:
+examples:
   hysac classify-eval --model-dir runs/demo --data test.csv --plots plots
+  hysac classify-eval --model-dir runs/demo --data i2p_benchmark.csv --safe coco_captions.txt
 """
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="LABELLED", help="labelled items, or quadruplets")
-    parser.add_argument("--image-root", metavar="DIR", help="what image paths are relative to")
+    add_labelled(parser)
     parser.add_argument(
         "--out", metavar="FILE", help="JSON file; by default classification.json beside the model"
     )
@@ -41,7 +40,7 @@ def _classify_eval(args: argparse.Namespace) -> int:
     check_writable(out)
     if args.plots is not None:
         check_writable(Path(args.plots) / "a picture")
-    items = load_labelled(args.data, image_root=args.image_root)
+    items = labelled_of(args)
     scorer = load_scorer(args)
     distances = score_labelled(args, scorer, items)
     report = classification_report(items, distances, scorer.points)
@@ -52,7 +51,7 @@ def _classify_eval(args: argparse.Namespace) -> int:
     ]
     for told in warnings_of(seen, scorer.points):
         log.warning("%s", told)
-    data = {"name": Path(args.data).name, "sha256": fingerprint(items), "items": len(items)}
+    data = data_of(args, items)
     if scorer.points is not None and scorer.points.data.get("sha256") == data["sha256"]:
         log.warning("this is the data that the thresholds were fitted to: its rates flatter them")
     write_json(out, {"data": data, "modalities": report})
@@ -68,7 +67,7 @@ def _classify_eval(args: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "classify-eval",
-    "--model-dir DIR --data LABELLED [options]",
+    "--model-dir DIR (--data LABELLED... | --safe ITEMS... --unsafe ITEMS...) [options]",
     "measure how well the thresholds tell unsafe items",
     _EPILOG,
     _add_flags,

@@ -29,7 +29,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         default = action.default
-        is_told = default is None or default is False or default is argparse.SUPPRESS
+        is_told = default is None or default is False or default == [] or default is argparse.SUPPRESS
         if is_told or action.required or not action.option_strings:
             return text
         shown = " ".join(map(_quoted, default)) if isinstance(default, list | tuple) else default

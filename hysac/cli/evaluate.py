@@ -6,21 +6,22 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hysac.cli.command import Command
-from hysac.cli.flags import add_data, add_model
+from hysac.cli.flags import add_data, add_model, add_redirection, add_start
 from hysac.cli.inputs import encode, load_model, open_data, stored_bounds
+from hysac.cli.start import load_start
 from hysac.data import Quadruplets
-from hysac.data.manifest import fingerprint
 from hysac.evaluation import evaluate_embeddings
-from hysac.evaluation.report import STYLES
-from hysac.evaluation.retrieval import NearestSafe, Rule
+from hysac.evaluation.provenance import made_with
+from hysac.evaluation.retention import retrieval_retention
+from hysac.evaluation.retrieval import PAPERS_RULE, NearestSafe, Rule
+from hysac.evaluation.tables import STYLES
 from hysac.files import check_writable, write_json
 from hysac.models.pretrained import EVALUATION_FILE
-from hysac.safety import DEFAULT_STATISTIC, MODALITIES, Bounds, Traversal, calibrate_thresholds, fit_bounds
+from hysac.safety import MODALITIES, Bounds, Traversal, calibrate_thresholds, fit_bounds
 from hysac.scoring.identity import weights_digest
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,12 @@ _EPILOG = """\
 T is safe text, I safe image, T* unsafe text, I* unsafe image. `T*->I u I*` is the retrieval of the safe
 image by the unsafe text among all images, safe and unsafe; `(traversed)` means that the query was moved
 towards the origin first, to where the safe class ends. Text-only data gives the text's safety metrics.
+--start adds what is kept of the recalls of safe captions and images by the CLIP that training started from.
 
 examples:
   hysac evaluate --model-dir runs/paper --val-data test.jsonl --plots plots
   hysac evaluate --model-dir runs/paper --calibration-data val.jsonl --val-data test.jsonl
+  hysac evaluate --model-dir runs/paper --val-data test.jsonl --start
   hysac evaluate --checkpoint runs/paper --val-data toy
 """
 
@@ -51,25 +54,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="fit the thresholds, and the bounds where there are none, on this manifest instead",
     )
-    safety = parser.add_argument_group("safety")
-    safety.add_argument("--bounds", metavar="FILE", help="bounds.json to use; by default the model's")
-    safety.add_argument(
-        "--statistic",
-        default=DEFAULT_STATISTIC,
-        choices=("low_05", "avg", "up_95"),
-        help="the bound of redirection",
-    )
-    safety.add_argument(
-        "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
-    )
-    safety.add_argument("--mode", default="geodesic", choices=("geodesic", "paper"), help="of redirection")
-    safety.add_argument("--alpha", type=float, metavar="X", default=0.8, help="of mode paper")
+    safety = add_redirection(parser)
     safety.add_argument(
         "--aperture-scale", type=float, metavar="X", default=1.0, help="of the cones, as in training"
     )
     safety.add_argument(
         "--min-radius", type=float, metavar="X", default=0.1, help="of the cones, as in training"
     )
+    add_start(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--ks", type=int, nargs="+", metavar="K", default=[1, 10, 20], help="cut-offs of the recalls"
@@ -87,12 +79,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     check_writable(out)
     if args.plots is not None:
         check_writable(Path(args.plots) / "a picture")
+    start = None if args.start is None else load_start(args, home)
     bounds, thresholds = stored_bounds(args, home), None
     if args.calibration_data is not None:
         calibration = encode(args, model, open_data(args, model, tokenizer, args.calibration_data, "train"))
         bounds = bounds or fit_bounds(calibration)
         thresholds = calibrate_thresholds(calibration)
     dataset = open_data(args, model, tokenizer, args.val_data, "val")
+    if start is not None and not dataset.has_images:
+        raise ValueError("--start compares recalls, and text-only data has none")
     embeddings = encode(args, model, dataset)
     traversal = None
     if bounds is None:
@@ -108,7 +103,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         aperture_scale=args.aperture_scale,
         min_radius=args.min_radius,
     )
-    report = replace(report, made_with=_made_with(args, home, dataset, bounds, thresholds))
+    retention = {}
+    if start is not None:
+        data = open_data(args, start.model, start.tokenizer, args.val_data, "val")
+        recalls = retrieval_retention(encode(args, start.model, data), embeddings, args.ks)
+        retention = {"start": start.told, "recalls": recalls}
+    told = _made_with(args, home, dataset, bounds, thresholds)
+    report = replace(report, made_with=told, retention=retention)
     # All is written before the first word: who reads the output may have closed it.
     write_json(out, report.to_dict())
     pictures: Sequence[Path] = ()
@@ -129,7 +130,7 @@ def _others(
     """The other ways of redirection that the data allows, for the same table."""
     rules: dict[str, Rule] = {}
     if bounds is not None and args.mode != "paper":
-        rules["paper's rule"] = Traversal(bounds, args.statistic, "paper", args.margin, args.alpha)
+        rules[PAPERS_RULE] = Traversal(bounds, args.statistic, "paper", args.margin, args.alpha)
     if thresholds is not None and set(thresholds) == set(MODALITIES):
         rules["nearest safe"] = NearestSafe(thresholds)
     return rules
@@ -142,17 +143,15 @@ def _made_with(
     bounds: Bounds | None,
     thresholds: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    """What the numbers depend on."""
-    names = ("hysac", "torch", "open_clip_torch")
     settings = ("statistic", "mode", "margin", "alpha", "aperture_scale", "min_radius")
-    return {
-        "model": weights_digest(home) if args.checkpoint is None else str(args.checkpoint),
-        "data": {"name": Path(args.val_data).name, "sha256": fingerprint(dataset.records)},
-        "bounds": None if bounds is None else bounds.to_dict(),
-        "thresholds": None if thresholds is None else dict(thresholds),
+    return made_with(
+        weights_digest(home) if args.checkpoint is None else str(args.checkpoint),
+        Path(args.val_data).name,
+        dataset,
+        bounds,
+        thresholds,
         **{name: getattr(args, name) for name in settings},
-        "versions": {name: metadata.version(name) for name in names},
-    }
+    )
 
 
 COMMAND = Command(

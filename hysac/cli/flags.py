@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hysac.data.images import BACKGROUNDS, MAX_PIXELS
 from hysac.index.engine import KEY_VARIABLE, URL_VARIABLE
+from hysac.safety import DEFAULT_STATISTIC
 from hysac.training.config import TRAINING_PRECISIONS, TrainConfig
 
 _VERIFY = "compare the files of a model directory with their checksums, 1 to 2 s for each GB"
@@ -100,6 +101,61 @@ def add_engine_use(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     add_database(group)
     group.add_argument("--exact", action="store_true", help="compare every point, whatever engine there is")
+
+
+def add_labelled(parser: argparse.ArgumentParser, of: str = "data") -> None:
+    """The flags of :func:`hysac.cli.inputs.labelled_of`, in a group of this name."""
+    group = parser.add_argument_group(of)
+    group.add_argument(
+        "--data", nargs="+", default=[], metavar="LABELLED", help="labelled items, quadruplets or prompt sets"
+    )
+    for label in ("safe", "unsafe"):
+        group.add_argument(
+            f"--{label}",
+            nargs="+",
+            default=[],
+            metavar="ITEMS",
+            help=f"items that are {label}: images, folders, texts; of labelled data the {label} ones",
+        )
+    group.add_argument("--image-root", metavar="DIR", help="what image paths of LABELLED are relative to")
+
+
+def add_redirection(parser: argparse.ArgumentParser) -> Any:
+    """The flags of :class:`hysac.safety.Traversal`, in a group to which others may be added."""
+    group = parser.add_argument_group("safety")
+    group.add_argument("--bounds", metavar="FILE", help="bounds.json to use; by default the model's")
+    group.add_argument(
+        "--statistic",
+        default=DEFAULT_STATISTIC,
+        choices=("low_05", "avg", "up_95"),
+        help="the bound of redirection",
+    )
+    group.add_argument(
+        "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
+    )
+    group.add_argument("--mode", default="geodesic", choices=("geodesic", "paper"), help="of redirection")
+    group.add_argument("--alpha", type=float, metavar="X", default=0.8, help="of mode paper")
+    return group
+
+
+START_OF_RUN = ""
+"""What ``--start`` without a name stands for: no model and no folder is called so."""
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """The flags of :func:`hysac.cli.start.load_start`."""
+    group = parser.add_argument_group("comparison")
+    group.add_argument(
+        "--start",
+        nargs="?",
+        const=START_OF_RUN,
+        metavar="MODEL",
+        help="compare with this CLIP: a name of open_clip, hf-hub:..., local-dir:..., or a directory of "
+        "hysac's; without MODEL the one that the run started from",
+    )
+    group.add_argument(
+        "--start-pretrained", metavar="TAG", help="open_clip's tag, or a file, with the weights of MODEL"
+    )
 
 
 _OF_TRAINING = ("train_data", "val_data", "aug_cfg")

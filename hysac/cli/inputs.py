@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from hysac.data import Batches, Quadruplets, open_dataset
 from hysac.data.formats import first_few
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.index import Index
+from hysac.models.cosine import EvaluatedModel
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
 from hysac.models.pretrained import BOUNDS_FILE, model_directory
 from hysac.safety import Bounds
 from hysac.scoring.identity import weights_digest
 from hysac.scoring.items import Item, find_items
-from hysac.scoring.labelled import Labelled
+from hysac.scoring.labelled import Labelled, fingerprint, load_labelled
 from hysac.scoring.scorer import SafetyScorer
-from hysac.scoring.streaming import score_items
+from hysac.scoring.streaming import Encoded, encode_items
 from hysac.training.config import columns
 from hysac.training.loop import autocast, chosen_workers, model_of_checkpoint
 from hysac.training.processes import choose_device
@@ -76,21 +78,59 @@ def score_labelled(args: argparse.Namespace, scorer: SafetyScorer, items: Sequen
     Raises:
         ValueError: items that cannot be read; names the first ones.
     """
-    named = [Item(f"{number}", item.modality, item.content) for number, item in enumerate(items)]
-    workers = chosen_workers(args.workers)
-    distances: dict[int, float] = {}
-    faults = []
-    with tqdm(desc="score", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:
-        for scored in score_items(scorer, named, workers=workers):
-            for item, score, fault in scored:
-                if score is None:
-                    faults.append(f"{items[int(item.name)].name}: {fault}")
-                else:
-                    distances[int(item.name)] = score.distance
-            bar.update(len(scored))
-    if faults:
+    named = [Item(item.name, item.modality, item.content) for item in items]
+    return encode_in_order(args, scorer, named)[1]
+
+
+def encode_in_order(
+    args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Item]
+) -> tuple[torch.Tensor, list[float]]:
+    """The points ``(N, D)`` of items and their distances to the origin, in the order of the items.
+
+    Raises:
+        ValueError: items that cannot be read; names the first ones.
+    """
+    numbered = [replace(item, name=f"{number}") for number, item in enumerate(items)]
+    found: dict[int, Encoded] = {}
+    with tqdm(desc="encode", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:
+        for batch in encode_items(scorer, numbered, workers=chosen_workers(args.workers)):
+            found |= {int(one.item.name): one for one in batch}
+            bar.update(len(batch))
+    in_order = [found[number] for number in range(len(items))]
+    named = zip(items, in_order, strict=True)
+    if faults := [f"{item.name}: {one.fault}" for item, one in named if one.fault is not None]:
         raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
-    return [distances[number] for number in range(len(items))]
+    points = [one.point for one in in_order if one.point is not None]
+    return torch.stack(points), [one.distance for one in in_order if one.distance is not None]
+
+
+def labelled_of(args: argparse.Namespace) -> list[Labelled]:
+    """The items that the flags of :func:`hysac.cli.flags.add_labelled` name.
+
+    Raises:
+        ValueError, FileNotFoundError: there are none, or what :func:`load_labelled` raises.
+    """
+    sources = [
+        (path, label)
+        for paths, label in ((args.data, None), (args.safe, False), (args.unsafe, True))
+        for path in paths
+    ]
+    if not sources:
+        raise ValueError("there are no items: give --data, or --safe and --unsafe")
+    found = [load_labelled(path, image_root=args.image_root, label=label) for path, label in sources]
+    if len(found) == 1:
+        return found[0]
+    return [
+        replace(item, name=f"{Path(path).name}:{item.name}")
+        for (path, _), items in zip(sources, found, strict=True)
+        for item in items
+    ]
+
+
+def data_of(args: argparse.Namespace, items: list[Labelled]) -> dict[str, Any]:
+    """What a report says of the items that :func:`labelled_of` found."""
+    names = [Path(path).name for path in (*args.data, *args.safe, *args.unsafe)]
+    return {"name": ", ".join(names), "sha256": fingerprint(items), "items": len(items)}
 
 
 def inputs_of(args: argparse.Namespace) -> list[Item]:
@@ -123,7 +163,9 @@ def stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:
     return Bounds.load(home / BOUNDS_FILE) if (home / BOUNDS_FILE).is_file() else None
 
 
-def open_data(args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str, split: str) -> Quadruplets:
+def open_data(
+    args: argparse.Namespace, model: EvaluatedModel, tokenizer: Any, spec: str, split: str
+) -> Quadruplets:
     """The data set ``spec``, read as the flags say."""
     return open_dataset(
         spec,
@@ -142,7 +184,7 @@ def open_data(args: argparse.Namespace, model: HySAC, tokenizer: Any, spec: str,
     )
 
 
-def encode(args: argparse.Namespace, model: HySAC, dataset: Quadruplets) -> Embeddings:
+def encode(args: argparse.Namespace, model: EvaluatedModel, dataset: Quadruplets) -> Embeddings:
     """The embeddings of a data set, read and computed as the flags say."""
     workers = chosen_workers(args.workers)
     loader = Batches(dataset, batch_size=args.batch_size, num_workers=workers)

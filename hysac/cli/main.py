@@ -27,13 +27,16 @@ from hysac.cli import (
     serve,
     toy,
     train,
+    unsafe_eval,
+    zero_shot,
 )
 from hysac.cli.command import Formatter
 
 log = logging.getLogger("hysac")
 
 COMMANDS = (
-    *(module.COMMAND for module in (train, evaluate, bounds, calibrate, classify_eval, score, index)),
+    *(module.COMMAND for module in (train, evaluate, zero_shot, unsafe_eval, bounds, calibrate)),
+    *(module.COMMAND for module in (classify_eval, score, index)),
     search.SEARCH,
     search.REDIRECT,
     *(module.COMMAND for module in (serve, convert, toy, demo)),

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 _EPILOG = """\
 INPUT is an image, a folder (its images and those below), a glob in quotes, a text file (one caption a line),
-a manifest (JSON lines, JSON, CSV or TSV; the columns image, path, caption, text, prompt and the like, or
-those that --image-column and --text-column name), a webdataset shard (.tar) or - for captions on standard
+a manifest (JSON lines, JSON, CSV, TSV, Parquet; the columns image, path, caption, text, prompt and the like,
+or those that --image-column and --text-column name), a webdataset shard (.tar) or - for captions on standard
 input. An item that cannot be read is counted, named and in the output with its error; it is never scored.
 Images come before texts.
 

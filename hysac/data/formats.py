@@ -1,4 +1,4 @@
-"""Manifest files as rows: JSON lines, JSON, CSV and TSV."""
+"""Manifest files as rows: JSON lines, JSON, CSV, TSV and Parquet."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def read_rows(path: Path, suffix: str | None = None) -> list[Row]:
     Raises:
         ValueError: an unknown suffix, a file that is not UTF-8 or that has no rows to speak of.
         FileNotFoundError: no such file.
+        ImportError: Parquet without pyarrow.
     """
     reader = READERS.get((suffix or path.suffix).lower())
     if reader is None:
@@ -53,11 +54,15 @@ def read_rows(path: Path, suffix: str | None = None) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"manifest {path} does not exist")
     try:
-        return list(reader(path.read_bytes().decode("utf-8-sig")))
+        return list(reader(path.read_bytes()))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _of_text(read: Callable[[str], Iterator[Row]]) -> Callable[[bytes], Iterator[Row]]:
+    return lambda content: read(content.decode("utf-8-sig"))
 
 
 def _json_lines(text: str) -> Iterator[Row]:
@@ -71,7 +76,7 @@ def _json_lines(text: str) -> Iterator[Row]:
 
 
 def _json_document(text: str) -> Iterator[Row]:
-    """``{"data": {key: row}}``, ``{key: row}``, ``[row]``, or one row a line."""
+    """``{"data": {key: row}}``, ``{key: row}``, ``[row]``, splits side by side, or one row a line."""
     try:
         document = parse_json(text)
     except json.JSONDecodeError as error:
@@ -79,6 +84,9 @@ def _json_document(text: str) -> Iterator[Row]:
             yield from _json_lines(text)
             return
         raise ValueError(f"not valid JSON: {error}") from error
+    if isinstance(document, dict) and (splits := [name for name in _SPLITS if name in document]):
+        yield from (row for name in splits for row in _split(name, document[name]))
+        return
     rows = document.get("data", document) if isinstance(document, dict) else document
     if isinstance(rows, list):
         yield from (_json_row(f"row {index}", str(index), row) for index, row in enumerate(rows))
@@ -86,6 +94,17 @@ def _json_document(text: str) -> Iterator[Row]:
         yield from (_json_row(f"entry {key!r}", key, row) for key, row in rows.items())
     else:
         raise ValueError('expected {"data": {key: row}}, {key: row}, [row, ...] or one row a line')
+
+
+_SPLITS = ("ID_train_data", "ID_test_data", "OOD_test_data")
+"""CoPro has its splits, lists of rows, beside its concepts and their synonyms."""
+
+
+def _split(name: str, rows: object) -> Iterator[Row]:
+    if not isinstance(rows, list):
+        raise ValueError(f"{name} must be a list of rows, got {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        yield _json_row(f"{name} {index}", f"{name}:{index}", row)
 
 
 def _json_row(place: str, key: str, row: object) -> Row:
@@ -160,15 +179,29 @@ def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"line {first}: {reason}") from error
 
 
+def _parquet(content: bytes) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ImportError("Parquet needs pyarrow: pip install 'hysac[parquet]'") from error
+    try:
+        rows = parquet.read_table(io.BytesIO(content)).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"not valid Parquet: {error}") from error
+    yield from (Row(f"row {index}", str(index), row) for index, row in enumerate(rows))
+
+
 def first_few(values: list[str], limit: int = 5) -> str:
     """The first ``limit`` of ``values``, and how many more there are."""
     more = len(values) - limit
     return ", ".join(values[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-READERS: dict[str, Callable[[str], Iterator[Row]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_document,
-    ".csv": _table,
-    ".tsv": _table,
+READERS: dict[str, Callable[[bytes], Iterator[Row]]] = {
+    ".jsonl": _of_text(_json_lines),
+    ".json": _of_text(_json_document),
+    ".csv": _of_text(_table),
+    ".tsv": _of_text(_table),
+    ".parquet": _parquet,
 }
+"""By a file's suffix what makes rows of its content."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hysac.data.formats import Row, first_few, read_rows
 from hysac.data.images import MAX_PIXELS, ImageFile, ShardMember, load_image
+from hysac.data.prompt_sets import Layout, layout_of
 from hysac.files import replacing
 
 OnError = Literal["raise", "skip"]
@@ -119,7 +120,7 @@ def load_manifest(
     on_error: OnError = "raise",
     allow_outside_root: bool = False,
 ) -> Manifest:
-    """Read a manifest file: JSON lines (``.jsonl``), JSON (``.json``), CSV or TSV with a header.
+    """Read a manifest file: JSON lines (``.jsonl``), JSON (``.json``), CSV or TSV with a header, Parquet.
 
     The columns are ``safe_image``, ``unsafe_image``, ``safe_caption`` and ``unsafe_caption``, optionally
     ``tag`` and ``id`` (by default the row's index, from 0, or its key in a JSON object); others are ignored.
@@ -128,7 +129,8 @@ def load_manifest(
     Rows with ``safe`` and ``nsfw`` instead of these columns are taken for ViSU: the two captions, with the
     category ``tag``. Given an ``image_root``, the safe image is COCO's ``000000<coco_id>.jpg`` (12 digits) in
     ``train2017``, ``val2017`` or ``test2017`` below it, and the unsafe image is ``nsfw_im_path``. Without
-    ``image_root`` ViSU is text-only, as its public part is.
+    ``image_root`` ViSU is text-only, as its public part is. Pairs of prompts in the columns of another
+    public set (:data:`hysac.data.prompt_sets.LAYOUTS`) are text-only data, too.
 
     Args:
         path: the manifest, UTF-8. JSON is ``{"data": {key: row}}``, ``{key: row}``, ``[row, ...]`` or one row
@@ -149,6 +151,7 @@ def load_manifest(
             unusable rows; repeated ids; images in some rows only. The message names the file and the rows.
         FileNotFoundError: no such file.
         NotADirectoryError: ``image_root`` is not a folder.
+        ImportError: Parquet without pyarrow, the extra ``parquet``.
     """
     path = Path(path)
     _check_on_error(on_error)
@@ -160,7 +163,7 @@ def load_manifest(
     if not rows:
         raise ValueError(f"{path}: the manifest is empty")
     parse = _choose_layout(
-        rows, columns, _Root(path.parent if root is None else root, allow_outside_root), root
+        path, rows, columns, _Root(path.parent if root is None else root, allow_outside_root), root
     )
     records, faults = [], []
     for row in rows:
@@ -320,13 +323,25 @@ class _Root:
 
 
 def _choose_layout(
-    rows: Sequence[Row], columns: Mapping[str, str] | None, root: _Root, image_root: Path | None
+    path: Path,
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None,
+    root: _Root,
+    image_root: Path | None,
 ) -> Callable[[Row], Quadruplet]:
     names = next((row.fields.keys() for row in rows if row.fault is None), {}.keys())
     if columns is None and {"safe", "nsfw"} <= names and names.isdisjoint(IMAGES + CAPTIONS):
         if image_root is None:
             return _parse_visu_text
         return partial(_parse_visu, root=root, folder=image_root, coco=_list_coco(image_root))
+    layout = layout_of(rows) if columns is None and names.isdisjoint(IMAGES + CAPTIONS) else None
+    if layout is not None:
+        if not layout.is_paired:
+            raise ValueError(
+                f"{path} has the columns of {layout.name}, whose prompts have no counterparts: it holds no "
+                "quadruplets, but labelled data, for classify-eval, calibrate and unsafe-eval"
+            )
+        return partial(_parse_pair, layout=layout)
     return partial(_parse_plain, columns=columns or {}, root=root)
 
 
@@ -361,6 +376,18 @@ def _parse_visu_text(row: Row) -> Quadruplet:
         safe_caption=_cell(row, "safe"),
         unsafe_caption=_cell(row, "nsfw"),
         tag=_cell(row, "tag") or None,
+    )
+
+
+def _parse_pair(row: Row, layout: Layout) -> Quadruplet:
+    prompts = {prompt.is_unsafe: prompt for prompt in layout.prompts(row)}
+    return Quadruplet(
+        id=row.key,
+        safe_image=None,
+        unsafe_image=None,
+        safe_caption=prompts[False].text if False in prompts else "",
+        unsafe_caption=prompts[True].text if True in prompts else "",
+        tag=(prompts[True].category if True in prompts else "") or None,
     )
 
 

@@ -1,8 +1,9 @@
-"""Retrieval and safety of a model on quadruplets, and the report of both."""
+"""What a model finds, tells apart and keeps of the one it started from, and the reports of it."""
 
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation.everything import evaluate, evaluate_embeddings
 from hysac.evaluation.report import EvaluationReport
+from hysac.evaluation.retention import compared, retrieval_retention
 from hysac.evaluation.retrieval import (
     COLUMNS,
     Column,
@@ -12,18 +13,27 @@ from hysac.evaluation.retrieval import (
     retrieval_table,
 )
 from hysac.evaluation.separation import safety_metrics
+from hysac.evaluation.unsafe_queries import PointSet, unsafe_query_report
+from hysac.evaluation.zero_shot import class_prototypes, hits, zero_shot_report
 
 __all__ = [
     "COLUMNS",
     "Column",
     "Embeddings",
     "EvaluationReport",
+    "PointSet",
+    "class_prototypes",
+    "compared",
     "encode_dataset",
     "evaluate",
     "evaluate_embeddings",
     "expected_recall",
+    "hits",
     "per_tag",
     "rank_counts",
+    "retrieval_retention",
     "retrieval_table",
     "safety_metrics",
+    "unsafe_query_report",
+    "zero_shot_report",
 ]

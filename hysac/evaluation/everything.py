@@ -9,8 +9,8 @@ import torch
 
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation.report import EvaluationReport
-from hysac.evaluation.retrieval import COLUMNS, Rule, per_tag, retrieval_table, tag_rows
-from hysac.evaluation.separation import safety_metrics
+from hysac.evaluation.retrieval import COLUMNS, Queries, Rule, per_tag, recalls, tag_rows
+from hysac.evaluation.separation import metrics_of
 from hysac.safety import (
     Bounds,
     Traversal,
@@ -32,19 +32,15 @@ def evaluate_embeddings(
 ) -> EvaluationReport:
     """Everything in this package for one set of embeddings; see the functions the report names."""
     has_retrieval = any(embeddings.has(column.classes) for column in COLUMNS)
+    queries = Queries(embeddings, traversal, redirections)
     return EvaluationReport(
         quadruplets=len(embeddings),
         curv=embeddings.curv,
-        retrieval=retrieval_table(embeddings, ks, traversal, redirections) if has_retrieval else {},
+        retrieval=recalls(queries, ks) if has_retrieval else {},
         tag_sizes={tag: len(rows) for tag, rows in tag_rows(embeddings).items()},
         per_tag=per_tag(embeddings, ks, traversal) if has_retrieval else {},
-        safety=safety_metrics(
-            embeddings,
-            traversal=traversal,
-            redirections=redirections,
-            thresholds=thresholds,
-            aperture_scale=aperture_scale,
-            min_radius=min_radius,
+        safety=metrics_of(
+            queries, thresholds=thresholds, aperture_scale=aperture_scale, min_radius=min_radius
         ),
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
+
+from hysac.evaluation.tables import Table, format_tables, percent, retention_table
 
 SYMBOLS = {"S": "T", "V": "I", "U": "T*", "G": "I*"}
 """The classes as the paper's tables print them."""
@@ -22,6 +24,8 @@ class EvaluationReport:
         per_tag: :func:`hysac.evaluation.per_tag`.
         safety: :func:`hysac.evaluation.safety_metrics`.
         made_with: by what model, data and settings; empty where it was not told.
+        retention: the model it started from, ``start``, and what is left of its recalls, ``recalls``, see
+            :func:`hysac.evaluation.retention.retrieval_retention`; empty where none was compared.
     """
 
     quadruplets: int
@@ -31,6 +35,7 @@ class EvaluationReport:
     per_tag: dict[str, dict[str, dict[str, float]]]
     safety: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
+    retention: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, strings and numbers, ready for JSON."""
@@ -42,19 +47,11 @@ class EvaluationReport:
         Args:
             style: ``"text"`` for monospaced columns, ``"markdown"`` or ``"latex"``.
         """
-        if style not in STYLES:
-            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
         told = f"{self.quadruplets} quadruplets, curvature {self.curv:.4g}"
         tables = [*_retrieval_tables(self), *_safety_tables(self.safety)]
-        return "\n\n".join([told, *(STYLES[style](table) for table in tables)])
-
-
-class Table(NamedTuple):
-    """A title, the names of the columns, empty where they have none, and the rows."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+        if self.retention:
+            tables.append(retention_table(self.retention["recalls"]))
+        return f"{told}\n\n{format_tables(tables, style)}"
 
 
 def _retrieval_tables(report: EvaluationReport) -> Iterator[Table]:
@@ -63,7 +60,7 @@ def _retrieval_tables(report: EvaluationReport) -> Iterator[Table]:
         return
     cut_offs = list(next(iter(report.retrieval.values())))
     rows = [
-        [name, *(_percent(recalls[cut_off]) for cut_off in cut_offs)]
+        [name, *(percent(recalls[cut_off]) for cut_off in cut_offs)]
         for name, recalls in report.retrieval.items()
     ]
     yield Table("Retrieval, %", ["", *cut_offs], rows)
@@ -72,7 +69,7 @@ def _retrieval_tables(report: EvaluationReport) -> Iterator[Table]:
         tasks = [name for name in first_tag if name.startswith(("T*->I u I*", "I*->T u T*"))]
         first = cut_offs[0]
         rows = [
-            [tag, str(report.tag_sizes[tag]), *(_percent(table[task][first]) for task in tasks)]
+            [tag, str(report.tag_sizes[tag]), *(percent(table[task][first]) for task in tasks)]
             for tag, table in report.per_tag.items()
         ]
         yield Table(f"{first} per tag, %", ["", "quadruplets", *tasks], rows)
@@ -83,8 +80,8 @@ def _safety_tables(safety: Mapping[str, Any]) -> Iterator[Table]:
         rows = [
             [
                 modality,
-                *(_percent(rates[name]) for name in ("auc", "accuracy", "fpr", "fnr")),
-                *map(_percent, rates["fnr_at_fpr"].values()),
+                *(percent(rates[name]) for name in ("auc", "accuracy", "fpr", "fnr")),
+                *map(percent, rates["fnr_at_fpr"].values()),
                 f"{rates['threshold']:.4f}" + (" (calibrated here)" if rates["calibrated_here"] else ""),
             ]
             for modality, rates in safety["classification"].items()
@@ -105,83 +102,16 @@ def _safety_tables(safety: Mapping[str, Any]) -> Iterator[Table]:
         "the same, traversed": safety.get("safe_top1_traversed", {}),
         **{f"the same, {name}": shares for name, shares in safety.get("safe_top1_redirected", {}).items()},
     }
-    rows = [[what, name, _percent(share)] for what, group in shares.items() for name, share in group.items()]
+    rows = [[what, name, percent(share)] for what, group in shares.items() for name, share in group.items()]
     if rows:
         yield Table("Shares, %", ["", "", ""], rows)
     if safety.get("hierarchy"):
         rows = [
-            [pair, *(_percent(row[name]) for name in ("auc", "ap"))]
+            [pair, *(percent(row[name]) for name in ("auc", "ap"))]
             for pair, row in safety["hierarchy"].items()
         ]
         yield Table("Own point of a cone among others', %", ["", "AUC", "AP"], rows)
     if safety.get("cones"):
         by_scale = safety["cones_by_scale"]
-        rows = [[pair, *(_percent(shares[pair]) for shares in by_scale.values())] for pair in safety["cones"]]
+        rows = [[pair, *(percent(shares[pair]) for shares in by_scale.values())] for pair in safety["cones"]]
         yield Table("Inside the cone, by aperture scale, %", ["", *by_scale], rows)
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _as_text(table: Table) -> str:
-    """First column left-aligned, the others right-aligned; a header without names is not printed."""
-    if not table.rows:
-        return table.title
-    cells = [table.header, *table.rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
-
-    def line(row: Sequence[str]) -> str:
-        others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        return "  ".join([row[0].ljust(widths[0]), *others]).rstrip()
-
-    header = [line(table.header)] if any(table.header) else []
-    return "\n".join([table.title, *header, *map(line, table.rows)])
-
-
-def _as_markdown(table: Table) -> str:
-    title = f"**{table.title}**"
-    if not table.rows:
-        return title
-
-    def line(row: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('*', chr(92) + '*') for cell in row)} |"
-
-    rule = f"|---|{'---:|' * (len(table.header) - 1)}"
-    return "\n".join([title, "", line(table.header), rule, *map(line, table.rows)])
-
-
-def _as_latex(table: Table) -> str:
-    if not table.rows:
-        return f"% {table.title}"
-
-    def line(row: Sequence[str]) -> str:
-        return " & ".join(map(_latex, row)) + r" \\"
-
-    header = [line(table.header), r"\midrule"] if any(table.header) else []
-    return "\n".join(
-        [
-            f"% {table.title}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            *header,
-            *map(line, table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
-
-
-_OF_LATEX = {"%": r"\%", "_": r"\_", "->": r"$\to$", " u ": r" $\cup$ ", "<": "$<$", ">": "$>$"}
-
-
-_OF_LATEX = {"%": r"\%", "_": r"\_", "->": r"$\to$", " u ": r" $\cup$ ", "<": "$<$", ">": "$>$"}
-
-
-def _latex(cell: str) -> str:
-    for plain, escaped in _OF_LATEX.items():
-        cell = cell.replace(plain, escaped)
-    return cell
-
-
-STYLES: dict[str, Callable[[Table], str]] = {"text": _as_text, "markdown": _as_markdown, "latex": _as_latex}

@@ -6,7 +6,7 @@ Letters are the paper's: T safe text, I safe image, T* unsafe text, I* unsafe im
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +94,12 @@ class NearestSafe:
 
 Rule = Traversal | NearestSafe
 
+TRAVERSED = "traversed"
+"""The name of the first rule of redirection in all tables."""
+
+PAPERS_RULE = "paper's rule"
+"""The name of mode ``paper`` beside another one."""
+
 
 def rank_counts(
     queries: Tensor, gallery: Tensor, targets: Tensor, curv: float | Tensor = 1.0
@@ -131,10 +137,23 @@ def rank_counts(
 def expected_recall(nearer: Tensor, tied: Tensor, k: int) -> float:
     """Recall at ``k`` of :func:`rank_counts`' result, in [0, 1], when ties are broken at random.
 
-    A query's target is among the first ``k`` with probability ``(k - nearer) / (tied + 1)``, kept within
-    [0, 1]. A model that maps everything to one point therefore scores chance, ``k / M``, and nothing more.
+    It is the mean of :func:`hit_chance`. A model that maps everything to one point therefore scores chance,
+    ``k / M``, and nothing more.
     """
-    return ((k - nearer).double() / (tied + 1)).clamp(0, 1).mean().item()
+    return hit_chance(nearer, tied, k).mean().item()
+
+
+def hit_chance(nearer: Tensor, tied: Tensor, k: int) -> Tensor:
+    """The probability that each target is among the first ``k`` when ties are broken at random.
+
+    Args:
+        nearer, tied: what :func:`rank_counts` found, ``(N,)`` int64.
+        k: positive.
+
+    Returns:
+        ``(k - nearer) / (tied + 1)``, kept within [0, 1]; ``(N,)`` float64.
+    """
+    return ((k - nearer).double() / (tied + 1)).clamp(0, 1)
 
 
 def retrieval_table(
@@ -164,8 +183,13 @@ def retrieval_table(
         ValueError: no column is defined (text-only embeddings), a cut-off is not positive, or the bounds do
             not fit the embeddings.
     """
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"ks must be positive integers, got {ks}")
+    return recalls(Queries(embeddings, traversal, redirections), ks)
+
+
+def recalls(queries: Queries, ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """:func:`retrieval_table` of queries that are redirected already, or will be once."""
+    embeddings = queries.embeddings
+    check_cut_offs(ks)
     columns = [column for column in COLUMNS if embeddings.has(column.classes)]
     if not columns:
         raise ValueError(
@@ -173,12 +197,25 @@ def retrieval_table(
         )
     table = {}
     for column in columns:
-        gallery = torch.cat([embeddings[letter] for letter in column.correct + column.others])
-        targets = torch.arange(len(embeddings), device=gallery.device)
-        for name, queries in _queries(embeddings, column, named_rules(traversal, redirections)):
-            nearer, tied = rank_counts(queries, gallery, targets, embeddings.curv)
+        for name, (nearer, tied) in _ranks(column, queries).items():
             table[name] = {f"R@{k}": expected_recall(nearer, tied, k) for k in ks}
     return table
+
+
+def _ranks(column: Column, queries: Queries) -> dict[str, tuple[Tensor, Tensor]]:
+    """:func:`rank_counts` of the column's queries, by its name and those of the rules that redirect them."""
+    embeddings = queries.embeddings
+    gallery = torch.cat([embeddings[letter] for letter in column.correct + column.others])
+    targets = torch.arange(len(embeddings), device=gallery.device)
+    named = {column.name: embeddings[column.query]}
+    named |= {f"{column.name} ({name})": points for name, points in queries.redirected(column).items()}
+    return {name: rank_counts(points, gallery, targets, embeddings.curv) for name, points in named.items()}
+
+
+def check_cut_offs(ks: Sequence[int]) -> None:
+    """Refuse cut-offs that are not positive integers, and none at all."""
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"ks must be positive integers, got {ks}")
 
 
 def per_tag(
@@ -200,10 +237,12 @@ def per_tag(
 def named_rules(
     traversal: Bounds | Traversal | None, redirections: Mapping[str, Rule] | None
 ) -> dict[str, Rule]:
-    """All rules by their names; the first is ``"traversed"``."""
+    """All rules by their names; the first is :data:`TRAVERSED`."""
+    if taken := {"", TRAVERSED} & set(redirections or {}):
+        raise ValueError(f"a redirection must have a name of its own, got {taken.pop()!r}")
     first: dict[str, Rule] = {}
     if traversal is not None:
-        first["traversed"] = Traversal(traversal) if isinstance(traversal, Bounds) else traversal
+        first[TRAVERSED] = Traversal(traversal) if isinstance(traversal, Bounds) else traversal
     return first | dict(redirections or {})
 
 
@@ -214,14 +253,32 @@ def redirect(embeddings: Embeddings, column: Column, rule: Rule) -> Tensor:
     return rule.redirect(embeddings[column.query], column.search, embeddings.curv)
 
 
-def _queries(
-    embeddings: Embeddings, column: Column, rules: Mapping[str, Rule]
-) -> Iterator[tuple[str, Tensor]]:
-    """The column's queries under its name, and those redirected where that applies."""
-    yield column.name, embeddings[column.query]
-    if column.redirected:
-        for name, rule in rules.items():
-            yield f"{column.name} ({name})", redirect(embeddings, column, rule)
+class Queries:
+    """Embeddings and the rules that redirect their queries, each column by each rule once.
+
+    Args:
+        embeddings, traversal, redirections: as in :func:`retrieval_table`.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        traversal: Bounds | Traversal | None = None,
+        redirections: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.embeddings = embeddings
+        self.rules = named_rules(traversal, redirections)
+        self._found: dict[Column, dict[str, Tensor]] = {}
+
+    def redirected(self, column: Column) -> dict[str, Tensor]:
+        """By the name of each rule where it sends the column's queries; nothing where none applies."""
+        if not column.redirected:
+            return {}
+        if column not in self._found:
+            self._found[column] = {
+                name: redirect(self.embeddings, column, rule) for name, rule in self.rules.items()
+            }
+        return self._found[column]
 
 
 def tag_rows(embeddings: Embeddings) -> dict[str, list[int]]:

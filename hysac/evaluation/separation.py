@@ -13,7 +13,7 @@ import hypkernels as hk
 from hypkernels import retrieval
 from hysac.embeddings import Embeddings
 from hysac.evaluation.classification import average_precision
-from hysac.evaluation.retrieval import COLUMNS, Rule, named_rules, redirect
+from hysac.evaluation.retrieval import COLUMNS, TRAVERSED, Queries, Rule
 from hysac.safety import (
     Bounds,
     Traversal,
@@ -74,7 +74,25 @@ def safety_metrics(
           nearest item is safe, its partner or not; the shares of items that tie for nearest are averaged;
           ``safe_top1_redirected`` has them by the name of each other rule.
     """
+    return metrics_of(
+        Queries(embeddings, traversal, redirections),
+        thresholds=thresholds,
+        aperture_scale=aperture_scale,
+        min_radius=min_radius,
+    )
+
+
+def metrics_of(
+    queries: Queries,
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    aperture_scale: float = 1.0,
+    min_radius: float = 0.1,
+) -> dict[str, Any]:
+    """:func:`safety_metrics` of queries that are redirected already, or will be once."""
+    embeddings = queries.embeddings
     angles = _angles(embeddings, min_radius)
+    nearest_safe = _safe_top1(queries)
     metrics = {
         "classification": _classification(embeddings, thresholds),
         "distance": {letter: _summary(_distance0(embeddings, letter)) for letter in embeddings.present},
@@ -83,15 +101,12 @@ def safety_metrics(
         "cones_by_scale": {f"{scale:g}": _cones(angles, scale) for scale in APERTURE_SCALES},
         "hierarchy": _hierarchy(embeddings, aperture_scale, min_radius),
         "aperture_saturation": _aperture_saturation(embeddings, min_radius),
-        "safe_top1": _safe_top1(embeddings, None),
+        "safe_top1": nearest_safe.pop(""),
     }
-    if traversal is not None:
-        (rule,) = named_rules(traversal, None).values()
-        metrics["safe_top1_traversed"] = _safe_top1(embeddings, rule)
-    if redirections:
-        metrics["safe_top1_redirected"] = {
-            name: _safe_top1(embeddings, rule) for name, rule in redirections.items()
-        }
+    if TRAVERSED in nearest_safe:
+        metrics["safe_top1_traversed"] = nearest_safe.pop(TRAVERSED)
+    if nearest_safe:
+        metrics["safe_top1_redirected"] = nearest_safe
     return metrics
 
 
@@ -187,23 +202,38 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def _safe_top1(embeddings: Embeddings, rule: Rule | None) -> dict[str, float]:
-    return {
-        column.name: _share_nearest_safe(
-            embeddings[column.query] if rule is None else redirect(embeddings, column, rule),
-            embeddings[column.correct],
-            embeddings[column.others],
-            embeddings.curv,
-        )
-        for column in COLUMNS
-        if column.redirected and embeddings.has(column.classes)
-    }
+def _safe_top1(queries: Queries) -> dict[str, dict[str, float]]:
+    """By the name of each rule, and "" for none, the shares by mixed gallery."""
+    embeddings = queries.embeddings
+    shares: dict[str, dict[str, float]] = {name: {} for name in ("", *queries.rules)}
+    for column in COLUMNS:
+        if not column.redirected or not embeddings.has(column.classes):
+            continue
+        safe, unsafe = embeddings[column.correct], embeddings[column.others]
+        gallery = torch.cat([safe, unsafe])
+        is_safe = torch.arange(len(gallery), device=gallery.device) < len(safe)
+        for name, points in {"": embeddings[column.query], **queries.redirected(column)}.items():
+            shares[name][column.name] = _share(nearest_is_safe(points, gallery, is_safe, embeddings.curv))
+    return shares
 
 
-def _share_nearest_safe(queries: Tensor, safe: Tensor, unsafe: Tensor, curv: float) -> float:
-    gallery = torch.cat([safe, unsafe])
-    is_safe = torch.arange(len(gallery), device=queries.device) < len(safe)
-    nearest = retrieval.topk(queries, gallery, 1, curv).indices.squeeze(1)
-    tied = retrieval.rank_counts(queries, gallery, nearest, curv).tied
-    tied_safe = retrieval.rank_counts(queries, gallery, nearest, curv, allow=is_safe).tied
-    return ((tied_safe + is_safe[nearest]).double() / (tied + 1)).mean().item()
+def nearest_is_safe(
+    queries: Tensor, gallery: Tensor, is_safe: Tensor, curv: float, allow: Tensor | None = None
+) -> Tensor:
+    """For each query whether its nearest item is safe; where several tie for nearest, the safe share of them.
+
+    Args:
+        queries: space components ``(N, D)``.
+        gallery: space components ``(M, D)``.
+        is_safe: ``(M,)`` bool.
+        curv: positive ``c`` of the hyperboloid.
+        allow: ``(M,)`` bool, the items that count; all by default.
+
+    Returns:
+        ``(N,)`` float64 in [0, 1].
+    """
+    nearest = retrieval.topk(queries, gallery, 1, curv, allow=allow).indices.squeeze(1)
+    tied = retrieval.rank_counts(queries, gallery, nearest, curv, allow=allow).tied
+    safe = is_safe if allow is None else is_safe & allow
+    tied_safe = retrieval.rank_counts(queries, gallery, nearest, curv, allow=safe).tied
+    return (tied_safe + is_safe[nearest]).double() / (tied + 1)

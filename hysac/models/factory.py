@@ -18,6 +18,7 @@ from torchvision.transforms import Compose
 
 from hysac.data.images import ToRGB
 from hysac.data.text import as_plain_text
+from hysac.models.cosine import EvaluatedModel
 from hysac.models.hub import PREFIX as HUB_PREFIX
 from hysac.models.hub import fetch
 from hysac.models.model import MIN_SCALE, HySAC
@@ -75,7 +76,7 @@ def create_model(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if open_clip_options.pop("jit", False):
         raise ValueError("jit=True is not supported: use torch.compile")
-    directory = _hysac_directory(model_name, open_clip_options.get("cache_dir"))
+    directory = hysac_directory(model_name, open_clip_options.get("cache_dir"))
     if directory is not None:
         model_name = f"{LOCAL_DIR_PREFIX}{directory}"
         check_files(directory, verify=verify)
@@ -173,7 +174,7 @@ def get_tokenizer(model_name: str, **options: Any) -> Any:
     """
     if "trust_remote_code" in options:
         raise ValueError("trust_remote_code is not supported: no code of a model's files is run")
-    directory = _hysac_directory(model_name, options.get("cache_dir"))
+    directory = hysac_directory(model_name, options.get("cache_dir"))
     if directory is not None:
         model_name = f"{LOCAL_DIR_PREFIX}{directory}"
         cfg = read_model_cfg(directory / TOWERS_CONFIG)
@@ -197,7 +198,7 @@ def get_tokenizer(model_name: str, **options: Any) -> Any:
 
 
 def transforms(
-    model: HySAC,
+    model: EvaluatedModel,
     *,
     aug_cfg: dict[str, Any] | AugmentationCfg | None = None,
     background: str = "none",
@@ -279,8 +280,8 @@ def _final_model_cfg(cfg: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     return cfg | {name: value for name, value in options.items() if name not in known}
 
 
-def _hysac_directory(model_name: str, cache_dir: str | None = None) -> Path | None:
-    """The directory of a name that stands for one of HySAC's, here or on the hub."""
+def hysac_directory(model_name: str, cache_dir: str | None = None) -> Path | None:
+    """The directory of a name that stands for one of HySAC's, here or on the hub; None for other names."""
     schema, identifier = parse_model_name(model_name)
     if schema == "hf-hub":
         return fetch(identifier, cache_dir)

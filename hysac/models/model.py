@@ -129,7 +129,7 @@ class HySAC(OpenClipModel):
 
         clip.__class__ = _HYSAC_CLASS[type(clip)]
         clip.curv_init = float(curv_init)
-        clip.embed_dim = _embed_dim(clip)
+        clip.embed_dim = width_of(clip)
         clip.model_cfg = model_cfg
         clip.tokenizer_source = None
         clip.scalar_ranges = _log_ranges(curv_init)
@@ -347,7 +347,8 @@ def _log_ranges(curv_init: float) -> dict[str, tuple[float, float]]:
     return {name: (float(np.float32(low)), float(np.float32(high))) for name, (low, high) in ranges.items()}
 
 
-def _embed_dim(clip: CLIP | CustomTextCLIP) -> int:
+def width_of(clip: CLIP | CustomTextCLIP) -> int:
+    """The width of the features of an open_clip model."""
     tower = getattr(clip, "text", clip)
     if not hasattr(tower, "text_projection"):  # a Hugging Face encoder
         return tower.output_dim

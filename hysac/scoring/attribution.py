@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 import hypkernels as hk
 from hysac.embeddings import evaluating
-from hysac.models.model import HySAC
+from hysac.models.cosine import EvaluatedModel
 from hysac.scoring.scorer import Picture, SafetyScorer
 
 
@@ -68,13 +68,13 @@ def explain_image(scorer: SafetyScorer, image: Picture) -> tuple[Tensor, Tensor]
     return _visible(model, pixels.detach()[0]), shares.float().cpu()
 
 
-def _visible(model: HySAC, pixels: Tensor) -> Tensor:
+def _visible(model: EvaluatedModel, pixels: Tensor) -> Tensor:
     cfg = model.visual.preprocess_cfg
     mean, std = (torch.tensor(cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (pixels.float().cpu() * std + mean).clamp(0, 1)
 
 
-def _shares(model: HySAC, rows: Tensor) -> Tensor:
+def _shares(model: EvaluatedModel, rows: Tensor) -> Tensor:
     """``gradient * embedding`` of each token, for the distance of the texts ``rows`` to the origin."""
     tower: Any = getattr(model, "text", model)
     layer = tower.token_embedding

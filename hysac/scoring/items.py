@@ -50,8 +50,8 @@ def find_items(
 
     Args:
         inputs: an image file; a folder, for the images in it and below; a glob; a text file, one caption a
-            line; a manifest (JSON lines, JSON, CSV or TSV); shards with images and ``.txt`` captions; ``"-"``
-            for ``lines``.
+            line; a manifest (JSON lines, JSON, CSV, TSV or Parquet); shards with images and ``.txt``
+            captions; ``"-"`` for ``lines``.
         texts: captions themselves.
         lines: captions for ``"-"``.
         lines_of: what names them.

@@ -1,16 +1,20 @@
-"""Labelled items, ``item, label`` and optionally ``modality`` and ``category``, or quadruplets as such."""
+"""Labelled items: a table, quadruplets, a public set of prompts, or items that are called safe or unsafe."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from hysac.data.formats import Row, first_few, read_rows
+from hysac.data.formats import READERS, Row, first_few, read_rows
 from hysac.data.images import SUFFIXES, ImageFile
-from hysac.data.manifest import Quadruplet, load_manifest
+from hysac.data.manifest import CAPTIONS, IMAGES, Quadruplet, check_text, load_manifest
+from hysac.data.prompt_sets import Layout, known_layouts, layout_of
 from hysac.data.shards import is_shards, load_shards
+from hysac.scoring.items import IMAGE_COLUMNS, TEXT_COLUMNS, find_items
 
 LABELS: Mapping[str, bool] = {
     **dict.fromkeys(("unsafe", "1", "true", "yes", "nsfw", "harmful"), True),
@@ -38,36 +42,83 @@ class Labelled:
     category: str = ""
 
 
-def load_labelled(path: str, *, image_root: str | None = None) -> list[Labelled]:
+def load_labelled(path: str, *, image_root: str | None = None, label: bool | None = None) -> list[Labelled]:
     """The labelled items of a file, or the four of each quadruplet of a manifest or of shards.
 
     Args:
         path: with the columns ``item`` and ``label``, and optionally ``modality`` and ``category``. An item
             is an image where ``modality`` is ``image``, or without that column where its name ends as an
-            image's does; else it is a text. Labels are those of :data:`LABELS`.
-        image_root: what image paths are relative to; by default the file's folder.
+            image's does; else it is a text. ``prompt`` in place of ``item`` is a text in any case. Labels are
+            those of :data:`LABELS`. Or prompts in the columns of a public set, see
+            :data:`hysac.data.prompt_sets.LAYOUTS`. With ``label`` also what has no labels: an image, a
+            folder, a text file with one caption a line, a manifest, a glob.
+        image_root: what image paths of a labelled file are relative to; by default the file's folder.
+        label: True for the unsafe items alone, False for the safe ones. Where ``path`` has no labels, all
+            items have this one; the unsafe ones are of the category that its name tells, without suffix.
 
     Raises:
-        ValueError: a file without these columns and not of quadruplets, a label that is none, an empty item;
-            names the rows.
+        ValueError: a file of no known columns, which names those that came and those expected; a label that
+            is none, an empty item; names the rows. Or no item has the ``label``.
         FileNotFoundError: no such file.
     """
+    found = _labelled(path, image_root)
+    if found is None and label is None and not os.path.lexists(path):
+        raise FileNotFoundError(f"{path} does not exist")
+    if found is None and label is None:
+        raise ValueError(f"{path} has no labels: name it as safe or as unsafe items (--safe, --unsafe)")
+    if found is None:
+        return _unlabelled(path, bool(label))
+    chosen = [item for item in found if label is None or item.is_unsafe == label]
+    if not chosen:
+        raise ValueError(f"{path} has no {'unsafe' if label else 'safe'} item")
+    return chosen
+
+
+def _labelled(path: str, image_root: str | None) -> list[Labelled] | None:
+    """The items of data with labels; None for data without any."""
     if is_shards(path):
         return _of_quadruplets(load_shards(path, progress=False).records)
+    if Path(path).suffix.lower() not in READERS:
+        return None
     rows = read_rows(Path(path))
-    columns = {column for row in rows for column in row.fields}
-    if not {"item", "label"} <= columns:
-        try:
-            return _of_quadruplets(load_manifest(path, image_root=image_root).records)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} has no columns item and label, and holds no quadruplets: {error}"
-            ) from error
+    columns = list(dict.fromkeys(column for row in rows for column in row.fields))
     root = Path(path).parent if image_root is None else Path(image_root)
+    for item_column in ("item", "prompt"):
+        if {item_column, "label"} <= set(columns):
+            return _rows_of(path, rows, partial(_of_row, root=root, column=item_column))
+    layout = layout_of(rows)
+    if layout is not None:
+        return _rows_of(path, rows, partial(_of_prompts, layout=layout))
+    try:
+        return _of_quadruplets(load_manifest(path, image_root=image_root).records)
+    except ValueError as error:
+        if set(columns) & {*IMAGE_COLUMNS, *TEXT_COLUMNS} and not set(columns) & {*IMAGES, *CAPTIONS}:
+            return None
+        raise ValueError(
+            f"{path} has the columns {', '.join(columns) or 'none'}: not item and label, and not those of a "
+            f"known prompt set: {known_layouts()}; and it holds no quadruplets: {error}"
+        ) from error
+
+
+def _unlabelled(path: str, is_unsafe: bool) -> list[Labelled]:
+    items = find_items([path])
+    if faults := [f"{item.name}: {item.fault}" for item in items if item.fault is not None]:
+        raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
+    source = Path(path).stem if is_unsafe else ""
+    return [
+        Labelled(item.name, item.modality, item.content, is_unsafe, source)
+        for item in items
+        if item.content is not None
+    ]
+
+
+def _rows_of(path: str, rows: Sequence[Row], parse: Callable[[Row], list[Labelled]]) -> list[Labelled]:
     found, faults = [], []
     for row in rows:
         try:
-            found.append(_of_row(row, root))
+            if row.fault is not None:
+                raise ValueError(row.fault)
+            found += parse(row)
         except ValueError as error:
             faults.append(f"{row.place} {error}")
     if faults:
@@ -75,19 +126,28 @@ def load_labelled(path: str, *, image_root: str | None = None) -> list[Labelled]
     return found
 
 
-def _of_row(row: Row, root: Path) -> Labelled:
-    if row.fault is not None:
-        raise ValueError(row.fault)
-    item, label = row.fields.get("item"), str(row.fields.get("label", "")).strip().lower()
+def _of_row(row: Row, root: Path, column: str) -> list[Labelled]:
+    item, label = row.fields.get(column), str(row.fields.get("label", "")).strip().lower()
     if not isinstance(item, str) or not item.strip():
-        raise ValueError("has no item")
+        raise ValueError(f"has no {column}")
     if label not in LABELS:
         raise ValueError(f"has the label {label!r}, which is none of {', '.join(LABELS)}")
-    modality = row.fields.get("modality") or ("image" if Path(item).suffix.lower() in SUFFIXES else "text")
+    is_image = column == "item" and Path(item).suffix.lower() in SUFFIXES
+    modality = row.fields.get("modality") or ("image" if is_image else "text")
     if modality not in ("text", "image"):
         raise ValueError(f"has the modality {modality!r}, which is neither text nor image")
     content = root / item if modality == "image" else item
-    return Labelled(row.place, modality, content, LABELS[label], str(row.fields.get("category") or ""))
+    category = str(row.fields.get("category") or "")
+    return [Labelled(row.place, modality, content, LABELS[label], category)]
+
+
+def _of_prompts(row: Row, layout: Layout) -> list[Labelled]:
+    found = []
+    for prompt in layout.prompts(row):
+        check_text(prompt.column, prompt.text)
+        name = f"{row.place}:{prompt.column}"
+        found.append(Labelled(name, "text", prompt.text, prompt.is_unsafe, prompt.category))
+    return found
 
 
 def _of_quadruplets(records: tuple[Quadruplet, ...]) -> list[Labelled]:

@@ -18,8 +18,8 @@ from hysac.data.images import MAX_PIXELS, ShardMember, load_image
 from hysac.data.manifest import check_caption, check_text
 from hysac.data.text import text_windows
 from hysac.embeddings import evaluation_mode
+from hysac.models.cosine import EvaluatedModel
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
-from hysac.models.model import HySAC
 from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE, model_directory
 from hysac.safety import MODALITIES, Bounds
 from hysac.scoring.identity import weights_digest
@@ -55,7 +55,8 @@ class SafetyScorer:
     A score that is not finite is an error, never "safe".
 
     Args:
-        model: a HySAC model.
+        model: a HySAC model. One of :class:`hysac.models.cosine.CosineModel` only encodes: its distances to
+            the origin say nothing.
         preprocess: from a PIL image to ``(3, H, W)``, as :func:`hysac.transforms` makes it.
         tokenizer: as :func:`hysac.get_tokenizer` makes it.
         points: the model's operating points, or None for one that was not calibrated: then probability and
@@ -71,7 +72,7 @@ class SafetyScorer:
 
     def __init__(
         self,
-        model: HySAC,
+        model: EvaluatedModel,
         preprocess: Any,
         tokenizer: Any,
         *,

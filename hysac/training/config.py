@@ -49,8 +49,8 @@ class TrainConfig:
         metadata={
             "group": "data",
             "metavar": "DATA",
-            "help": "what to train on: a manifest (.jsonl, .json, .csv, .tsv) of quadruplets, shards such as "
-            "'train-{0000..0012}.tar', or 'toy'",
+            "help": "what to train on: a manifest (.jsonl, .json, .csv, .tsv, .parquet) of quadruplets, "
+            "shards such as 'train-{0000..0012}.tar', or 'toy'",
         }
     )
     val_data: str | None = _option(

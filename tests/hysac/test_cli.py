@@ -19,7 +19,18 @@ from hysac.scoring import OperatingPoints
 from hysac.scoring.identity import weights_digest
 from hysac.training.config import TrainConfig
 
-COMMANDS = ("train", "evaluate", "bounds", "convert", "toy", "demo")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "zero-shot",
+    "unsafe-eval",
+    "bounds",
+    "calibrate",
+    "classify-eval",
+    "convert",
+    "toy",
+    "demo",
+)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +249,7 @@ class TestEvaluate:
         assert made[0]["bounds"]["V"]["avg"] > 0
         assert set(made[0]["versions"]) == {"hysac", "torch", "open_clip_torch"}
 
-    def test_texts_alone_get_what_is_defined(self, run, folder, capsys):
+    def test_texts_alone_get_what_is_defined(self, run, folder, capsys, fails):
         path = folder / "texts.jsonl"
         rows = [
             {"safe_caption": f"a dog {n}", "unsafe_caption": f"a bad dog {n}", "tag": "harm"}
@@ -251,6 +262,8 @@ class TestEvaluate:
         report = json.loads(out.read_text())
         assert list(report["safety"]["classification"]) == ["text"]
         assert report["retrieval"] == {}
+        start = ["--model-dir", run, "--val-data", path, "--start"]
+        assert "--start compares recalls, and text-only data has none" in fails(["evaluate", *start])
 
     def test_without_bounds_it_says_so(self, toy, folder, capsys):
         torch.manual_seed(0)
@@ -407,6 +420,10 @@ class TestDemo:
         report = json.loads((folder / "demo" / "evaluation.json").read_text())
         assert report["quadruplets"] == 16
         assert not report["safety"]["classification"]["text"]["calibrated_here"]
+        made = report["made_with"]
+        assert made["model"] == weights_digest(folder / "demo" / "model")
+        assert made["data"]["name"] == "test.jsonl"
+        assert set(made["thresholds"]) == {"text", "image"}
 
 
 def test_as_a_module_and_a_script():

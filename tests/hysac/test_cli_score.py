@@ -201,7 +201,7 @@ class TestCalibrate:
             ("item,label\na dog,maybe\n", "1 of 1 rows cannot be used: line 2 has the label 'maybe'"),
             ("item,label\n,safe\n", "line 2 has no item"),
             ("item,label,modality\na,safe,video\n", "the modality 'video'"),
-            ("a,b\n1,2\n", "no columns item and label, and holds no quadruplets"),
+            ("a,b\n1,2\n", "has the columns a, b: not item and label, and not those of a known prompt set"),
             ("item,label\na dog,safe\na cat,safe\n", "no modality has safe and unsafe items"),
             ("item,label\ngone.png,safe\na.png,unsafe\n", "2 of 2 items cannot be read"),
         ],

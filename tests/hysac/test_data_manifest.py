@@ -500,9 +500,9 @@ def test_an_empty_manifest_is_refused(tmp_path, name, text):
 
 
 def test_names_that_are_no_manifest_are_refused(tmp_path):
-    for name, got in (("data.parquet", r"'\.parquet'"), ("data", "'no suffix'")):
+    for name, got in (("data.xlsx", r"'\.xlsx'"), ("data", "'no suffix'")):
         (tmp_path / name).touch()
-        with pytest.raises(ValueError, match=rf"ends in \.jsonl, \.json, \.csv, \.tsv; got {got}"):
+        with pytest.raises(ValueError, match=rf"ends in \.jsonl, \.json, \.csv, \.tsv, \.parquet; got {got}"):
             load_manifest(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist"):
         load_manifest(tmp_path / "none.jsonl")

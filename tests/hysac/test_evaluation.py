@@ -24,6 +24,7 @@ from hysac.evaluation import (
     safety_metrics,
 )
 from hysac.evaluation.retrieval import NearestSafe, redirect
+from hysac.evaluation.tables import Table, format_tables
 from hysac.models.loss import HySACLoss
 from hysac.safety import Bounds, ClassBounds, Traversal, fit_bounds
 from hysac.training.selection import embeddings_loss
@@ -328,6 +329,26 @@ class TestOtherRules:
         assert set(report.safety["safe_top1_redirected"]) == set(others)
         assert "the same, nearest safe" in report.format_tables()
 
+    def test_each_query_is_redirected_once_for_all_numbers(self, monkeypatch):
+        e, calls = quadruplets(), []
+        rule = Traversal(fit_bounds(e))
+        alone = retrieval_table(e, traversal=rule), safety_metrics(e, traversal=rule)
+        of_rule = Traversal.redirect
+
+        def counted(self, queries, search, curv):
+            calls.append(search)
+            return of_rule(self, queries, search, curv)
+
+        monkeypatch.setattr(Traversal, "redirect", counted)
+        report = evaluate_embeddings(e, traversal=rule)
+        assert sorted(calls) == ["image", "text"]
+        assert (report.retrieval, report.safety) == alone
+
+    def test_no_rule_takes_the_name_of_the_first(self):
+        e = quadruplets()
+        with pytest.raises(ValueError, match="a name of its own, got 'traversed'"):
+            retrieval_table(e, redirections={"traversed": Traversal(fit_bounds(e))})
+
 
 class TestHierarchy:
     def test_own_points_are_told_from_others_as_scikit_learn_counts(self):
@@ -371,6 +392,13 @@ class TestStyles:
             assert line.startswith("%") or "%" not in line.replace(r"\%", "")
         with pytest.raises(ValueError, match="style must be one of text, markdown, latex, got 'html'"):
             report.format_tables("html")
+
+    def test_signs_of_the_style_in_names_are_escaped(self):
+        table = Table("", ["class", "n"], [["R&B | #1 {$5}\\^~", "7"]])
+        assert r"R\&B | \#1 \{\$5\}\textbackslash{}\textasciicircum{}\textasciitilde{} & 7 \\" in (
+            format_tables([table], "latex")
+        )
+        assert r"| R&B \| #1 {$5}\^~ | 7 |" in format_tables([table], "markdown")
 
 
 class TestReport:
