@@ -159,9 +159,10 @@ def pair_values(
         y = column_scalars(of_columns + place(piece * WIDTH) + places(WIDTH))
         inside = (row < M)[:, None] & (column < N)[None, :]
         near = _near(pieces[piece], x, y, c, FORMULA) | exact
-        value = _value(pieces[piece], x, y, c, FORMULA, INLINE_PTX) * unit
-        tl.store(out + column[None, :], tl.where(near, float("nan"), value), mask=inside)
-        found = tl.maximum(found, tl.max((near & inside).to(tl.int32), 1))
+        value = tl.where(near, float("nan"), _value(pieces[piece], x, y, c, FORMULA, INLINE_PTX) * unit)
+        tl.store(out + column[None, :], value, mask=inside)
+        # By what was stored: ``near`` would be computed again in another layout, or kept until the end.
+        found = tl.maximum(found, tl.max(((value != value) & inside).to(tl.int32), 1))
     _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M, BLOCK_N)
 
 
@@ -275,10 +276,10 @@ def pair_weights(
 
 @triton.jit
 def _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """As a matrix of one element: Triton 3.6 cannot reduce a vector for sm_100."""
+    """As one row: Triton 3.6 cannot reduce a vector for sm_100, and for a column computes all flags twice."""
     rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     at = NEAR + (matrix * rows + i) * columns + j + tl.arange(0, 1)
-    tl.store(at, tl.max(found[:, None], 0))
+    tl.store(at, tl.max(found[None, :], 1))
 
 
 @triton.jit

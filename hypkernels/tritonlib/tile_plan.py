@@ -128,6 +128,11 @@ _TABLES = {
 }
 
 
+# With four pieces, Triton 3.8 needs a stack for angles on sm_90, and 3.6 spills the gradients on sm_100.
+_EIGHT_PIECES = _NARROW._replace(pieces=8)
+_PAIRWISE_ANGLES, _PAIRWISE_BACKWARD = {"sm_90": _EIGHT_PIECES}, {"sm_100": _EIGHT_PIECES}
+
+
 def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
     """For an architecture as :mod:`hypkernels.tritonlib.device_limits` names it."""
     table = _TABLES[target]
@@ -141,7 +146,9 @@ def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
 def pairwise_plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
     """Of a pairwise function, whose backward pass reads a gradient of each pair: that takes registers."""
     plan = plan_for(target, dtype, similarity)
-    return plan if similarity == "angle" else plan._replace(backward=_TABLES[target].float32.backward)
+    if similarity == "angle":
+        return plan._replace(forward=_PAIRWISE_ANGLES.get(target, plan.forward))
+    return plan._replace(backward=_PAIRWISE_BACKWARD.get(target, _TABLES[target].float32.backward))
 
 
 def default_plan(points: Tensor, similarity: str) -> Plan:
