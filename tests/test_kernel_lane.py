@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 # One case in so many: ``TRITON_INTERPRET=1 pytest tests/kernels``, or a GPU, runs all.
-SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "8")
+SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "10")
 KERNEL_TESTS = Path(__file__).parent / "kernels"
 
 
