@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,36 @@ def _touch(path: Path) -> int:
     """Create a file, and tell the mode that the umask gives it; safetensors would make it private."""
     path.touch()
     return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside ``path``, which on leaving without an error takes that place, whole.
+
+    After an error it is gone, and ``path`` is as it was.
+
+    Args:
+        path: of a directory that does not exist yet, or is empty.
+
+    Raises:
+        FileExistsError: there is something.
+        OSError: it cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists, and is no empty directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(path.parent)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from hysac.index.engine import KEY_VARIABLE, URL_VARIABLE
 from hysac.safety import DEFAULT_STATISTIC
 from hysac.training.config import TRAINING_PRECISIONS, TrainConfig
 
-_VERIFY = "compare the files of a model directory with their checksums, 1 to 2 s for each GB"
+VERIFY = "compare the files of a model directory with their checksums, 1 to 2 s for each GB"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=_VERIFY,
+        help=VERIFY,
     )
 
 
@@ -73,7 +73,7 @@ def add_scorer(
     group.add_argument(
         "--device", metavar="DEVICE", help="such as cpu or cuda:1; by default a GPU if there is one"
     )
-    group.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help=_VERIFY)
+    group.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help=VERIFY)
     reading = parser.add_argument_group("reading")
     reading.add_argument("--batch-size", type=int, metavar="N", default=64, help="items encoded at a time")
     if workers:

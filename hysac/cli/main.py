@@ -21,6 +21,7 @@ from hysac.cli import (
     convert,
     demo,
     evaluate,
+    export,
     index,
     score,
     search,
@@ -39,7 +40,7 @@ COMMANDS = (
     *(module.COMMAND for module in (classify_eval, score, index)),
     search.SEARCH,
     search.REDIRECT,
-    *(module.COMMAND for module in (serve, convert, toy, demo)),
+    *(module.COMMAND for module in (serve, export, convert, toy, demo)),
 )
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)

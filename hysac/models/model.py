@@ -153,6 +153,10 @@ class HySAC(OpenClipModel):
         """The inverse temperature ``exp(logit_scale)``, 0-d, within ``[1 / 0.07, 100]``; differentiable."""
         return self._scalar("logit_scale")
 
+    def factor(self, modality: str) -> Tensor:
+        """The factor of the features of ``"image"`` or ``"text"`` before the lift, 0-d, in ``(0, 1]``."""
+        return self._scalar("visual_alpha" if modality == "image" else "textual_alpha")
+
     def _scalar(self, name: str) -> Tensor:
         return _Bounded.apply(getattr(self, name), *self.scalar_ranges[name]).exp()
 
@@ -272,7 +276,7 @@ class HySAC(OpenClipModel):
 
     def _image_features(self, images: Tensor) -> Tensor:
         """Of ``(B, 3, H, W)``; of no images, which open_clip's ViT cannot reshape, by way of one."""
-        if len(images) or not isinstance(self.visual, VisionTransformer):
+        if images.shape[0] or not isinstance(self.visual, VisionTransformer):
             return super().encode_image(images)
         return super().encode_image(images.new_zeros(1, *images.shape[1:]))[:0]
 

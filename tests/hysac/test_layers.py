@@ -16,6 +16,7 @@ LAYERS = (
     ("data",),
     ("models",),
     ("scoring",),
+    ("export",),
     ("index",),
     ("evaluation",),
     ("training",),
