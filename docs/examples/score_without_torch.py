@@ -26,7 +26,7 @@ class Scorer:
     def __init__(self, directory, suffix=".onnx", threads=0):
         self.about = json.loads((Path(directory) / "export.json").read_text())
         if self.about["text"]["tokenizer"] != "open_clip":
-            raise ValueError("the tokenizer is one of transformers: see text.files in export.json")
+            raise ValueError("the tokenizer is one of transformers, see text in export.json")
         self.tokenizer = Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -24,7 +24,7 @@ import hypkernels as hk
 import hysac
 from hysac.cli import main
 from hysac.export import FORMATS, export_model, exporting
-from hysac.export.description import describe_images
+from hysac.export.description import describe_images, write_tokenizer
 from hysac.export.towers import Tower, example
 from hysac.files import check_sums, new_directory
 from hysac.models.model import HySAC
@@ -294,6 +294,28 @@ def test_the_example_reads_8_bits_and_refuses_what_it_cannot(made, script, score
     )
     with pytest.raises(FloatingPointError):
         scores("text", "a dog")
+
+
+def test_tokenizers_of_hugging_face_go_along(made, tmp_path, script):
+    home, out = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    out.mkdir()
+    config = json.loads((made / "model" / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    (home / "open_clip_config.json").write_text(json.dumps(config))
+    (home / "tokenizer.json").write_text("{}")
+    scorer = SimpleNamespace(tokenizer=SimpleNamespace(context_length=64))
+    told = write_tokenizer(scorer, home, out)
+    assert told["tokenizer"] == "transformers"
+    assert told["settings"] == {"clean": "canonicalize"}
+    assert told["context_length"] == 64
+    assert told["files"] == [path.name for path in out.iterdir()] == ["tokenizer.json"]
+    (out / "export.json").write_text(json.dumps({"text": told}))
+    with pytest.raises(ValueError, match="one of transformers"):
+        script.Scorer(out)
+    scorer.tokenizer = open_clip.tokenizer.SimpleTokenizer(reduction_mask="random")
+    with pytest.raises(ValueError, match="reduction_mask drops tokens at random"):
+        write_tokenizer(scorer, home, out)
 
 
 TEXTS = [
