@@ -22,6 +22,7 @@ from hysac.export.formats import FORMATS, Run, check_compiler, check_installed, 
 from hysac.export.quantized import quantization_report, quantize
 from hysac.export.towers import INPUTS, OUTPUTS, Tower, example, program_of
 from hysac.files import new_directory, sums, write_json
+from hysac.models.model import HySAC
 from hysac.models.pretrained import SUMS_FILE, model_directory
 from hysac.scoring.identity import weights_digest
 from hysac.scoring.labelled import fingerprint, load_labelled
@@ -112,9 +113,9 @@ def _description(
     return {
         "format_version": FORMAT_VERSION,
         "model": weights_digest(directory),
-        "curvature": scorer.model.curvature.item(),
-        "width": scorer.model.embed_dim,
-        "image": describe_images(scorer.model),
+        "curvature": _model(scorer).curvature.item(),
+        "width": _model(scorer).embed_dim,
+        "image": describe_images(_model(scorer)),
         "text": write_tokenizer(scorer, directory, place),
         "thresholds": None if scorer.points is None else asdict(scorer.points),
         "bounds": None if scorer.bounds is None else scorer.bounds.to_dict(),
@@ -122,12 +123,17 @@ def _description(
     }
 
 
+def _model(scorer: SafetyScorer) -> HySAC:
+    assert isinstance(scorer.model, HySAC)  # from_pretrained loads no other
+    return scorer.model
+
+
 def _write_graphs(
     scorer: SafetyScorer, modality: str, place: Path, formats: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """What was written, by its name, with its greatest relative error."""
-    tower = Tower(scorer.model, modality).eval()
-    program = program_of(tower, example(scorer.model, scorer.tokenizer, modality, 2))
+    tower = Tower(_model(scorer), modality).eval()
+    program = program_of(tower, example(_model(scorer), scorer.tokenizer, modality, 2))
     written = {}
     for name in dict.fromkeys(formats):
         path = place / f"{modality}{FORMATS[name].suffix}"
@@ -151,7 +157,7 @@ def _error(scorer: SafetyScorer, modality: str, run: Run) -> float:
     """How far a graph is from the model, over batches: of points by their norms, and of distances."""
     worst = 0.0
     for count in _BATCHES:
-        batch = example(scorer.model, scorer.tokenizer, modality, count)
+        batch = example(_model(scorer), scorer.tokenizer, modality, count)
         points, distances = scorer.encode_rows(modality, batch)
         with torch.no_grad():
             of_points, of_distances = run(batch)
