@@ -41,7 +41,7 @@ def replacing_paths(paths: Sequence[Path], first: Callable[[], None] | None = No
         yield temporary
         for file, mode in zip(temporary, modes, strict=True):
             file.chmod(mode)
-            _sync(file)
+            sync(file)
         if first is not None:
             first()
         for file, path in zip(temporary, paths, strict=True):
@@ -51,7 +51,7 @@ def replacing_paths(paths: Sequence[Path], first: Callable[[], None] | None = No
             file.unlink(missing_ok=True)
         raise
     for parent in {path.parent for path in paths}:
-        _sync(parent)
+        sync(parent)
 
 
 def _touch(path: Path) -> int:
@@ -81,13 +81,13 @@ def new_directory(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -180,7 +180,8 @@ def remove_leftovers(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's list of files has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

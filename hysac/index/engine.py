@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from hypkernels.retrieval import Gallery, engines, open_gallery
+from hysac.files import sync
 from hysac.json_object import shown
 
 log = logging.getLogger(__name__)
@@ -362,7 +363,7 @@ class _Change:
         folder = self._folder(part.name)
         engine.save(folder)
         for path in (*(path for path in folder.rglob("*") if path.is_file()), folder):
-            _sync(path)
+            sync(path)
         self._kept[kind] = part
 
     def _folder(self, name: str) -> Path:
@@ -496,11 +497,3 @@ def _drop(some: list[engines.Engine]) -> None:
 
 def _new_name(kind: str) -> str:
     return f"hysac_{uuid.uuid4().hex[:12]}_{kind}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
