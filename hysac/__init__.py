@@ -2,6 +2,7 @@
 
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation import evaluate, retrieval_table, safety_metrics
+from hysac.evaluation.classifier import ZeroShotClassifier, build_zero_shot_classifier
 from hysac.models.convert import from_reference, load_reference_checkpoint
 from hysac.models.factory import (
     create_model,
@@ -14,6 +15,7 @@ from hysac.models.hub import push_to_hub
 from hysac.models.lora import add_lora, load_lora, lora_parameters, lora_state_dict, merge_lora
 from hysac.models.loss import HySACLoss
 from hysac.models.model import HySAC
+from hysac.models.pair_loss import LorentzClipLoss
 from hysac.models.peft_adapter import merge_adapter
 from hysac.models.pretrained import save_pretrained
 from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
@@ -24,9 +26,12 @@ __all__ = [
     "Embeddings",
     "HySAC",
     "HySACLoss",
+    "LorentzClipLoss",
     "SafetyScorer",
     "Traversal",
+    "ZeroShotClassifier",
     "add_lora",
+    "build_zero_shot_classifier",
     "create_model",
     "create_model_and_transforms",
     "encode_dataset",

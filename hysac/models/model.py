@@ -214,17 +214,23 @@ class HySAC(OpenClipModel):
         Returns:
             ``image_features = sqrt(c) x`` and ``text_features = sqrt(c) y``, float32, each None without its
             input, and ``logit_scale = exp(s) / sqrt(c)``: a dict if ``output_dict``, else a tuple.
+
+            The dict of a model in training mode has a fourth entry, ``unit_hyperboloid``, one element for
+            this forward pass. A loss of dot products, such as ``open_clip.ClipLoss``, does not know that
+            argument and is thereby refused by Python, instead of training something else; a loss of this
+            package counts by it how many passes were joined, as ``--accum-freq`` of open_clip does.
         """
         root = self.curvature.sqrt()
         image_features = None if image is None else root * self.encode_image(image, normalize=True)
         text_features = None if text is None else root * self.encode_text(text, normalize=True)
         logit_scale = self.scale / root
         if self.output_dict:
-            return {
+            output = {
                 "image_features": image_features,
                 "text_features": text_features,
                 "logit_scale": logit_scale,
             }
+            return output | {"unit_hyperboloid": root.new_ones(1)} if self.training else output
         return image_features, text_features, logit_scale
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

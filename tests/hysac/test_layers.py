@@ -19,6 +19,7 @@ LAYERS = (
     ("export",),
     ("index",),
     ("evaluation",),
+    ("open_clip_trainer",),
     ("training",),
     ("plots",),
     ("serve",),

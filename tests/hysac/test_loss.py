@@ -306,13 +306,13 @@ def dense_gradients(images, texts):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def open_clip_gradients(images, texts, parts, loss):
+def open_clip_gradients(images, texts, parts, loss, model=None):
     """What open_clip's own train loop leaves in ``.grad`` with ``--accum-freq parts``."""
+    model = TinyHySAC() if model is None else model
 
     class Loader(list):
         num_batches, num_samples = parts, len(images)
 
-    model = TinyHySAC()
     data = argparse.Namespace(
         dataloader=Loader(zip(images.chunk(parts), texts.chunk(parts), strict=True)),
         set_epoch=lambda epoch: None,

@@ -9,10 +9,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_loss import TinyHySAC, dense_gradients, dense_terms, tiny_data
 from test_model import images, make_model, tokens
+from test_pair_loss import pair_data, whole_batch_gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from hysac.models.distributed import _group_of_hosts, count_rows
 from hysac.models.loss import HySACLoss
+from hysac.models.pair_loss import LorentzClipLoss
 
 WORLD_SIZE = 2
 WAIT = timedelta(seconds=500)
@@ -25,10 +27,11 @@ PARTS = (1, 2)
 SHARES = [(4, 4), (5, 3), (1, 7), (0, 8), (8, 0)]
 
 
-def averaged_gradients(rank, loss, parts, shares=(4, 4)):
+def averaged_gradients(rank, loss, parts, shares=(4, 4), data=None):
     """DDP's gradients of this rank's share of the batch, in open_clip's accumulation scheme if parts > 1."""
     model = DistributedDataParallel(TinyHySAC())
-    images, texts = (tensor.split(shares)[rank].chunk(parts) for tensor in tiny_data(batch=8))
+    data = tiny_data(batch=8) if data is None else data
+    images, texts = (tensor.split(shares)[rank].chunk(parts) for tensor in data)
     with torch.no_grad():
         cached = [model(*part) for part in zip(images, texts, strict=True)]
     for part in range(parts):
@@ -98,6 +101,17 @@ def worker(rank, directory):
         for mode, options in MODES.items()
         for parts, shares in CASES
     }
+    results |= {
+        ("pairs", mode, parts, shares): averaged_gradients(
+            rank,
+            LorentzClipLoss(rank=rank, world_size=WORLD_SIZE, accum_freq=parts, **options),
+            parts,
+            shares,
+            pair_data(),
+        )
+        for mode, options in MODES.items()
+        for parts, shares in CASES
+    }
     results["towers"] = gradients_of_towers(rank)
     for wrong, change in {
         "width": lambda features: features[..., : 4 - rank],
@@ -133,6 +147,16 @@ def test_gradients_are_those_of_the_whole_batch(results, mode, parts, shares):
     assert set(wanted) >= {"curv", "logit_scale", "visual_alpha", "textual_alpha", "visual", "textual"}
     for rank in range(WORLD_SIZE):
         gradients, _ = results[rank][mode, parts, shares]
+        for name, gradient in wanted.items():
+            assert (gradients[name] - gradient).norm() <= 1e-9 * gradient.norm(), (rank, name)
+
+
+@pytest.mark.parametrize(("parts", "shares"), CASES)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_pairs_are_those_of_the_whole_batch(results, mode, parts, shares):
+    wanted = whole_batch_gradients(*pair_data())
+    for rank in range(WORLD_SIZE):
+        gradients, _ = results[rank]["pairs", mode, parts, shares]
         for name, gradient in wanted.items():
             assert (gradients[name] - gradient).norm() <= 1e-9 * gradient.norm(), (rank, name)
 

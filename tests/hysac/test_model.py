@@ -212,9 +212,22 @@ def test_forward_returns_what_open_clip_returns():
     model.output_dict = False
     features = model(image, text)
     assert isinstance(features, tuple)
-    assert all(torch.equal(a, b) for a, b in zip(features, output.values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(features, list(output.values())[:3], strict=True))
     assert model(image=image)[1] is None
     assert model(text=text)[0] is None
+
+
+@pytest.mark.parametrize(
+    "theirs", [open_clip.ClipLoss(), open_clip.loss.SigLipLoss(), open_clip.CoCaLoss(1.0, 1.0)], ids=str
+)
+def test_losses_of_dot_products_are_refused(theirs):
+    """Only while training; what a model returns otherwise is what open_clip's returns."""
+    model = make_model()
+    output = model(images(2), tokens(2))
+    assert output["unit_hyperboloid"].tolist() == [1.0]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unit_hyperboloid'"):
+        theirs(**output)
+    assert set(model.eval()(images(2), tokens(2))) == {"image_features", "text_features", "logit_scale"}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
