@@ -68,8 +68,8 @@ def build_zero_shot_classifier(
     """``open_clip.build_zero_shot_classifier`` by distance, with its arguments.
 
     A class is the mean of its prompts in the tangent space at the origin, as
-    :func:`hysac.evaluation.zero_shot.tangent_mean` has it. open_clip's function divides each mean by its norm,
-    and with that drops the distance to the origin.
+    :func:`hysac.evaluation.zero_shot.tangent_mean` has it. open_clip's function divides each mean by its
+    norm, and with that drops the distance to the origin.
 
     Args:
         model: a HySAC model; its training mode decides about dropout, as in open_clip.

@@ -20,7 +20,7 @@ from hysac.models.model import MIN_SCALE, HySAC
 from hysac.models.pretrained import RUN_MODEL, save_pretrained
 from hysac.open_clip_trainer.flags import Options, check_flags, split_flags
 from hysac.open_clip_trainer.quadruplets import quadruplet_data
-from hysac.open_clip_trainer.replacing import replaced
+from hysac.open_clip_trainer.replacing import replaced, restored_logging
 from hysac.open_clip_trainer.runs import curv_init_of, describe, run_of
 from hysac.open_clip_trainer.validation import validation_metrics, zero_shot_metrics
 
@@ -37,7 +37,8 @@ def command(arguments: Sequence[str] | None = None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train or evaluate as ``open_clip_train.main`` does, and save the trained model as a directory.
 
-    open_clip's functions are replaced while it runs, and are its own again afterwards.
+    open_clip's functions are replaced while it runs, and are its own again afterwards; so is logging, which
+    open_clip's program sets up for itself.
 
     Args:
         arguments: our flags and open_clip's, in any order; None takes those of the process.
@@ -54,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = program.parse_args(others)
     check_flags(options, args)
     run = _Run(replace(options, curv_init=_curv_init(options.curv_init, args)), program)
-    with replaced(program, **run.functions()):
+    with replaced(program, **run.functions()), restored_logging():
         hook = register_optimizer_step_post_hook(run.clamp)
         try:
             code = program.main(others)
         finally:
             hook.remove()
-    if code is None:
-        run.save()
+        if code is None:
+            run.save()
     return 0 if code is None else 1
 
 

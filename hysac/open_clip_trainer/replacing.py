@@ -1,7 +1,8 @@
-"""Names of another module replaced for a while."""
+"""What is global and changed for a while: names of another module, and logging."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -28,3 +29,20 @@ def replaced(module: ModuleType, **functions: Any) -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(module, name, function)
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Logging with its levels and handlers afterwards: open_clip's program sets the level of every logger."""
+    root = logging.root
+    loggers = [root, *map(logging.getLogger, list(root.manager.loggerDict))]
+    levels, handlers = [logger.level for logger in loggers], list(root.handlers)
+    try:
+        yield
+    finally:
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
+                handler.close()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -33,21 +33,6 @@ FUNCTIONS = ("create_model_and_transforms", "create_loss", "evaluate", "get_data
 THEIRS = [getattr(program, name) for name in FUNCTIONS]
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """open_clip's program sets the level of every logger, and adds handlers."""
-    root = logging.root
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in root.manager.loggerDict}
-    handlers, level = list(root.handlers), root.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        root.removeHandler(handler)
-        handler.close()
-    root.setLevel(level)
-    for logger, before in loggers.items():
-        logger.setLevel(before)
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """The directory of an untrained model, small, with open_clip's tokenizer, of curvature 0.5."""
@@ -243,13 +228,18 @@ def test_accumulation_is_one_large_batch(start, pairs, tmp_path):
 
 
 def test_open_clip_is_as_it_was(run, start, pairs, tmp_path):
-    """After a run, and after one that fails on the way."""
+    """After a run, and after one that fails on the way; logging, too."""
+    logger = logging.getLogger("hysac.test")
+    logger.setLevel(logging.ERROR)
+    before = logging.root.level, list(logging.root.handlers)
     with pytest.raises(ValueError, match="model_name 'no-such-model' is unknown"):
         main(flags(start, tmp_path, "bad", train_data=pairs, model="no-such-model"))
     assert [getattr(program, name) for name in FUNCTIONS] == THEIRS
     from torch.optim import optimizer
 
     assert not optimizer._global_optimizer_post_hooks
+    assert (logging.root.level, list(logging.root.handlers)) == before
+    assert logger.level == logging.ERROR
 
 
 def test_a_run_that_exists_is_refused_as_by_open_clip(run, start, pairs):
