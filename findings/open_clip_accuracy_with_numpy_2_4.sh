@@ -4,7 +4,7 @@
 # open_clip_torch 3.3.0 (open_clip_train.zero_shot.accuracy) and clip_benchmark 1.6.2 (zeroshot_classification.accuracy):
 #   both turn an array of one element and one dimension into a number by float(), which NumPy 2.4 no longer does
 #   NumPy 2.3.5: the accuracies, with a DeprecationWarning; NumPy 2.4.6: TypeError. `open_clip_train.main --imagenet-val`
-#     thus trains an epoch, encodes 80,000 prompts, and then stops
+#     thus trains its first epochs, encodes 80,000 prompts, and then stops
 # Expected before it was run: the accuracies with both, as the packages bound NumPy by nothing.
 # Fails if any of it behaves otherwise.
 set -euo pipefail
@@ -37,3 +37,8 @@ PY
 "$work/venv/bin/python" "$work/accuracy.py" works
 "$work/venv/bin/pip" install -q 'numpy==2.4.6'
 "$work/venv/bin/python" "$work/accuracy.py" fails
+# Output seen:
+#   numpy 2.3.5: open_clip: [3.0]
+#   numpy 2.3.5: clip_benchmark: [0.5]
+#   numpy 2.4.6: open_clip: only 0-dimensional arrays can be converted to Python scalars
+#   numpy 2.4.6: clip_benchmark: only 0-dimensional arrays can be converted to Python scalars
