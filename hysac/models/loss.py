@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import hypkernels as hk
-from hypkernels.checks import SUPPORTED_DTYPES, check_dense, check_number, check_positive
+from hypkernels.checks import SUPPORTED_DTYPES, check_bool, check_dense, check_number, check_positive
 from hysac.models.distributed import count_rows, gather_rows
 
 CONTRASTIVE_PAIRINGS = (
@@ -71,6 +71,10 @@ class HySACLoss(nn.Module):
     tell each other the numbers in every call; where the default process group carries no tensors of the CPU,
     as with NCCL alone, the first call makes a Gloo group for it.
 
+    ``ring=True`` gives the same averaged gradients without any process holding the features of all: images go
+    from process to process, so that memory does not grow with the number of processes, each logit is computed
+    once and three quarters as much is sent (docs/parallel.md). The terms report this process's rows.
+
     **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
     accumulated batch, each time with one part's features attached to the graph, so that the gradient of
     ``logit_scale`` would be counted k times; pass ``accum_freq=k`` to count it once.
@@ -86,10 +90,11 @@ class HySACLoss(nn.Module):
         min_radius: ``K`` of the half-aperture ``asin(2K / |x|)``, > 0; within ``2K`` of the origin it is
             pi/2.
         accum_freq: the number of times open_clip's accumulation calls this loss per step.
+        ring: gather nothing, see above.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or out of range, or ``local_loss`` without
-            ``gather_with_grad``.
+        TypeError, ValueError: an argument of the wrong type or out of range, ``local_loss`` without
+            ``gather_with_grad``, or ``ring`` with one of the two.
     """
 
     def __init__(
@@ -105,12 +110,19 @@ class HySACLoss(nn.Module):
         aperture_scale: float = 1.0,
         min_radius: float = 0.1,
         accum_freq: int = 1,
+        ring: bool = False,
     ) -> None:
         super().__init__()
         if local_loss and not gather_with_grad:
             raise ValueError(
                 "local_loss=True needs gather_with_grad=True: without it the gradients that other processes "
                 "have for this process's features are lost"
+            )
+        check_bool("ring", ring)
+        if ring and (local_loss or gather_with_grad):
+            raise ValueError(
+                "ring=True gathers nothing, and every gradient comes home: leave local_loss and "
+                "gather_with_grad at False"
             )
         if use_horovod:
             raise ValueError("use_horovod=True is not supported; use torch.distributed")
@@ -134,6 +146,7 @@ class HySACLoss(nn.Module):
         self.aperture_scale = aperture_scale
         self.min_radius = min_radius
         self.accum_freq = accum_freq
+        self.ring = ring
 
     def forward(
         self,
@@ -195,6 +208,11 @@ class HySACLoss(nn.Module):
         self, local: Points, counts: list[int], scale: float | Tensor
     ) -> dict[str, Tensor]:
         names = [_contrastive_key(*pairing) for pairing in CONTRASTIVE_PAIRINGS]
+        if self.ring and self.world_size > 1:
+            pairings = [(_place(text), _place(image)) for text, image in CONTRASTIVE_PAIRINGS]
+            of_rows = hk.ring_contrastive_losses(local, pairings, 1.0, scale, counts=counts)
+            weight = self.world_size / sum(counts)
+            return {name: weight * losses.sum() for name, losses in zip(names, of_rows, strict=True)}
         columns = self._gather(local, counts)
         if not (self.local_loss and self.world_size > 1):
             pairings = [(_place(text), _place(image)) for text, image in CONTRASTIVE_PAIRINGS]
