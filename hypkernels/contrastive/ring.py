@@ -11,7 +11,7 @@ While a block is computed the columns of the next one are on their way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -141,9 +141,10 @@ class _Block:
         each = zip(upstream, self.problems, saved, strict=True)
         return [problem.softmax_gradients(grad, p, one, self.similarity, True) for grad, p, one in each]
 
-    def gradients(self, softmaxes: Sequence[list[SoftmaxGradient]]) -> list[Gradients]:
-        pairs = zip(self.problems, softmaxes, strict=True)
-        return [self._of.gradients_of_negatives(p, one, self.similarity, True) for p, one in pairs]
+    def gradients(self, softmaxes: Sequence[list[SoftmaxGradient]]) -> Iterator[Gradients]:
+        """Of one pairing after the other: each takes as much memory as the points."""
+        for p, one in zip(self.problems, softmaxes, strict=True):
+            yield self._of.gradients_of_negatives(p, one, self.similarity, True)
 
     def add_positives(
         self, total: Gradients, p: Problem, softmaxes: list[SoftmaxGradient], saved: Statistics
@@ -326,7 +327,7 @@ class _Sums:
 
     def add(self, n: int, part: Gradients) -> None:
         for total, one in zip(self.of_pairing(n), part, strict=True):
-            if one is not None:
+            if total is not None and one is not None:
                 total.add_(rounded(one, total.dtype) if one.dim() == 2 else one)
 
     def of_points(self) -> list[Tensor]:

@@ -71,9 +71,10 @@ class HySACLoss(nn.Module):
     tell each other the numbers in every call; where the default process group carries no tensors of the CPU,
     as with NCCL alone, the first call makes a Gloo group for it.
 
-    ``ring=True`` gives the same averaged gradients without any process holding the features of all: images go
-    from process to process, so that memory does not grow with the number of processes, each logit is computed
-    once and three quarters as much is sent (docs/parallel.md). The terms report this process's rows.
+    ``ring=True`` gives the same averaged gradients without any process holding the features of all: images
+    go from process to process, so that memory does not grow with the number of processes, each logit is
+    computed once instead of twice, and up to a quarter less is sent (docs/parallel.md). The terms report this
+    process's rows.
 
     **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
     accumulated batch, each time with one part's features attached to the graph, so that the gradient of
