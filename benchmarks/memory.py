@@ -35,7 +35,7 @@ CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "8192", "MALLOC_TRIM_THRESHOLD_":
 
 def peak_beyond_inputs(case: Case, shape: Shape, provider: Provider, device: torch.device) -> int:
     """Bytes, in this process."""
-    peak = _peak_of_gpu if device.type == "cuda" else _peak_of_resident_set
+    peak = _peak_of_gpu if device.type == "cuda" else peak_of_resident_set
     generator = torch.Generator(device).manual_seed(0)
     watch = Stopwatch(device)
     above = upstream(provider.programs[case.name](case.prepare(case.draw(shape, generator), provider.dtype)))
@@ -66,7 +66,7 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _peak_of_resident_set(run: Callable[[], object]) -> int:
+def peak_of_resident_set(run: Callable[[], object]) -> int:
     done = threading.Event()
     before = peak = _resident_bytes()
 

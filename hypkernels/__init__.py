@@ -41,6 +41,7 @@ from hypkernels.losses import (
     contrastive_losses,
     entailment_loss,
     entailment_losses,
+    ring_contrastive_losses,
 )
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "pairwise_dist",
     "pairwise_inner",
     "pairwise_oxy_angle",
+    "ring_contrastive_losses",
     "scaled_exp_map0",
     "use_backend",
 ]

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from hypkernels import backend
 from hypkernels.checks import (
     PRECISIONS,
     broadcast_pair,
@@ -140,6 +142,90 @@ def contrastive_losses(
     sets, pairs = _checked_sets(points, pairings)
     options = similarity, targets, reduction, _for_each("symmetric", symmetric, len(pairs)), precision
     return _contrastive_losses(sets, pairs, curv, logit_scale, *options)
+
+
+def ring_contrastive_losses(
+    points: Iterable[Tensor],
+    pairings: Iterable[tuple[int, int]],
+    curv: float | Tensor = 1.0,
+    logit_scale: float | Tensor = 1.0,
+    *,
+    similarity: str = "dist",
+    precision: str | None = None,
+    counts: Sequence[int] | None = None,
+    group: Any = None,
+) -> list[Tensor]:
+    """:func:`contrastive_losses` over the points of all processes, of which each holds its own alone.
+
+    Row ``i`` belongs to row ``i`` of its pairing's other set on the same process, and the rows and columns of
+    all processes are its negatives, both ways. Every process passes the sets that are columns of a pairing on
+    to the next one until they are home again. So a process holds its own points, columns of two others and
+    the columns' gradients, however many processes there are, and each logit is computed by one process, once
+    in the forward and once in the backward pass. docs/parallel.md has the numbers.
+
+    All processes call it with the same arguments but for the points, and all call ``backward``.
+
+    Args:
+        points: this process's sets, each ``(B, D)``; ``B`` may be 0 and another on other processes.
+        pairings: for each loss the indices into ``points`` of its ``x``, whose rows stay, and its ``y``,
+            which travels. Fewer different ``y`` are less to send.
+        curv, similarity, precision: of :func:`contrastive_loss`.
+        logit_scale: ``s >= 0``, a float or a tensor of one element.
+        counts: ``B`` of every process, in the order of ranks; ``None`` asks them, for which a GPU has to be
+            waited for.
+        group: the ``torch.distributed`` process group; ``None`` is the default one.
+
+    Returns:
+        For each pairing the losses ``(B,)`` of this process's rows; float64 for float64 points, else float32.
+        The loss of a row is that of :func:`contrastive_loss` with ``reduction="none"`` on the points of all
+        processes, one below the other. Gradients by the points are those of the *sum* over processes of what
+        each makes of its losses. Gradients by the scalars are this process's part of that, and whole once
+        they are summed. That is what averaging parameters' gradients (as DDP and FSDP do) expects.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name; on every
+            process where the widths or dtypes of their points differ, if ``counts`` is ``None``.
+        RuntimeError: there is no process group.
+        NotImplementedError: a second or a forward-mode derivative is asked for, ``torch.func.vmap``,
+            ``torch.compile``, or ``use_backend("reference")``.
+    """
+    sets, pairs = _checked_sets(points, pairings)
+    _check_contrastive_options(similarity, "none", True, precision)
+    if not pairs:
+        return []
+    sizes = [len(one) for one in sets]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"points must have the same number of rows in all sets, got {sizes}")
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError("ring_contrastive_losses needs torch.distributed.init_process_group() before it")
+    _check_counts(counts, dist.get_rank(group), dist.get_world_size(group), sizes[0])
+    from hypkernels.contrastive import ring  # when there are processes: PyTorch may be built without them
+
+    call = contrastive.Call(
+        sets,
+        scalar_tensor("curv", curv, sets[0]),
+        scalar_tensor("logit_scale", logit_scale, sets[0], check_not_negative),
+        [torch.empty(0, dtype=torch.int64, device=sets[0].device)] * len(pairs),
+        [row for row, _ in pairs],
+        [column for _, column in pairs],
+        similarity,
+        [True] * len(pairs),
+        precision,
+        backend.setting(),
+    )
+    return ring.ring_losses(call, ring.Ring(group, counts, sets[0]))
+
+
+def _check_counts(counts: Sequence[int] | None, rank: int, size: int, rows: int) -> None:
+    if counts is None:
+        return
+    if not isinstance(counts, Sequence) or not all(type(one) is int and one >= 0 for one in counts):
+        raise TypeError(f"counts must be a sequence of integers of at least 0, got {counts!r}")
+    if len(counts) != size or counts[rank] != rows:
+        raise ValueError(
+            f"counts must be the number of rows of each of the {size} processes, {rows} of this one, "
+            f"number {rank}; got {list(counts)}"
+        )
 
 
 def _contrastive_losses(

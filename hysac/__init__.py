@@ -18,6 +18,7 @@ from hysac.models.model import HySAC
 from hysac.models.pair_loss import LorentzClipLoss
 from hysac.models.peft_adapter import merge_adapter
 from hysac.models.pretrained import save_pretrained
+from hysac.models.sharded import fully_shard_model
 from hysac.safety import Bounds, Traversal, fit_bounds, traverse, unsafe_score
 from hysac.scoring import SafetyScorer
 
@@ -39,6 +40,7 @@ __all__ = [
     "fit_bounds",
     "from_pretrained",
     "from_reference",
+    "fully_shard_model",
     "get_tokenizer",
     "load_lora",
     "load_reference_checkpoint",

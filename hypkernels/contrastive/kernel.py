@@ -114,20 +114,8 @@ def forward(
     p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
 ) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
-    pairs = _Pairs(p, similarity, plan or default_plan(p.x.points, similarity))
-    matrices = logit_matrices(similarity, symmetric)
-    rows = columns = p.scale.new_empty(0)
-    for matrix, form in zip(matrices, _FORMS[similarity], strict=False):
-        by_row, by_column = pairs.log_sums(matrix, form)
-        rows = by_row if matrix.rows else rows
-        columns = by_column if matrix.columns else columns
-    positives = torch.stack(
-        [
-            _positive_gaps(p, form) / p.unit(matrix.gap.of_pairs)
-            for matrix, form in zip(matrices, _FORMS[similarity], strict=False)
-        ]
-    )
-    saved = Statistics(positives, rows, columns)
+    negatives = log_sums_of_negatives(p, similarity, symmetric, plan=plan)
+    saved = Statistics(positive_gaps(p, similarity, symmetric), *negatives)
     return problem.losses(p, saved, similarity, symmetric), saved
 
 
@@ -141,21 +129,69 @@ def backward(
     plan: Plan | None = None,
 ) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
+    softmaxes = problem.softmax_gradients(grad, p, saved, similarity, symmetric)
+    total = gradients_of_negatives(p, softmaxes, similarity, symmetric, plan=plan)
+    add_positives(total, p, softmaxes, saved, similarity, symmetric)
+    return total
+
+
+def in_range(p: Problem, similarity: str) -> Problem:
+    """As it is: beyond its range the results are NaN."""
+    return p
+
+
+def log_sums_of_negatives(
+    p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over them, float64, of each row and of each column; of no columns if not asked for."""
     pairs = _Pairs(p, similarity, plan or default_plan(p.x.points, similarity))
-    matrices = list(zip(logit_matrices(similarity, symmetric), _FORMS[similarity], strict=False))
-    weights = grad.double() / (1 + symmetric)
-    softmaxes = [
-        problem.softmax_gradient(weights, gaps, p, matrix, saved)
-        for (matrix, _), gaps in zip(matrices, saved.positives, strict=True)
-    ]
-    negatives = _Negatives(pairs)
+    rows = columns = p.scale.new_empty(0)
+    for matrix, form in _matrices(p, similarity, symmetric):
+        by_row, by_column = pairs.log_sums(matrix, form)
+        rows = by_row if matrix.rows else rows
+        columns = by_column if matrix.columns else columns
+    return rows, columns
+
+
+def gradients_of_negatives(
+    p: Problem,
+    softmaxes: Sequence[SoftmaxGradient],
+    similarity: str,
+    symmetric: bool,
+    *,
+    plan: Plan | None = None,
+) -> Gradients:
+    """Through them, given the gradient by each matrix of logits."""
+    negatives = _Negatives(_Pairs(p, similarity, plan or default_plan(p.x.points, similarity)))
+    matrices = _matrices(p, similarity, symmetric)
     for (matrix, form), softmax in zip(matrices, softmaxes, strict=True):
         negatives.add(softmax, matrix.gap, form)
-    total = negatives.gradients()
+    return negatives.gradients()
+
+
+def positive_gaps(p: Problem, similarity: str, symmetric: bool) -> Tensor:
+    """Of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
+    matrices = _matrices(p, similarity, symmetric)
+    return torch.stack([_positive_gaps(p, form) / p.unit(matrix.gap.of_pairs) for matrix, form in matrices])
+
+
+def add_positives(
+    total: Gradients,
+    p: Problem,
+    softmaxes: Sequence[SoftmaxGradient],
+    saved: Statistics,
+    similarity: str,
+    symmetric: bool,
+) -> None:
+    """Add the positives' part to that of the negatives, in place."""
+    matrices = _matrices(p, similarity, symmetric)
     for (matrix, form), softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
         total.scale.sub_(softmax.pull * gaps * p.unit(matrix.gap.of_pairs))
         _add_positives(total, -softmax.pull * p.scale, p, form)
-    return total
+
+
+def _matrices(p: Problem, similarity: str, symmetric: bool) -> list[tuple[Logits, _Form]]:
+    return list(zip(logit_matrices(similarity, symmetric), _FORMS[similarity], strict=False))
 
 
 def _positive_gaps(p: Problem, form: _Form) -> Tensor:

@@ -37,7 +37,7 @@ _ARGUMENTS = (
 )
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """The operators' arguments: pairing ``i`` is of ``points[rows[i]]`` and ``points[columns[i]]``.
 
     Its targets are empty where row ``j`` belongs to column ``j``.
@@ -117,14 +117,14 @@ def pytorch_or_triton(choice: str) -> Any:
 
 
 def contrastive_losses(*args: Any) -> list[Tensor]:
-    """The loss of each row, for each pairing; arguments are those of :class:`_Call` without ``backend``."""
-    call = _Call(*(*args, backend.setting()))
+    """The loss of each row, for each pairing; arguments are those of :class:`Call` without ``backend``."""
+    call = Call(*(*args, backend.setting()))
     if call.backend == "reference":
         return _by_definition(call)
     return _forward(call)[: len(call.rows)]
 
 
-def _by_definition(call: _Call) -> list[Tensor]:
+def _by_definition(call: Call) -> list[Tensor]:
     if not torch.compiler.is_compiling():
         call.check_values()
     return [
@@ -144,7 +144,7 @@ def _by_definition(call: _Call) -> list[Tensor]:
 
 
 def _run_losses(*args: Any) -> list[Tensor]:
-    call = _Call(*args)
+    call = Call(*args)
     call.check_values()
     choice = call.implementation()
     if choice == "native":
@@ -164,7 +164,7 @@ def _run_losses(*args: Any) -> list[Tensor]:
 
 
 def _fake_losses(*args: Any) -> list[Tensor]:
-    call = _Call(*args)
+    call = Call(*args)
     x, n_sets = call.points[0], len(call.points)
     losses, statistics = [], []
     for row, column, symmetric in zip(call.rows, call.columns, call.symmetric, strict=True):
@@ -184,13 +184,13 @@ def _run_gradients(
     grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
 ) -> list[Tensor]:
     """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale."""
-    call = _Call(*args)
+    call = Call(*args)
     if call.may_be_native:
         *saved, by_native = saved
         if by_native.item():
             *by_points, by_curv, by_scale = native_module().backward(grads, saved, learns[:-2], *call[:-2])
             pairs = zip(by_points, call.points, strict=True)
-            return [*(_rounded(by, one.dtype) for by, one in pairs), by_curv, by_scale]
+            return [*(rounded(by, one.dtype) for by, one in pairs), by_curv, by_scale]
         saved = saved[:-1]
     implementation = pytorch_or_triton(call.implementation())
     total: list[Tensor | None] = [None] * len(call.points)
@@ -209,7 +209,7 @@ def _run_gradients(
             scalars = [part.curv + (scalars[0] if scalars else 0), scale + (scalars[1] if scalars else 0)]
     points = [
         # A set that learns may be in no pairing.
-        one.new_zeros(one.shape if learning else 0) if by_points is None else _rounded(by_points, one.dtype)
+        one.new_zeros(one.shape if learning else 0) if by_points is None else rounded(by_points, one.dtype)
         for one, by_points, learning in zip(call.points, total, learns[: len(total)], strict=True)
     ]
     return [*points, *scalars]
@@ -223,7 +223,7 @@ def _sum(before: Tensor | None, gradient: Tensor) -> Tensor:
     return wide.add_(other)
 
 
-def _rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """To ``dtype``: a row that leaves its range keeps its direction, and is as long as the dtype allows."""
     largest = torch.finfo(dtype).max
     if gradient.numel() and torch.finfo(gradient.dtype).max > 2 * largest:
@@ -235,7 +235,7 @@ def _rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
 def _fake_gradients(
     grads: Sequence[Tensor], saved: Sequence[Tensor], learns: Sequence[bool], *args: Any
 ) -> list[Tensor]:
-    call = _Call(*args)
+    call = Call(*args)
     points = [
         one.new_empty(one.shape if learning else 0)
         for one, learning in zip(call.points, learns[: len(call.points)], strict=True)
@@ -292,13 +292,13 @@ class _Layout:
     options: tuple[Any, ...]
 
     @staticmethod
-    def flat(call: _Call) -> tuple[Any, ...]:
+    def flat(call: Call) -> tuple[Any, ...]:
         """The layout and the tensors: curvature, scale, points, targets."""
         return _Layout(len(call.points), call[4:]), call.curv, call.logit_scale, *call.points, *call.targets
 
-    def call(self, tensors: Sequence[Tensor]) -> _Call:
+    def call(self, tensors: Sequence[Tensor]) -> Call:
         (curv, scale), points = tensors[:2], tensors[2 : 2 + self.point_sets]
-        return _Call(list(points), curv, scale, list(tensors[2 + self.point_sets :]), *self.options)
+        return Call(list(points), curv, scale, list(tensors[2 + self.point_sets :]), *self.options)
 
     def upstream(self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
         """The gradients by the losses: zeros of a pairing whose losses took no part."""
@@ -417,7 +417,7 @@ def _takes_operator(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
-def _forward(call: _Call) -> list[Tensor]:
+def _forward(call: Call) -> list[Tensor]:
     if _takes_operator(call.curv, call.logit_scale, *call.points):
         return _losses(*call)
     function = _Losses if transformed() or forward_ad._current_level >= 0 else _Untransformed
@@ -454,12 +454,12 @@ def _gradients(
     return (
         [one if learning else None for one, learning in zip(by_points, learns[:-2], strict=True)],
         # Only scalars that learn are worth moving: their gradients may have to cross to another device.
-        _beside(curv, by_curv) if learns[-2] else None,
-        _beside(scale, by_scale) if learns[-1] else None,
+        beside_scalar(curv, by_curv) if learns[-2] else None,
+        beside_scalar(scale, by_scale) if learns[-1] else None,
     )
 
 
-def _beside(scalar: Tensor, gradient: Tensor) -> Tensor:
+def beside_scalar(scalar: Tensor, gradient: Tensor) -> Tensor:
     """Its gradient; on a CPU, where alone one can leave float32, the largest number in place of infinity."""
     if gradient.device.type == "cpu" and scalar.dtype != torch.float64:
         largest = torch.finfo(scalar.dtype).max
@@ -468,7 +468,7 @@ def _beside(scalar: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    _save(ctx, *_Layout.flat(_Call(*inputs)), results=output)
+    _save(ctx, *_Layout.flat(Call(*inputs)), results=output)
 
 
 def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -93,6 +93,7 @@ class Problem:
     """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row.
 
     ``targets`` are indices of ``y``; ``None``: row ``i`` belongs to ``y_i``, which saves copies of points.
+    All are -1: every pair is a negative, as in a block of a larger problem.
     ``one_scale``: it is the same of all rows. ``in_float64``: the logits, whatever the points are.
     """
 
@@ -295,7 +296,19 @@ class SoftmaxGradient(NamedTuple):
     pull: Tensor
 
 
-def softmax_gradient(
+def softmax_gradients(
+    grad: Tensor, p: Problem, saved: Statistics, similarity: str, symmetric: bool
+) -> list[SoftmaxGradient]:
+    """By each matrix of logits; ``grad`` is the upstream gradient of each row's loss."""
+    weights = grad.double() / (1 + symmetric)
+    matrices = logit_matrices(similarity, symmetric)
+    return [
+        _softmax_gradient(weights, gaps, p, matrix, saved)
+        for matrix, gaps in zip(matrices, saved.positives, strict=True)
+    ]
+
+
+def _softmax_gradient(
     weights: Tensor, gaps: Tensor, p: Problem, matrix: Logits, saved: Statistics
 ) -> SoftmaxGradient:
     """``weights`` is the gradient by the loss of each row and direction, ``gaps`` the positives'."""

@@ -49,28 +49,57 @@ summaries = problem.summaries
 
 def forward(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Statistics]:
     """Loss of each row, float64, and the statistics for :func:`backward`."""
-    matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
-    p = _with_range(p, matrices[0].gap)
-    negatives = _negatives(p, matrices, symmetric)
-    positives = torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
-    saved = Statistics(positives, *negatives)
+    p = in_range(p, similarity)
+    negatives = log_sums_of_negatives(p, similarity, symmetric)
+    saved = Statistics(positive_gaps(p, similarity, symmetric), *negatives)
     return problem.losses(p, saved, similarity, symmetric), saved
 
 
 def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symmetric: bool) -> Gradients:
     """``grad`` is the upstream gradient of each row's loss."""
+    p = in_range(p, similarity)
+    softmaxes = problem.softmax_gradients(grad, p, saved, similarity, symmetric)
+    total = gradients_of_negatives(p, softmaxes, similarity, symmetric)
+    add_positives(total, p, softmaxes, saved, similarity, symmetric)
+    return total
+
+
+def in_range(p: Problem, similarity: str) -> Problem:
+    """What the functions below take: with logits in float64, if float32 has not the range of ``p``."""
+    return _with_range(p, logit_matrices(similarity, True, one_scale=p.one_scale)[0].gap)
+
+
+def log_sums_of_negatives(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over them, float64, of each row and of each column; of no columns if not asked for."""
+    return _negatives(p, logit_matrices(similarity, symmetric, one_scale=p.one_scale), symmetric)
+
+
+def gradients_of_negatives(
+    p: Problem, softmaxes: list[SoftmaxGradient], similarity: str, symmetric: bool
+) -> Gradients:
+    """Through them, given the gradient by each matrix of logits."""
+    return _negatives_gradients(p, logit_matrices(similarity, symmetric, one_scale=p.one_scale), softmaxes)
+
+
+def positive_gaps(p: Problem, similarity: str, symmetric: bool) -> Tensor:
+    """Of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
     matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
-    p = _with_range(p, matrices[0].gap)
-    weights = grad.double() / (1 + symmetric)
-    parts = [
-        problem.softmax_gradient(weights, gaps, p, matrix, saved)
-        for matrix, gaps in zip(matrices, saved.positives, strict=True)
-    ]
-    total = _negatives_gradients(p, matrices, parts)
-    for matrix, part, gaps in zip(matrices, parts, saved.positives, strict=True):
+    return torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
+
+
+def add_positives(
+    total: Gradients,
+    p: Problem,
+    softmaxes: list[SoftmaxGradient],
+    saved: Statistics,
+    similarity: str,
+    symmetric: bool,
+) -> None:
+    """Add the positives' part to that of the negatives, in place."""
+    matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
+    for matrix, part, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
         total.scale.sub_(part.pull * gaps * p.unit(matrix.gap.of_pairs))
         problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
-    return total
 
 
 def _with_range(p: Problem, gap: Gap) -> Problem:

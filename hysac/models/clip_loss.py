@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import hypkernels as hk
-from hypkernels.checks import SUPPORTED_DTYPES, check_dense, check_number, check_positive
+from hypkernels.checks import SUPPORTED_DTYPES, check_bool, check_dense, check_number, check_positive
 from hysac.models.distributed import count_rows, gather_rows
 
 
@@ -37,12 +37,19 @@ class ClipLikeLoss(nn.Module):
         aperture_scale: float = 1.0,
         min_radius: float = 0.1,
         accum_freq: int = 1,
+        ring: bool = False,
     ) -> None:
         super().__init__()
         if local_loss and not gather_with_grad:
             raise ValueError(
                 "local_loss=True needs gather_with_grad=True: without it the gradients that other processes "
                 "have for this process's features are lost"
+            )
+        check_bool("ring", ring)
+        if ring and (local_loss or gather_with_grad):
+            raise ValueError(
+                "ring=True gathers nothing, and every gradient comes home: leave local_loss and "
+                "gather_with_grad at False"
             )
         if use_horovod:
             raise ValueError("use_horovod=True is not supported; use torch.distributed")
@@ -66,6 +73,7 @@ class ClipLikeLoss(nn.Module):
         self.aperture_scale = aperture_scale
         self.min_radius = min_radius
         self.accum_freq = accum_freq
+        self.ring = ring
 
     def _scale(self, logit_scale: float | Tensor) -> float | Tensor:
         if not isinstance(logit_scale, Tensor):
@@ -98,6 +106,9 @@ class ClipLikeLoss(nn.Module):
         scale: float | Tensor,
     ) -> list[Tensor]:
         """The contrastive loss in both directions of each pairing of two sets."""
+        if self.ring and self.world_size > 1:
+            of_rows = hk.ring_contrastive_losses(local, pairings, 1.0, scale, counts=counts)
+            return [self.world_size / sum(counts) * losses.sum() for losses in of_rows]
         columns = self._gather(local, counts)
         if not (self.local_loss and self.world_size > 1):
             return hk.contrastive_losses(columns, pairings, 1.0, scale)

@@ -7,9 +7,10 @@ factors there. The effective weight is computed in every forward: merge the adap
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
@@ -112,8 +113,59 @@ def add_lora(
             parameter.requires_grad_(False)
     for module, tensor_name, blocks, adapted in sites:
         update = LowRankUpdate(getattr(module, tensor_name), r, alpha, blocks, adapted)
-        parametrize.register_parametrization(module, tensor_name, update)
+        _attach(module, tensor_name, update)
     return model
+
+
+def _attach(module: nn.Module, tensor_name: str, update: LowRankUpdate) -> None:
+    parametrize.register_parametrization(module, tensor_name, update, unsafe=True)  # which keeps the shape
+    # The class is this module's own, made by PyTorch: it refuses to be pickled, and copies share it, so that
+    # merging one would take the weight from the others.
+    kind: Any = type(module)
+    if kind.__reduce_ex__ is not _reduced:
+        kind.copied_by_pytorch = kind.__deepcopy__
+        kind.__reduce_ex__, kind.__deepcopy__ = _reduced, _copied
+
+
+def _reduced(module: nn.Module, protocol: SupportsIndex) -> Any:
+    """For ``pickle``, and with it ``torch.save``."""
+    parts = _parts(module)
+    # Of other parametrizations PyTorch says what it takes.
+    return nn.Module.__reduce_ex__(module, protocol) if parts is None else (_adapted_again, parts)
+
+
+def _copied(module: Any, memo: dict[int, Any]) -> nn.Module:
+    """For ``copy.deepcopy``."""
+    parts = _parts(module)
+    if parts is None:
+        return module.copied_by_pytorch(memo)
+    memo[id(module)] = again = _adapted_again(*copy.deepcopy(parts, memo))
+    return again
+
+
+def _parts(module: Any) -> tuple[type[nn.Module], dict[str, Any], dict[str, LowRankUpdate]] | None:
+    """The class below, the state without adapters, and these; None where there are other parametrizations."""
+    chains = {name: list(chain) for name, chain in module.parametrizations.items()}
+    if not all(len(chain) == 1 and isinstance(chain[0], LowRankUpdate) for chain in chains.values()):
+        return None
+    originals = {name: module.parametrizations[name].original for name in chains}
+    state = {
+        **module.__dict__,
+        "_modules": {name: one for name, one in module._modules.items() if name != "parametrizations"},
+        "_parameters": {**module._parameters, **originals},
+    }
+    return type(module).__bases__[0], state, {name: chain[0] for name, chain in chains.items()}
+
+
+def _adapted_again(
+    kind: type[nn.Module], state: dict[str, Any], updates: dict[str, LowRankUpdate]
+) -> nn.Module:
+    module: Any = kind.__new__(kind)
+    module.__dict__.update(state)
+    for tensor_name, update in updates.items():
+        _attach(module, tensor_name, update)
+    module.parametrizations.train(module.training)
+    return module
 
 
 def merge_lora(model: nn.Module) -> nn.Module:

@@ -67,6 +67,11 @@ class HySACLoss(ClipLikeLoss):
     tell each other the numbers in every call; where the default process group carries no tensors of the CPU,
     as with NCCL alone, the first call makes a Gloo group for it.
 
+    ``ring=True`` gives the same averaged gradients without any process holding the features of all: images
+    go from process to process, so that memory does not grow with the number of processes, each logit is
+    computed once instead of twice, and up to a quarter less is sent (docs/parallel.md). The terms report this
+    process's rows.
+
     **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
     accumulated batch, each time with one part's features attached to the graph, so that the gradient of
     ``logit_scale`` would be counted k times; pass ``accum_freq=k`` to count it once. What a HySAC model
@@ -83,10 +88,11 @@ class HySACLoss(ClipLikeLoss):
         min_radius: ``K`` of the half-aperture ``asin(2K / |x|)``, > 0; within ``2K`` of the origin it is
             pi/2.
         accum_freq: the number of times open_clip's accumulation calls this loss per step.
+        ring: gather nothing, see above.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or out of range, or ``local_loss`` without
-            ``gather_with_grad``.
+        TypeError, ValueError: an argument of the wrong type or out of range, ``local_loss`` without
+            ``gather_with_grad``, or ``ring`` with one of the two.
     """
 
     items = "quadruplets"

@@ -158,7 +158,7 @@ class HySAC(OpenClipModel):
         return self._scalar("visual_alpha" if modality == "image" else "textual_alpha")
 
     def _scalar(self, name: str) -> Tensor:
-        return _Bounded.apply(getattr(self, name), *self.scalar_ranges[name]).exp()
+        return _Bounded.apply(_of_all_processes(getattr(self, name)), *self.scalar_ranges[name]).exp()
 
     @torch.no_grad()
     def clamp_parameters_(self) -> None:
@@ -179,7 +179,10 @@ class HySAC(OpenClipModel):
         Raises:
             TypeError, ValueError: a wrong dtype or shape, or ``normalize`` contradicting ``project``.
         """
-        lift = _wants_lift(normalize, project)
+        return self._encode_image(image, _wants_lift(normalize, project))
+
+    def _encode_image(self, image: Tensor, lift: bool) -> Tensor:
+        """Not a public name, which in a sharded model gathers parameters that ``forward`` has already."""
         self._check_image(image)
         features = _over_leading(self._image_features, image.to(self._image_dtype()), 3)
         return self._lift(features, "visual_alpha") if lift else features
@@ -196,7 +199,9 @@ class HySAC(OpenClipModel):
         Raises:
             TypeError, ValueError: a wrong dtype or shape, or ``normalize`` contradicting ``project``.
         """
-        lift = _wants_lift(normalize, project)
+        return self._encode_text(text, _wants_lift(normalize, project))
+
+    def _encode_text(self, text: Tensor, lift: bool) -> Tensor:
         self._check_text(text)
         features = _over_leading(super().encode_text, text, 1)
         return self._lift(features, "textual_alpha") if lift else features
@@ -221,8 +226,8 @@ class HySAC(OpenClipModel):
             package counts by it how many passes were joined, as ``--accum-freq`` of open_clip does.
         """
         root = self.curvature.sqrt()
-        image_features = None if image is None else root * self.encode_image(image, normalize=True)
-        text_features = None if text is None else root * self.encode_text(text, normalize=True)
+        image_features = None if image is None else root * self._encode_image(image, lift=True)
+        text_features = None if text is None else root * self._encode_text(text, lift=True)
         logit_scale = self.scale / root
         if self.output_dict:
             output = {
@@ -235,8 +240,8 @@ class HySAC(OpenClipModel):
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """``-exp(s) d(x_i, y_j)`` of images ``(B1, 3, H, W)`` and texts ``(B2, L)``, and its transpose."""
-        x = self.encode_image(image, normalize=True)
-        y = self.encode_text(text, normalize=True)
+        x = self._encode_image(image, lift=True)
+        y = self._encode_text(text, lift=True)
         image_logits = self._logits(x, y)
         return image_logits, image_logits.T
 
@@ -344,6 +349,24 @@ _HYSAC_CLASS: dict[type, type[HySAC]] = {CLIP: HySACCLIP, CustomTextCLIP: HySACC
 
 def _log_scalar(value: float, device: torch.device, requires_grad: bool = True) -> nn.Parameter:
     return nn.Parameter(torch.tensor(value, dtype=torch.float32, device=device), requires_grad)
+
+
+def _of_all_processes(scalar: Any) -> Tensor:
+    """A scalar of a model that is sharded (:mod:`hysac.models.sharded`), as a tensor of this process.
+
+    Its gradient is the mean over processes: FSDP averages those of the parameters that it shards, and no
+    others.
+    """
+    if not hasattr(scalar, "to_local"):
+        return scalar
+    from torch.distributed.tensor import Partial
+
+    mesh = scalar.device_mesh
+    # The way back of a redistribution, even one that changes nothing, sums what is partial.
+    local = scalar.redistribute(placements=scalar.placements).to_local(
+        grad_placements=[Partial()] * mesh.ndim
+    )
+    return local.detach() + (local - local.detach()) / mesh.size()
 
 
 def _log_ranges(curv_init: float) -> dict[str, tuple[float, float]]:

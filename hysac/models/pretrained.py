@@ -86,13 +86,18 @@ def save_pretrained(
 
     Raises:
         TypeError: ``model`` is not a HySAC model.
-        ValueError: the configuration is not known, or a weight is not finite.
+        ValueError: the configuration is not known, a weight is not finite, or ``model`` is sharded.
         ImportError: the model's tokenizer is one of Hugging Face, and transformers is not installed.
         OSError: the disk is full or not writable, or that tokenizer cannot be reached; the files there before
             are intact.
     """
     if not isinstance(model, HySAC):
         raise TypeError(f"model must be a HySAC model, got {type(model).__name__}")
+    if hasattr(model.curv, "to_local"):
+        raise ValueError(
+            "model is sharded, and no process has all of it: load its whole state dict into a plain model "
+            "and save that, as docs/parallel.md shows"
+        )
     model_cfg = model.model_cfg if model_cfg is None else model_cfg
     if model_cfg is None:
         raise ValueError("model_cfg is needed: the model was not made by hysac.create_model")

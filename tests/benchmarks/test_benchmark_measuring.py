@@ -16,7 +16,7 @@ from benchmarks.cases import CASES
 from benchmarks.growth import fit
 from benchmarks.machine import ROOT
 from benchmarks.measure import measure
-from benchmarks.memory import Child, _peak_of_resident_set, peak_beyond_inputs
+from benchmarks.memory import Child, peak_beyond_inputs, peak_of_resident_set
 from benchmarks.providers import PROVIDERS
 from benchmarks.results import Results
 from benchmarks.roofline import limit_seconds
@@ -118,7 +118,7 @@ def test_the_resident_set_shows_what_is_allocated_and_freed():
         del block
 
     run()
-    assert 60 * 2**20 < _peak_of_resident_set(run) < 80 * 2**20
+    assert 60 * 2**20 < peak_of_resident_set(run) < 80 * 2**20
 
 
 def test_a_child_that_dies_measures_nothing_and_is_started_again(monkeypatch):
@@ -132,7 +132,7 @@ def test_a_child_that_dies_measures_nothing_and_is_started_again(monkeypatch):
 
 
 def test_memory_is_beyond_inputs_and_gradients(monkeypatch):
-    monkeypatch.setattr("benchmarks.memory._peak_of_resident_set", lambda run: run() and 10_000)
+    monkeypatch.setattr("benchmarks.memory.peak_of_resident_set", lambda run: run() and 10_000)
     case, shape = CASES["exp_map0"], {"B": 8, "D": 16}
     gradients = 8 * 16 * 4 + 4
     assert peak_beyond_inputs(case, shape, EAGER, CPU) == 10_000 - gradients

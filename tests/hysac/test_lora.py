@@ -1,7 +1,9 @@
 """Low-rank adapters against the definition ``W + (alpha / r) B A``, in every mode the towers run in."""
 
 import copy
+import io
 import math
+import pickle
 
 import open_clip
 import pytest
@@ -420,3 +422,37 @@ def test_a_rank_beyond_the_weights_is_refused():
         lora.add_lora(model, 100_000)
     assert model.state_dict().keys() == before.keys()
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def through_torch_save(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda model: pickle.loads(pickle.dumps(model)), through_torch_save, copy.deepcopy]
+)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_adapted_models_are_pickled_and_copied(kind, copied):
+    model = adapted_model(kind, targets=lora.TARGETS).eval()
+    again = copied(copied(model))
+    assert list(again.state_dict()) == list(model.state_dict())
+    learn = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: p.requires_grad for name, p in again.named_parameters()} == learn
+    assert not any(module.training for module in again.modules())
+    assert_equal = torch.testing.assert_close
+    assert_equal(again(*inputs()), model(*inputs()), rtol=0, atol=0)
+    own = {p.data_ptr() for p in model.parameters()}
+    assert not own & {p.data_ptr() for p in again.parameters()}
+    merged = lora.merge_lora(again).state_dict()
+    assert_equal(merged, lora.merged_state_dict(model), rtol=0, atol=0)  # which is still adapted
+
+
+def test_parametrizations_of_others_stay_unpickled():
+    model = adapted_model()
+    parametrize.register_parametrization(model.visual.conv1, "weight", torch.nn.Identity())
+    assert copy.deepcopy(model).visual.conv1.weight.equal(model.visual.conv1.weight)
+    with pytest.raises(RuntimeError, match="parametrized modules is only supported through state_dict"):
+        pickle.dumps(model)

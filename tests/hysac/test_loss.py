@@ -359,6 +359,7 @@ def test_without_accum_freq_the_scalars_would_be_counted_again():
     ("options", "message"),
     [
         ({"local_loss": True}, "gather_with_grad"),
+        ({"ring": True, "gather_with_grad": True}, "ring=True gathers nothing"),
         ({"use_horovod": True}, "use_horovod"),
         ({"rank": 2, "world_size": 2}, "rank=2"),
         ({"world_size": 0}, "world_size=0"),

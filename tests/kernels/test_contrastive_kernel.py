@@ -14,7 +14,7 @@ from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
 from hypkernels.contrastive import kernel, point_kernels, reference, strips
-from hypkernels.contrastive.problem import Embeddings, Learns, Problem
+from hypkernels.contrastive.problem import Embeddings, Learns, Problem, SoftmaxGradient
 from hypkernels.tritonlib import launch, pair_gaps, pair_tiles, products
 from hypkernels.tritonlib.tile_plan import Plan, Tile, blocks
 
@@ -299,6 +299,28 @@ def in_float64(given: Inputs, similarity: str) -> Results:
     losses, saved = strips.forward(p, similarity, True)
     grads = strips.backward(upstream(len(x)), p, saved, similarity, True)
     return Results(losses, *grads[:2], grads.curv, grads.scale)
+
+
+def test_a_block_of_a_larger_problem_has_no_positives():
+    """Its softmaxes are over more than its own rows and columns."""
+    given = inputs(rows=40, columns=50, width=8)
+    results = []
+    for lane, device, options in ((kernel, DEVICE, {"plan": PLAN}), (strips, "cpu", {})):
+        x, y, c, scale, targets = (tensor.to(device) for tensor in given)
+        if lane is strips:
+            x, y = x.double(), y.double()
+        embeddings = Embeddings([x, y], c, lane.summaries([x, y]))
+        p = Problem(*embeddings.sides(0, 1), c, scale, torch.full_like(targets, -1), "ieee")
+        sums = lane.log_sums_of_negatives(p, "dist", True, **options)
+        of_rows, of_columns = ((upstream(len(one)).to(device), one + 1) for one in sums)
+        softmax = SoftmaxGradient(of_rows, of_columns, of_rows[0])
+        grads = lane.gradients_of_negatives(p, [softmax], "dist", True, **options)
+        results.append([one.cpu().double() for one in (*sums, *grads)])
+    for got, wanted in zip(*results, strict=True):
+        assert (got - wanted).norm() <= 5e-6 * wanted.norm()
+    pairs = -given.scale.unsqueeze(1) * stable_gap("dist")(given.x.double(), given.y.double(), given.curv)
+    torch.testing.assert_close(results[1][0], pairs.logsumexp(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(results[1][1], pairs.logsumexp(0), rtol=1e-12, atol=0)
 
 
 def sized(x_size, y_size, scale, dtype=torch.float32, which="all") -> Inputs:
