@@ -31,10 +31,12 @@ class LorentzClipLoss(ClipLikeLoss):
         accum_freq: the number of times open_clip's accumulation, ``--accum-freq``, calls this loss per step:
             the gradient of the scale, and with it the curvature's, is then counted once. What a HySAC model
             returns while training tells the number of its forward passes: another one is refused.
+        ring: gather nothing, and send one set of features from process to process: the same averaged
+            gradients in memory that does not grow with the processes, see :class:`hysac.HySACLoss`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or out of range, or ``local_loss`` without
-            ``gather_with_grad``.
+        TypeError, ValueError: an argument of the wrong type or out of range, ``local_loss`` without
+            ``gather_with_grad``, or ``ring`` with one of the two.
     """
 
     items = "pairs"
@@ -52,6 +54,7 @@ class LorentzClipLoss(ClipLikeLoss):
         aperture_scale: float = 1.0,
         min_radius: float = 0.1,
         accum_freq: int = 1,
+        ring: bool = False,
     ) -> None:
         super().__init__(
             local_loss,
@@ -64,6 +67,7 @@ class LorentzClipLoss(ClipLikeLoss):
             aperture_scale=aperture_scale,
             min_radius=min_radius,
             accum_freq=accum_freq,
+            ring=ring,
         )
 
     def forward(
