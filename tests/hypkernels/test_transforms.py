@@ -57,7 +57,8 @@ def refused_by_name(subject):
 
 def test_no_public_function_is_missing():
     tested = {subject.public for subject in SUBJECTS.values()}
-    functions = {name for name in hk.__all__ if name != "use_backend"}
+    # The ring needs several processes, and refuses transforms by name: tests/hypkernels/test_ring.py.
+    functions = {name for name in hk.__all__ if name not in ("use_backend", "ring_contrastive_losses")}
     assert tested == functions | {"HySACLoss"}
     assert all(
         inspect.isfunction(getattr(hk, name)) or inspect.isclass(getattr(hk, name)) for name in functions
