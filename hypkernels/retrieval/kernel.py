@@ -35,12 +35,12 @@ _RECORDED, _RECORDED_WIDTH = (1024, 1 << 16), 512
 
 
 class _Part(NamedTuple):
-    """Items of a gallery, in bundles of so many; as what they are multiplied, and the kernels' lines."""
+    """Items of a gallery, in bundles of so many; as what they and the queries are multiplied; their lines."""
 
     items: Piece
     bundle: int
     y: Side
-    operand: Tensor
+    operands: tuple[Tensor, Tensor]
     lines: Tensor
 
     @property
@@ -72,12 +72,14 @@ class _Bundles(PairSearch):
         """Of whole bundles, as many as there is room for the bounds of."""
         bundle = self.bundle_of(len(piece.rows))
         step = bundle * max(1, _BOUND_BYTES // (_BYTES_A_BUNDLE * len(self.x.P)))
+        queries = _operand(self.x.points, piece.rows.dtype)
         for start in range(0, len(piece.rows), step):
             place = slice(start, start + step)
             allowed, groups = (None if one is None else one[place] for one in (piece.allowed, piece.groups))
             items = Piece(piece.first + start, piece.rows[place], allowed, groups)
             y = self.side(items.rows)
-            yield _Part(items, bundle, y, _operand(items.rows, self.x.points.dtype), self._lines(y))
+            operands = queries, _operand(items.rows, self.x.points.dtype)
+            yield _Part(items, bundle, y, operands, self._lines(y))
 
     def _lines(self, side: Side) -> Tensor:
         turn = torch.zeros_like(side.P)
@@ -88,23 +90,29 @@ class _Bundles(PairSearch):
 
     def launch(self, kernel: Any, part: _Part, *tensors: Tensor) -> None:
         """``tensors``: those of the kernel's own, the last ones ``(B, bundles)``."""
-        x, y = _operand(self.x.points, part.items.rows.dtype), part.operand
         groups = self.query_groups
         cone = bound_kernels.NO_CONE
         if self.cones is not None:
             cone = bound_kernels.CONE_OF_QUERY if self.cones.at_query else bound_kernels.CONE_OF_ITEM
         launch_bounds(
             kernel,
-            (x, y),
+            part.operands,
             (self.lines, part.lines),
             (part.items.allowed, part.items.groups, groups),
             tensors,
             None if groups is None or groups.dim() == 1 else groups.stride(0),
-            self.c.item(),
-            _tile(default_plan(x, "inner")),
+            self.curv,
+            _tile(default_plan(part.operands[0], "inner")),
             CONE=cone.value,
             BUNDLE=part.bundle,
         )
+
+    def bounds(self, part: _Part) -> tuple[Tensor, Tensor]:
+        """The smallest lower and the smallest upper bound of each bundle, float32 ``(B, bundles)``."""
+        shape = len(self.x.P), part.bundles
+        least, most = (allocate(self.c, shape, torch.float32) for _ in range(2))
+        self.launch(bound_kernels.bounds_of_bundles, part, least, most)
+        return least, most
 
     def pairs(self, open: Tensor, part: _Part) -> Pairs:
         """Exactly, those of open bundles ``(B, bundles)`` that may be found."""
@@ -132,9 +140,7 @@ class Nearest(_Bundles):
         return _BUNDLE if items >= _BUNDLE * _BUNDLES_A_NEIGHBOUR * self.k else 1
 
     def add_part(self, part: _Part) -> None:
-        shape = len(self.x.P), part.bundles
-        least, most = (allocate(self.c, shape, torch.float32) for _ in range(2))
-        self.launch(bound_kernels.bounds_of_bundles, part, least, most)
+        least, most = self.bounds(part)
         within = self.found.within
         # So many bundles have an item each that is as near as this, if it is no cone that decides.
         if self.cones is None and part.bundles >= self.k:
@@ -168,9 +174,7 @@ class Within(_Bundles):
         self._above = _above(self.c.new_tensor(limit))
 
     def add_part(self, part: _Part) -> None:
-        shape = len(self.x.P), part.bundles
-        least, most = (allocate(self.c, shape, torch.float32) for _ in range(2))
-        self.launch(bound_kernels.bounds_of_bundles, part, least, most)
+        least, _ = self.bounds(part)
         self.found.add(self.pairs(least < self._above, part))
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:

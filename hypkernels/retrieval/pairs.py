@@ -39,6 +39,7 @@ class PairSearch:
 
     def __init__(self, block: Block, largest: float) -> None:
         """``largest``: up to which reaches, and down to which inverse of it, the bounds hold."""
+        self.curv = block.c  # for calls that take a number: reading it from a GPU would wait
         self.c = torch.tensor(block.c, dtype=torch.float64, device=block.queries.device)
         self.cones, self.query_groups = block.cones, block.query_groups
         self.width, self._largest = block.queries.shape[1], largest

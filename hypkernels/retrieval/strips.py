@@ -60,7 +60,7 @@ class _Tiles(PairSearch):
     def _tile(self, piece: Piece, place: slice) -> _Tile:
         x, y = self.x, self.side(piece.rows[place].double())
         T = torch.addcmul(y.h, x.h[:, None], 1 + y.h)
-        z = torch.addmm(T, x.points, y.points.T, alpha=-self.c.item())
+        z = torch.addmm(T, x.points, y.points.T, alpha=-self.curv)
         error = torch.outer((self.width + 8) * 1.01 * _ROUNDING * x.P, y.P).add_(T, alpha=8 * _ROUNDING)
         least, most = z - error, z + error
         open = torch.ones_like(least, dtype=torch.bool)

@@ -144,8 +144,7 @@ def test_bounds_hold_and_are_narrow(width, size, dtype):
     found = kernel.Nearest(block, 50)
     (part,) = found._parts(Piece(0, gallery, None, None))
     assert part.bundle == 1
-    least, most = (torch.empty(20, 100, device=DEVICE) for _ in range(2))
-    found.launch(kernel.bound_kernels.bounds_of_bundles, part, least, most)
+    least, most = found.bounds(part)
     pairs = torch.cartesian_prod(torch.arange(20, device=DEVICE), torch.arange(100, device=DEVICE))
     z = pair_z(queries[pairs[:, 0]].double(), gallery[pairs[:, 1]].double(), found.c).view(20, 100)
     assert (least < z).all()
