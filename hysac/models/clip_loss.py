@@ -191,6 +191,12 @@ def check_same(image_features: Tensor, text_features: Tensor) -> None:
         )
 
 
+def common_dtype(image_features: Tensor, text_features: Tensor) -> torch.dtype:
+    """The wider one of two kinds of features, at least float32."""
+    widest = torch.promote_types(image_features.dtype, text_features.dtype)
+    return torch.promote_types(widest, torch.float32)
+
+
 def check_floating(name: str, tensor: Tensor) -> None:
     check_dense(name, tensor)
     if tensor.dtype not in SUPPORTED_DTYPES:

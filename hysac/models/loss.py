@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hysac.models.clip_loss import ClipLikeLoss, check_features, check_same
+from hysac.models.clip_loss import ClipLikeLoss, check_features, check_same, common_dtype
 
 CONTRASTIVE_PAIRINGS = (
     ("safe_text", "safe_image"),
@@ -36,7 +36,7 @@ class Points(NamedTuple):
     @staticmethod
     def of(text: Tensor, image: Tensor) -> Points:
         """Views of features ``(B, 2, D)``, safe then unsafe, in their common dtype, at least float32."""
-        dtype = torch.promote_types(torch.promote_types(text.dtype, image.dtype), torch.float32)
+        dtype = common_dtype(image, text)
         return Points(*text.to(dtype).unbind(1), *image.to(dtype).unbind(1))
 
 

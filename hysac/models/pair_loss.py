@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hysac.models.clip_loss import ClipLikeLoss, check_features, check_same
+from hysac.models.clip_loss import ClipLikeLoss, check_features, check_same, common_dtype
 
 
 class LorentzClipLoss(ClipLikeLoss):
@@ -106,9 +106,7 @@ class LorentzClipLoss(ClipLikeLoss):
             _check_pairs(name, features)
         check_same(image_features, text_features)
         self._check_passes(unit_hyperboloid)
-        dtype = torch.promote_types(
-            torch.promote_types(image_features.dtype, text_features.dtype), torch.float32
-        )
+        dtype = common_dtype(image_features, text_features)
         with torch.autocast(image_features.device.type, enabled=False):
             local = (image_features.to(dtype), text_features.to(dtype))
             counts = self._count(local[0])
