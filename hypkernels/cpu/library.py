@@ -22,7 +22,7 @@ from hypkernels.checks import check_choice
 
 ISA_VARIABLE = "HYPKERNELS_CPU_ISA"
 ISAS = ("avx512", "avx2", "baseline")
-_ABI = 3
+_ABI = 4
 _PATH = Path(__file__).with_name("libhypkernels.so.1")
 
 
@@ -33,6 +33,7 @@ class _Runtime(Structure):
         ("team_size", c_void_p),
         ("sgemm", c_void_p),
         ("dgemm", c_void_p),
+        ("product_threads", c_void_p),
     ]
 
 
@@ -116,7 +117,8 @@ def _torch_runtime() -> _Runtime:
     openmp = [address("GOMP_parallel"), address("omp_get_thread_num"), address("omp_get_num_threads")]
     if None in openmp or "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
         openmp = [None, None, None]
-    return _Runtime(*openmp, address("sgemm_"), address("dgemm_"))
+    products = [address("sgemm_"), address("dgemm_"), address("MKL_Set_Num_Threads_Local")]
+    return _Runtime(*openmp, *products)
 
 
 def _torch_library() -> CDLL:

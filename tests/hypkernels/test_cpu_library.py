@@ -214,3 +214,16 @@ def test_the_module_describes_itself():
     assert lines[0].startswith("hypkernels ")
     assert torch.__version__ in lines[0]
     assert any(line.startswith("native: ") for line in lines)
+
+
+@needs_library
+def test_products_leave_the_threads_of_mkl_as_they_were():
+    """The library asks MKL for one thread while it multiplies: else sums depend on how many there are."""
+    set_threads = getattr(library._torch_library(), "MKL_Set_Num_Threads_Local", None)
+    if set_threads is None:
+        pytest.skip("PyTorch's products are not MKL's")
+    points = torch.randn(300, 65, generator=torch.Generator().manual_seed(0))
+    set_threads(3)
+    with hk.use_backend("native"):
+        hk.pairwise_dist(points, points)
+    assert set_threads(0) == 3

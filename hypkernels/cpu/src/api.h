@@ -134,6 +134,7 @@ struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies
                 const float*, const int*, const float*, float*, const int*);
   void (*dgemm)(const char*, const char*, const int*, const int*, const int*, const double*, const double*,
                 const int*, const double*, const int*, const double*, double*, const int*);
+  int (*product_threads)(int);  // MKL_Set_Num_Threads_Local, where the products are MKL's
 };
 }
 

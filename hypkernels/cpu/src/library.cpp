@@ -79,7 +79,7 @@ void in_child() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int hk_abi() { return 3; }
+EXPORT int hk_abi() { return 4; }
 
 // The names of the copies that this machine runs, separated by spaces.
 EXPORT const char* hk_available() {

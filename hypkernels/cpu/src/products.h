@@ -43,6 +43,16 @@ __attribute__((noinline)) void own_product(int64_t m, int64_t n, int64_t k, F al
 inline auto blas(const float*) { return hk_alone ? nullptr : hk_runtime.sgemm; }
 inline auto blas(const double*) { return hk_alone ? nullptr : hk_runtime.dgemm; }
 
+// Within a team MKL runs on one thread, and yet divides sums among as many as are set: it is told that there is one.
+class OnOneThread {
+  const int before = hk_runtime.product_threads ? hk_runtime.product_threads(1) : 0;
+
+ public:
+  ~OnOneThread() {
+    if (hk_runtime.product_threads) hk_runtime.product_threads(before);
+  }
+};
+
 // C (m, n) = X (m, k) Y (n, k)^T.
 template <class F>
 void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, int64_t ldx, const F* Y, int64_t ldy, F* C,
@@ -50,6 +60,7 @@ void product_of_rows(int64_t m, int64_t n, int64_t k, const F* X, int64_t ldx, c
   if (!blas(X)) return own_product<F>(m, n, k, 1, X, ldx, 1, Y, 1, ldy, 0, C, ldc);
   const int M = m, N = n, K = k, of_x = ldx, of_y = ldy, of_c = ldc;
   const F one = 1, zero = 0;
+  const OnOneThread one_thread;
   blas(X)("T", "N", &N, &M, &K, &one, Y, &of_y, X, &of_x, &zero, C, &of_c);
 }
 template <class F>
@@ -63,6 +74,7 @@ void add_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W, int64_t l
   const F beta = empty ? 0 : 1;
   if (!blas(W)) return own_product<F>(m, n, k, alpha, W, ldw, 1, Y, n, 1, beta, C, n);
   const int M = m, N = n, K = k, ld = ldw;
+  const OnOneThread one_thread;
   blas(W)("N", "N", &N, &M, &K, &alpha, Y, &N, W, &ld, &beta, C, &N);
 }
 
@@ -73,6 +85,7 @@ void add_transposed_product(int64_t m, int64_t n, int64_t k, F alpha, const F* W
   const F beta = empty ? 0 : 1;
   if (!blas(W)) return own_product<F>(m, n, k, alpha, W, 1, ldw, X, n, 1, beta, C, n);
   const int M = m, N = n, K = k, ld = ldw;
+  const OnOneThread one_thread;
   blas(W)("N", "T", &N, &M, &K, &alpha, X, &N, W, &ld, &beta, C, &N);
 }
 
