@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ef", type=int, nargs="+", default=[200, 400, 1000], help="search efforts (default 200 400 1000)"
     )
+    parser.add_argument(
+        "--links", type=int, default=32, help="of a node of the graph, pgvector's m (default %(default)s)"
+    )
+    parser.add_argument(
+        "--build-effort", type=int, default=200, help="pgvector's ef_construction (default %(default)s)"
+    )
     parser.add_argument("--build-memory", default="2GB", help="maintenance_work_mem (default %(default)s)")
     parser.add_argument("--save", help="a folder for what engines.load needs")
     return parser
@@ -67,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         table=arguments.table,
         curv=arguments.curv,
         replace=True,
+        m=arguments.links,
+        ef_construction=arguments.build_effort,
         settings={"maintenance_work_mem": arguments.build_memory},
     )
     began = time.perf_counter()
