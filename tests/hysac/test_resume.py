@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Command
 
 import hysac.training.loop
 from hysac import create_model, save_pretrained
@@ -75,11 +74,7 @@ def flags(config):
 
 
 def start(config, **options):
-    # The model directory's warning and the log go to a file: an unread pipe would block.
-    log = open(f"{config.logs}/{config.name}.log", "a")  # noqa: SIM115
-    options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, **options}
-    command = [sys.executable, "-m", "hysac.cli", "train", *flags(config)]
-    return subprocess.Popen(command, stdout=log, stderr=log, **options)
+    return Command(["train", *flags(config)], Path(config.logs) / f"{config.name}.log", **options)
 
 
 def wait_for_step(process, directory, step):
@@ -299,10 +294,7 @@ def two_ranks(config, name):
     """Both in training, far from done; they write one log."""
     config = replace(config, name=name, epochs=1000, dist_timeout=4.0, val_data=None)
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = []
-    for rank in ("0", "1"):
-        environment = {**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
-        ranks.append(start(config, env=environment))
+    ranks = [start(config, environment={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
     try:
         wait_for_step(ranks[0], Path(config.logs) / name, 4)
         yield ranks
