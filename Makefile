@@ -3,20 +3,32 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Of benchmarks: small, medium or large; where results go; the commit they are of, where there is no git.
-# Of tests: how many processes.
+# Of tests: how many processes, and what their order is drawn from: a commit's own, so that a failure comes again.
 SIZE    ?= small
 RESULTS ?= benchmarks/results
 COMMIT  ?=
 WORKERS ?= 2
+SEED    ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --randomly-seed=$(SEED)
 
-.PHONY: demo test lint test-gpu bench bench-gpu bench-report clean
+.PHONY: demo test test-fast test-op lint test-gpu bench bench-gpu bench-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
 
 # Several processes, one thread each.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS)
+	$(PYTEST) tests
+
+# One case of each test that takes no seconds.
+test-fast: $(VENV)/.installed-test
+	$(PYTEST) tests --share 1000 -m "not slow"
+
+# For the author of a kernel: OP=distance, or another folder with an op.py, and its kernels here and on every target.
+test-op: $(VENV)/.installed-test
+	$(PYTEST) tests/hypkernels --op $(OP)
+	TRITON_INTERPRET=1 HYPKERNELS_BACKEND=auto $(PYTEST) tests/kernels/test_$(OP)_kernel.py --share 8
+	$(BIN)/python -m hypkernels.tritonlib.aot --only $(OP)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -3,23 +3,24 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # One case in so many: ``TRITON_INTERPRET=1 pytest tests/kernels``, or a GPU, runs all.
-SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "10")
+SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "20")
 KERNEL_TESTS = Path(__file__).parent / "kernels"
 
 
 def run_in_interpreter(tests, report, *options, share="1"):
     """The suite of a directory or file with ``TRITON_INTERPRET=1``: exit status and output."""
     command = [sys.executable, "-m", "pytest", str(tests), "-q", "--tb=short", f"--junitxml={report}"]
-    command += ["--share", share]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "HYPKERNELS_BACKEND": "auto"}
+    command += ["--share", share, "-p", "no:randomly"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment |= {"TRITON_INTERPRET": "1", "HYPKERNELS_BACKEND": "auto"}
     return subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=900
     )
@@ -31,23 +32,24 @@ def counts(report):
 
 
 def test_kernels_in_the_interpreter(tmp_path):
-    """Some cases of each test; two files at a time, since the interpreter takes one core."""
+    """Some cases of each test, on two cores."""
     files = sorted(KERNEL_TESTS.glob("test_*_kernel.py"))
-    reports = [tmp_path / f"{file.stem}.xml" for file in files]
-    with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(partial(run_in_interpreter, share=SHARE), files, reports))
-    failed = [done.stdout + done.stderr for done in runs if done.returncode]
-    if failed:
-        pytest.fail("\n".join(["the kernels' tests failed in Triton's interpreter", *failed]), pytrace=False)
-    found = [counts(report) for report in reports]
-    assert sum(one["tests"] - one["skipped"] for one in found) > 10 * len(files) > 0
+    done = run_in_interpreter(KERNEL_TESTS, tmp_path / "report.xml", "-n", "2", share=SHARE)
+    if done.returncode:
+        told = done.stdout + done.stderr
+        pytest.fail(f"the kernels' tests failed in Triton's interpreter\n{told}", pytrace=False)
+    found = counts(tmp_path / "report.xml")
+    assert found["tests"] - found["skipped"] > 10 * len(files) > 0
 
 
 def test_a_failing_kernel_test_is_seen(tmp_path):
     """A kernel that writes the wrong value fails the run, with the test's name and the numbers."""
-    (tmp_path / "conftest.py").write_text((KERNEL_TESTS / "conftest.py").read_text())
-    (tmp_path / "kernel_lane.py").write_text((KERNEL_TESTS / "kernel_lane.py").read_text())
-    (tmp_path / "test_wrong_kernel.py").write_text(
+    (tmp_path / "conftest.py").write_text((KERNEL_TESTS.parent / "conftest.py").read_text())
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    for name in ("conftest.py", "kernel_lane.py"):
+        (kernels / name).write_text((KERNEL_TESTS / name).read_text())
+    (kernels / "test_wrong_kernel.py").write_text(
         """
 import torch, triton
 import triton.language as tl

@@ -24,6 +24,8 @@ from benchmarks.sampling import PHASES, Plan, interleave, quartiles
 from benchmarks.session import Session
 from benchmarks.test_cases import ReplayClock
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CASE = CASES["exp_map0"]
 SHAPE = {"B": 8, "D": 16}

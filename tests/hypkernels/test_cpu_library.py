@@ -16,6 +16,8 @@ import hypkernels as hk
 from hypkernels.cpu import library
 from hypkernels.cpu import rows as native
 
+pytestmark = pytest.mark.slow
+
 CURV = torch.tensor(1.0)
 
 

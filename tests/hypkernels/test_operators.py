@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transforms import SUBJECTS
@@ -49,6 +50,7 @@ def test_a_change_of_an_operator_changes_its_version():
 
 PROBE = """
 import sys
+import pytest
 import torch
 from hypkernels import operators
 
@@ -65,6 +67,7 @@ print(total.tolist())
 """
 
 
+@pytest.mark.slow
 def test_caches_of_compiled_graphs_see_the_version(tmp_path):
     """The same schema with other results, in processes that share a cache."""
     environment = {

@@ -12,6 +12,8 @@ import torch.multiprocessing as mp
 import hypkernels as hk
 from hypkernels.contrastive import problem, strips
 
+pytestmark = pytest.mark.slow
+
 COUNTS = (4, 0, 6)
 WORLD_SIZE, WIDTH = len(COUNTS), 5
 PAIRINGS = [(0, 2), (1, 3), (0, 3), (1, 2)]  # HySAC's: two sets stay, two travel

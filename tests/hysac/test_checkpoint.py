@@ -184,6 +184,7 @@ def test_a_damaged_newest_one_gives_way_to_the_one_before(tmp_path, caplog):
         newest_good(tmp_path)
 
 
+@pytest.mark.slow
 class TestFullDisk:
     def test_a_write_that_fails_part_way_changes_nothing(self, tmp_path, monkeypatch):
         path = tmp_path / "step-00000003.pt"

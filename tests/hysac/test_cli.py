@@ -334,6 +334,7 @@ class TestBounds:
         assert "is there and holds no bounds" in fails(arguments)
 
 
+@pytest.mark.slow
 class TestConsole:
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as exit:
@@ -426,6 +427,7 @@ class TestDemo:
         assert set(made["thresholds"]) == {"text", "image"}
 
 
+@pytest.mark.slow
 def test_as_a_module_and_a_script():
     for command in (
         [sys.executable, "-m", "hysac.cli"],

@@ -17,6 +17,8 @@ from hysac.models.distributed import _group_of_hosts, count_rows
 from hysac.models.loss import HySACLoss
 from hysac.models.pair_loss import LorentzClipLoss
 
+pytestmark = pytest.mark.slow
+
 WORLD_SIZE = 2
 WAIT = timedelta(seconds=500)
 MODES = {

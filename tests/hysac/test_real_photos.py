@@ -11,6 +11,8 @@ from PIL import Image
 from hysac import from_pretrained
 from hysac.cli import main
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "coins", "moon", "brick")
 """Colour and grey, between 303 x 384 and 640 x 427 pixels."""
 

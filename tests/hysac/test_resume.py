@@ -23,6 +23,8 @@ from hysac.training.loop import train
 from hysac.training.optim import learning_rate
 from hysac.training.run_log import read_log
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH, EPOCHS = 9, 3
 
 

@@ -8,6 +8,8 @@ from scoring import CAPTIONS, calibrate, make_model, pictures
 
 from hysac.scoring import BatchScorer, SafetyScorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):

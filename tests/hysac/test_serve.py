@@ -694,6 +694,7 @@ def test_a_queue_that_is_full(scorer):
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
+@pytest.mark.slow
 class TestCommand:
     def run(self, *arguments):
         return main(["serve", *map(str, arguments), "--device", "cpu"])

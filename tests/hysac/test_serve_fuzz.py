@@ -19,6 +19,8 @@ pytest.importorskip("schemathesis")
 
 from hysac.serve.app import create_app  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = os.environ.get("HYSAC_FUZZ_EXAMPLES", "5")
 
 

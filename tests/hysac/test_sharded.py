@@ -20,6 +20,8 @@ import hysac
 from hysac.models.model import SCALARS
 from hysac.training.optim import make_optimizer
 
+pytestmark = pytest.mark.slow
+
 BEFORE, AFTER = 2, 3  # processes that save, and that go on
 BATCH = 6
 

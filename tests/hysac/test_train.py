@@ -656,6 +656,7 @@ def parallel(toy, tmp_path_factory):
     return ranks, single, directory, base
 
 
+@pytest.mark.slow
 class TestTwoProcesses:
     @pytest.mark.parametrize("name", ["plain", "accumulated", "stopped"])
     def test_every_process_has_the_same_model(self, parallel, name):

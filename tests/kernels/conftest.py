@@ -1,10 +1,4 @@
-"""Tests of kernels, ``*_kernel.py``, need a process that runs kernels; the others one that compiles them.
-
-``--share 3`` takes a third of the cases of each test: the interpreter is slow.
-"""
-
-from itertools import groupby
-from zlib import crc32
+"""Tests of kernels, ``*_kernel.py``, need a process that runs kernels; the others one that compiles them."""
 
 import pytest
 from kernel_lane import INTERPRETED, RUNNABLE
@@ -32,22 +26,6 @@ class _CompilingModule(pytest.Module):
         if INTERPRETED:
             pytest.skip("the interpreter compiles nothing")
         return super().collect()
-
-
-def pytest_addoption(parser):
-    parser.addoption("--share", type=int, default=1, help="of kernels' tests, run one case in so many")
-
-
-def pytest_collection_modifyitems(config, items):
-    """The first case of each test, and of the others those whose names say so: no pattern of parameters."""
-    share, chosen = config.getoption("--share", 1), []  # there is none where pytest starts above this folder
-    if share == 1:
-        return
-    for _, cases in groupby(items, lambda item: item.nodeid.partition("[")[0]):
-        first, *others = cases
-        chosen += [first, *(one for one in others if crc32(one.name.encode()) % share == 0)]
-    config.hook.pytest_deselected(items=[one for one in items if one not in chosen])
-    items[:] = chosen
 
 
 def pytest_configure(config):

@@ -22,6 +22,8 @@ from hypkernels.tritonlib.aot import Compiled, Resources
 from hypkernels.tritonlib.device_limits import TARGETS
 from hypkernels.tritonlib.tile_plan import plan_for
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 1024
 
 
