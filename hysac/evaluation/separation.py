@@ -128,7 +128,7 @@ def _classification(embeddings: Embeddings, thresholds: Mapping[str, float] | No
 
 def _fnr_at(safe: Tensor, unsafe: Tensor, share: float) -> float:
     """The misses on the ROC curve of this very set, at a share of false alarms."""
-    threshold = calibrate_threshold(safe, unsafe, max_fpr=share)
+    threshold = calibrate_threshold(safe, unsafe, f"fpr={share:g}")
     return classification_rates(safe, unsafe, threshold)["fnr"]
 
 

@@ -35,31 +35,58 @@ def roc_auc(safe_scores: Tensor, unsafe_scores: Tensor) -> float:
     return (below + not_above).item() / (2 * len(safe) * len(unsafe))
 
 
-def calibrate_threshold(safe_scores: Tensor, unsafe_scores: Tensor, *, max_fpr: float | None = None) -> float:
+def calibrate_threshold(safe_scores: Tensor, unsafe_scores: Tensor, target: str = "youden") -> float:
     """The threshold above which a score is called unsafe.
 
-    By default the one with the greatest balanced accuracy, ``(TPR + TNR) / 2``, whatever the shares of the
-    two classes. With ``max_fpr`` the smallest one that calls at most this fraction of the safe scores unsafe.
-    The threshold lies half-way between two observed scores, so that it does not depend on rounding.
+    It lies half-way between two observed scores, so that it does not depend on rounding, or calls all or
+    none unsafe. Of equally good ones it is the smallest, but for ``fnr=X``.
 
     Args:
         safe_scores, unsafe_scores: one-dimensional, not empty, finite.
-        max_fpr: the tolerated false positive rate, in [0, 1).
+        target: ``"youden"`` has the greatest TPR - FPR, whatever the shares of the two classes, ``"max-f1"``
+            the greatest F1 of the unsafe. ``"fpr=X"`` is the smallest threshold that calls at most a share X
+            of the safe unsafe, ``"fnr=X"`` the greatest that calls at most a share X of the unsafe safe.
 
     Returns:
         A threshold in the units of the scores. Calibrate on one set, report on another.
+
+    Raises:
+        ValueError: an unknown target, X outside of (0, 1), or scores as above.
     """
+    kind, share = target_share(target)
     safe, unsafe = _check_scores(safe_scores, unsafe_scores)
-    if max_fpr is not None and not 0 <= max_fpr < 1:
-        raise ValueError(f"max_fpr must be in [0, 1), got {max_fpr}")
     observed = torch.cat([safe, unsafe]).unique()
-    safe_above, unsafe_above = _count_above(safe, observed), _count_above(unsafe, observed)
-    if max_fpr is None:
+    below = observed[:1].nextafter(observed.new_tensor(-torch.inf))
+    edges = torch.cat([below, (observed[:-1] + observed[1:]) / 2, observed[-1:]])
+    alarms, hits = _count_above(safe, edges), _count_above(unsafe, edges)
+    if kind == "youden":
         # TPR - FPR over the common denominator: integers, so equal rates compare equal.
-        best = (unsafe_above * len(safe) - safe_above * len(unsafe)).argmax().item()
+        best = (hits * len(safe) - alarms * len(unsafe)).argmax()
+    elif kind == "max-f1":
+        best = (2 * hits.double() / (hits + alarms + len(unsafe))).argmax()
+    elif kind == "fpr":
+        best = (alarms.double() / len(safe) <= share).int().argmax()
     else:
-        best = (safe_above.double() / len(safe) <= max_fpr).int().argmax().item()
-    return observed[best : best + 2].mean().item()
+        misses = len(unsafe) - hits
+        best = (misses.double() / len(unsafe) <= share).nonzero()[-1]
+    return edges[best].item()
+
+
+def target_share(target: str) -> tuple[str, float]:
+    """The kind of a threshold's target, and its share X, 0 where it has none.
+
+    Raises:
+        ValueError: neither ``youden``, ``max-f1``, ``fpr=X`` nor ``fnr=X`` with X in (0, 1).
+    """
+    kind, equals, share = target.partition("=")
+    if target in ("youden", "max-f1"):
+        return target, 0.0
+    try:
+        if kind in ("fpr", "fnr") and equals and 0 < float(share) < 1:
+            return kind, float(share)
+    except ValueError:
+        pass
+    raise ValueError(f"a threshold's name is youden, max-f1, fpr=X or fnr=X with X in (0, 1), got {target!r}")
 
 
 def _count_above(scores: Tensor, thresholds: Tensor) -> Tensor:
@@ -95,10 +122,10 @@ def modality_scores(embeddings: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def calibrate_thresholds(embeddings: Embeddings, *, max_fpr: float | None = None) -> dict[str, float]:
+def calibrate_thresholds(embeddings: Embeddings, target: str = "youden") -> dict[str, float]:
     """:func:`calibrate_threshold` for each modality (``"text"``, ``"image"``) that ``embeddings`` has."""
     return {
-        modality: calibrate_threshold(safe, unsafe, max_fpr=max_fpr)
+        modality: calibrate_threshold(safe, unsafe, target)
         for modality, (safe, unsafe) in modality_scores(embeddings).items()
     }
 

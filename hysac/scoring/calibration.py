@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from hysac.safety.scores import calibrate_threshold, target_share
 from hysac.scoring.operating_points import (
     ModalityPoints,
     OperatingPoint,
@@ -83,7 +84,7 @@ def check_target(target: str, modality: str, safe: int, unsafe: int) -> None:
 
 def _fewest(target: str, safe: int, unsafe: int) -> int | None:
     """How many items ``target`` needs where there are fewer."""
-    kind, share = _share_of(target)
+    kind, share = target_share(target)
     if not share:
         return None
     needed = math.ceil(1 / share - 1e-9)
@@ -136,10 +137,14 @@ def fit_probability(safe: np.ndarray, unsafe: np.ndarray, kind: str | None) -> P
 def _operating_point(
     safe: np.ndarray, unsafe: np.ndarray, target: str, generator: np.random.Generator
 ) -> OperatingPoint:
-    threshold = choose_threshold(safe, unsafe, target)
+    def fitted(*distances: np.ndarray) -> float:
+        of_safe, of_unsafe = map(torch.from_numpy, distances)
+        return calibrate_threshold(of_safe, of_unsafe, target)
+
+    threshold = fitted(safe, unsafe)
     resamples = max(100, min(_RESAMPLES, _RESAMPLED_ITEMS // (len(safe) + len(unsafe))))
     drawn = [
-        choose_threshold(generator.choice(safe, len(safe)), generator.choice(unsafe, len(unsafe)), target)
+        fitted(generator.choice(safe, len(safe)), generator.choice(unsafe, len(unsafe)))
         for _ in range(resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -150,41 +155,6 @@ def _operating_point(
         float((safe > threshold).mean()),
         float((unsafe <= threshold).mean()),
     )
-
-
-def choose_threshold(safe: np.ndarray, unsafe: np.ndarray, target: str) -> float:
-    """The threshold of a target, half-way between two distances that were seen.
-
-    ``youden`` has the greatest TPR - FPR, ``max-f1`` the greatest F1 of the unsafe class, ``fpr=X`` is the
-    smallest threshold that calls at most a share X of the safe unsafe, and ``fnr=X`` the greatest that calls
-    at most a share X of the unsafe safe; of equal ones it is the smallest, but for ``fnr=X``. Where no
-    threshold keeps within ``fnr=X``, everything is called unsafe.
-    """
-    seen = np.unique(np.concatenate([safe, unsafe]))
-    below = np.nextafter(seen[0], -np.inf)
-    edges = np.concatenate([[below], (seen[:-1] + seen[1:]) / 2, seen[-1:]])
-    false_alarms = len(safe) - np.searchsorted(np.sort(safe), edges, side="right")
-    misses = np.searchsorted(np.sort(unsafe), edges, side="right")
-    hits = len(unsafe) - misses
-    kind, share = _share_of(target)
-    if kind == "youden":
-        best = (hits * len(safe) - false_alarms * len(unsafe)).argmax()
-    elif kind == "max-f1":
-        best = (2 * hits / (2 * hits + false_alarms + misses)).argmax()
-    elif kind == "fpr":
-        best = (false_alarms <= share * len(safe)).argmax()
-    else:
-        best = np.flatnonzero(misses <= share * len(unsafe))[-1]
-    return float(edges[best])
-
-
-def _share_of(target: str) -> tuple[str, float]:
-    found = re.fullmatch(r"(fpr|fnr)=(0?\.\d+(?:e-\d+)?)", target)
-    if found and 0 < float(found[2]) < 1:
-        return found[1], float(found[2])
-    if target in ("youden", "max-f1"):
-        return target, 0.0
-    raise ValueError(f"a threshold's name is youden, max-f1, fpr=X or fnr=X with X in (0, 1), got {target!r}")
 
 
 def labelled_distances(

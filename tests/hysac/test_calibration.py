@@ -4,14 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from sklearn.isotonic import IsotonicRegression
 
+from hysac.safety import calibrate_threshold
 from hysac.scoring.calibration import (
     TARGETS,
-    choose_threshold,
     fit_operating_points,
     fit_probability,
     labelled_distances,
@@ -28,7 +29,7 @@ def rates(safe, unsafe, threshold):
 @given(FEW, FEW, st.sampled_from((*TARGETS, "fpr=0.25", "fnr=0.25")))
 def test_the_threshold_is_the_best_of_all(safe, unsafe, target):
     safe, unsafe = np.array(safe), np.array(unsafe)
-    chosen = choose_threshold(safe, unsafe, target)
+    chosen = calibrate_threshold(torch.from_numpy(safe), torch.from_numpy(unsafe), target)
     alarms, hits = rates(safe, unsafe, chosen)
     others = [rates(safe, unsafe, threshold) for threshold in np.arange(-0.5, 13)]
     kind, _, share = target.partition("=")
@@ -62,7 +63,7 @@ def test_rates_are_those_of_the_data_and_the_interval_covers_the_truth():
     points = fit(safe, unsafe, default="fpr=0.05").modalities["text"].points
     assert list(points) == ["youden", "max-f1", "fpr=0.01", "fnr=0.01", "fpr=0.05"], "0.001 needs 1000 items"
     for name, point in points.items():
-        assert point.threshold == choose_threshold(safe, unsafe, name)
+        assert point.threshold == calibrate_threshold(torch.tensor(safe), torch.tensor(unsafe), name)
         assert point.fpr == (safe > point.threshold).mean()
         assert point.fnr == (unsafe <= point.threshold).mean()
         assert point.low <= point.threshold <= point.high

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -392,13 +393,19 @@ class TestScores:
         threshold = calibrate_threshold(safe, unsafe)
         assert calibrate_threshold(safe.repeat(50), unsafe) == threshold
 
-    @pytest.mark.parametrize(("max_fpr", "threshold"), [(0.0, 9.5), (0.1, 8.5), (0.29, 7.5), (0.3, 6.5)])
-    def test_threshold_at_a_false_positive_rate(self, max_fpr, threshold):
+    @pytest.mark.parametrize(("share", "threshold"), [(1e-5, 9.5), (0.1, 8.5), (0.29, 7.5), (0.3, 6.5)])
+    def test_threshold_at_a_false_positive_rate(self, share, threshold):
         safe = torch.arange(10.0)
         unsafe = torch.tensor([10.0, 11.0])
-        found = calibrate_threshold(safe, unsafe, max_fpr=max_fpr)
+        found = calibrate_threshold(safe, unsafe, f"fpr={share:g}")
         assert found == threshold
-        assert classification_rates(safe, unsafe, found)["fpr"] <= max_fpr
+        assert classification_rates(safe, unsafe, found)["fpr"] <= share
+
+    def test_a_rate_that_is_met_exactly_counts(self):
+        """0.29 * 100 is less than 29 in floating point; 29 / 100 is not more than 0.29."""
+        scores = torch.arange(100.0)
+        assert calibrate_threshold(scores, scores, "fpr=0.29") == 70.5
+        assert calibrate_threshold(scores, scores, "fnr=0.29") == 28.5
 
     def test_rates(self):
         safe, unsafe = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([3.0, 5.0])
@@ -421,6 +428,7 @@ class TestScores:
         with pytest.raises(TypeError, match="got list"):
             function([1.0], good)
 
-    def test_bad_rate(self):
-        with pytest.raises(ValueError, match="max_fpr"):
-            calibrate_threshold(torch.ones(2), torch.ones(2), max_fpr=1.0)
+    @pytest.mark.parametrize("target", ["fpr", "fpr=", "fpr=1", "fnr=0", "fpr=nan", "f1", "youden=0.5", ""])
+    def test_bad_target(self, target):
+        with pytest.raises(ValueError, match=re.escape(f"X in (0, 1), got {target!r}")):
+            calibrate_threshold(torch.ones(2), torch.ones(2), target)
