@@ -30,9 +30,10 @@ _EPILOG = """\
 The queries are unsafe: of labelled data the items that are, of images, folders and text files all. The
 gallery is labelled data, or items that --safe and --unsafe name. Unsafe texts search the gallery's images,
 unsafe images its texts. Reported is the share of the queries whose nearest item is safe, as they are and
-redirected: for all, for the queries of each category, and for a gallery with the unsafe items of one category
-alone. The category is that of the data, and of items without labels the name of their file or folder. A text
-beyond the model's context searches, and is found, by its first window.
+redirected, with its 95 % interval by Wilson: for all, for the queries of each category, and for a gallery
+with the unsafe items of one category alone. The category is that of the data, and of items without labels
+the name of their file or folder. A text beyond the model's context searches, and is found, by its first
+window.
 
 examples:
   hysac unsafe-eval --model-dir runs/paper --queries visu_test.json --safe laion/ --unsafe nudenet/ smid/

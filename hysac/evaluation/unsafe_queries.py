@@ -6,13 +6,14 @@ unsafe images of a source search texts, safe and unsafe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from hysac.evaluation.intervals import wilson_interval
 from hysac.evaluation.separation import nearest_is_safe
 from hysac.evaluation.tables import Table, percent
 from hysac.safety import Traversal
@@ -85,6 +86,7 @@ def unsafe_query_report(
         By ``"T*->I u I*"`` and ``"I*->T u T*"``, those of which there are queries and a gallery: ``queries``,
         ``safe`` and ``unsafe``, how many; ``chance``, the safe share of the gallery; ``safe_top1``, by
         :data:`AS_THEY_ARE` and the names of the rules the share whose nearest item is safe, ties averaged;
+        ``safe_top1_95``, the 95 % intervals of these shares by Wilson, for other queries and this gallery;
         ``by_query``, the same for the queries of each category, and ``by_gallery``, for all queries in a
         gallery whose unsafe items are those of one category, as the paper has one source at a time.
 
@@ -142,20 +144,24 @@ def _of_direction(
         "safe": int(is_safe.sum()),
         "unsafe": int(gallery.is_unsafe.sum()),
         "chance": float(is_safe.double().mean()),
-        "safe_top1": _means(whole),
+        **_shares(whole),
         "by_query": {
-            name: {"queries": int(mine.sum()), "safe_top1": _means(whole, mine)}
-            for name, mine in of_queries.items()
+            name: {"queries": int(mine.sum()), **_shares(whole, mine)} for name, mine in of_queries.items()
         },
         "by_gallery": {
-            name: {"unsafe": int(mine.sum()), "safe_top1": _means(in_gallery(is_safe | mine))}
+            name: {"unsafe": int(mine.sum()), **_shares(in_gallery(is_safe | mine))}
             for name, mine in of_gallery.items()
         },
     }
 
 
-def _means(shares: Mapping[str, Tensor], rows: Tensor | None = None) -> dict[str, float]:
-    return {name: float((one if rows is None else one[rows]).mean()) for name, one in shares.items()}
+def _shares(is_safe: Mapping[str, Tensor], rows: Tensor | None = None) -> dict[str, Any]:
+    """By rule the share of the queries, or of some ``rows`` of them, and its interval."""
+    mine = {name: one if rows is None else one[rows] for name, one in is_safe.items()}
+    return {
+        "safe_top1": {name: float(one.mean()) for name, one in mine.items()},
+        "safe_top1_95": {name: wilson_interval(float(one.mean()), len(one)) for name, one in mine.items()},
+    }
 
 
 def unsafe_query_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -165,7 +171,8 @@ def unsafe_query_tables(report: Mapping[str, Any]) -> list[Table]:
         rules = list(found["safe_top1"])
         title = (
             f"{name}: nearest is safe, % of {found['queries']} unsafe queries; the gallery has "
-            f"{found['safe']} safe and {found['unsafe']} unsafe items, chance is {percent(found['chance'])}"
+            f"{found['safe']} safe and {found['unsafe']} unsafe items, chance is {percent(found['chance'])}; "
+            "95 % intervals by Wilson"
         )
         rows = [["all", "", *_cells(found, rules)]]
         rows += [
@@ -176,9 +183,12 @@ def unsafe_query_tables(report: Mapping[str, Any]) -> list[Table]:
             [f"gallery: {key}", str(of["unsafe"]), *_cells(of, rules)]
             for key, of in found["by_gallery"].items()
         ]
-        tables.append(Table(title, ["", "items", *rules], rows))
+        header = [cell for rule in rules for cell in (rule, "95 % interval")]
+        tables.append(Table(title, ["", "items", *header], rows))
     return tables
 
 
-def _cells(found: Mapping[str, Any], rules: Sequence[str]) -> list[str]:
-    return [percent(found["safe_top1"][name]) for name in rules]
+def _cells(found: Mapping[str, Any], rules: Sequence[str]) -> Iterator[str]:
+    for name in rules:
+        yield percent(found["safe_top1"][name])
+        yield " to ".join(map(percent, found["safe_top1_95"][name]))

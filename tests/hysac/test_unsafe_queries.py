@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from scoring import make_model, pictures
 
 import hypkernels as hk
 import hysac
 from hysac.cli import main
-from hysac.evaluation.tables import format_tables
+from hysac.evaluation.intervals import wilson_interval
+from hysac.evaluation.tables import STYLES, format_tables
 from hysac.evaluation.unsafe_queries import PointSet, unsafe_query_report, unsafe_query_tables
 from hysac.models.pretrained import BOUNDS_FILE
 from hysac.safety import Bounds, ClassBounds, Traversal
@@ -55,6 +57,14 @@ def share(queries, points, is_safe):
     return sum(bool(is_safe[place]) for place in nearest) / len(nearest)
 
 
+def assert_intervals(row, count):
+    """Of shares that no ties average; SciPy's are those of counts."""
+    assert list(row["safe_top1_95"]) == list(row["safe_top1"])
+    for name, interval in row["safe_top1_95"].items():
+        wanted = binomtest(round(row["safe_top1"][name] * count), count).proportion_ci(method="wilson")
+        assert interval == pytest.approx([wanted.low, wanted.high], abs=1e-12)
+
+
 class TestReport:
     def test_shares_are_those_of_a_loop(self, queries, gallery):
         bounds = Bounds({letter: ClassBounds(0.2, 0.6, 1.0) for letter in "SVUG"}, CURV)
@@ -73,23 +83,24 @@ class TestReport:
             "traversed": pytest.approx(share(moved, found, safe)),
         }
         assert of_texts["safe_top1"]["as they are"] != of_texts["safe_top1"]["traversed"]
+        assert_intervals(of_texts, 30)
         assert list(of_texts["by_query"]) == ["harm", "hate"]
-        assert of_texts["by_query"]["hate"] == {
-            "queries": 10,
-            "safe_top1": {
-                "as they are": pytest.approx(share(asked[::3], found, safe)),
-                "traversed": pytest.approx(share(moved[::3], found, safe)),
-            },
+        hate = of_texts["by_query"]["hate"]
+        assert hate["queries"] == 10
+        assert hate["safe_top1"] == {
+            "as they are": pytest.approx(share(asked[::3], found, safe)),
+            "traversed": pytest.approx(share(moved[::3], found, safe)),
         }
+        assert_intervals(hate, 10)
         assert list(of_texts["by_gallery"]) == ["nudenet", "smid"]
         of_one = torch.cat([found[:25], found[26::2]])  # the second of the two sources
-        assert of_texts["by_gallery"]["smid"] == {
-            "unsafe": 7,
-            "safe_top1": {
-                "as they are": pytest.approx(share(asked, of_one, torch.arange(32) < 25)),
-                "traversed": pytest.approx(share(moved, of_one, torch.arange(32) < 25)),
-            },
+        smid = of_texts["by_gallery"]["smid"]
+        assert smid["unsafe"] == 7
+        assert smid["safe_top1"] == {
+            "as they are": pytest.approx(share(asked, of_one, torch.arange(32) < 25)),
+            "traversed": pytest.approx(share(moved, of_one, torch.arange(32) < 25)),
         }
+        assert_intervals(smid, 30)
         of_images = report["I*->T u T*"]
         assert of_images["safe_top1"]["as they are"] == pytest.approx(
             share(queries.points[30:], gallery.points[39:], ~gallery.is_unsafe[39:])
@@ -103,12 +114,23 @@ class TestReport:
         assert report["T*->I u I*"]["safe_top1"] == {"as they are": 0.25}
 
     def test_every_number_is_in_every_style(self, queries, gallery):
-        tables = unsafe_query_tables(unsafe_query_report(queries, gallery, CURV))
+        report = unsafe_query_report(queries, gallery, CURV)
+        tables = unsafe_query_tables(report)
         text = format_tables(tables)
-        assert "30 unsafe queries; the gallery has 25 safe and 14 unsafe items, chance is 64.1" in text
+        assert "30 unsafe queries; the gallery has 25 safe and 14 unsafe items, chance is 64.1; 95 %" in text
         assert "gallery: smid" in text
         assert "queries: hate" in format_tables(tables, "markdown")
-        assert r"\begin{tabular}" in format_tables(tables, "latex")
+        assert r"\begin{tabular}{lrrr}" in format_tables(tables, "latex")
+        low, high = report["T*->I u I*"]["safe_top1_95"]["as they are"]
+        for style in STYLES:
+            assert f"{100 * low:.1f} to {100 * high:.1f}" in format_tables(tables, style)
+
+    def test_intervals_of_all_and_none(self):
+        assert wilson_interval(1.0, 30) == pytest.approx([0.8864866, 1.0], abs=1e-7)
+        assert wilson_interval(0.0, 1) == pytest.approx([0.0, 0.7934507], abs=1e-7)
+        for share, count in ((1.1, 3), (math.nan, 3), (0.5, 0)):
+            with pytest.raises(ValueError, match="share must lie in"):
+                wilson_interval(share, count)
 
     def test_bad_input(self, queries, gallery):
         texts, images = queries.of("text"), gallery.of("image")
