@@ -23,8 +23,9 @@ from hysac.scoring.operating_points import OperatingPoints
 _EPILOG = """\
 LABELLED is a file with the columns item (a caption, or an image's path) and label (safe or unsafe; 0 or 1),
 and optionally modality and category, quadruplets as for training, or prompts in the columns of a public set
-(I2P, CoPro, MMA-Diffusion and others: docs/prompt_sets.md). Calibrate on data like that which the model will
-meet, and which it was neither trained nor selected on.
+(I2P, CoPro, MMA-Diffusion and others: docs/prompt_sets.md), or a folder with safe and unsafe in it. Where a
+name tells the label, --safe and --unsafe take images, folders, texts and globs. Calibrate on data like that
+which the model will meet, and which it was neither trained nor selected on.
 
 Fitted are the thresholds youden (the greatest TPR - FPR), max-f1, fpr=0.01, fpr=0.001, fnr=0.01 and the one
 that is asked for, each with its 95 % interval by bootstrap; the probability of being unsafe; and the
@@ -34,6 +35,7 @@ model.
 examples:
   hysac calibrate --model-dir runs/demo --data labelled.csv --target-fpr 0.01
   hysac calibrate --model-dir runs/demo --data runs/demo/data/calibration.jsonl
+  hysac calibrate --model-dir runs/demo --safe coco/ captions.txt --unsafe nudenet/ '4chan/*.csv'
 """
 
 

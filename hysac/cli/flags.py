@@ -107,7 +107,11 @@ def add_labelled(parser: argparse.ArgumentParser, of: str = "data") -> None:
     """The flags of :func:`hysac.cli.inputs.labelled_of`, in a group of this name."""
     group = parser.add_argument_group(of)
     group.add_argument(
-        "--data", nargs="+", default=[], metavar="LABELLED", help="labelled items, quadruplets or prompt sets"
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="LABELLED",
+        help="labelled items, quadruplets, prompt sets, or a folder with safe and unsafe in it",
     )
     for label in ("safe", "unsafe"):
         group.add_argument(
@@ -115,7 +119,7 @@ def add_labelled(parser: argparse.ArgumentParser, of: str = "data") -> None:
             nargs="+",
             default=[],
             metavar="ITEMS",
-            help=f"items that are {label}: images, folders, texts; of labelled data the {label} ones",
+            help=f"items that are {label}: images, folders, texts, globs; of labelled data the {label} ones",
         )
     group.add_argument("--image-root", metavar="DIR", help="what image paths of LABELLED are relative to")
 

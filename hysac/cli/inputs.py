@@ -90,15 +90,14 @@ def encode_in_order(
     Raises:
         ValueError: items that cannot be read; names the first ones.
     """
-    numbered = [replace(item, name=f"{number}") for number, item in enumerate(items)]
-    found: dict[int, Encoded] = {}
+    encoded: list[Encoded] = []
     with tqdm(desc="encode", total=len(items), unit="item", disable=not sys.stderr.isatty()) as bar:
-        for batch in encode_items(scorer, numbered, workers=chosen_workers(args.workers)):
-            found |= {int(one.item.name): one for one in batch}
+        for batch in encode_items(scorer, items, workers=chosen_workers(args.workers)):
+            encoded += batch
             bar.update(len(batch))
-    in_order = [found[number] for number in range(len(items))]
-    named = zip(items, in_order, strict=True)
-    if faults := [f"{item.name}: {one.fault}" for item, one in named if one.fault is not None]:
+    of = {kind: iter([one for one in encoded if one.item.modality == kind]) for kind in ("image", "text")}
+    in_order = [next(of[item.modality]) for item in items]
+    if faults := [f"{one.item.name}: {one.fault}" for one in in_order if one.fault is not None]:
         raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
     points = [one.point for one in in_order if one.point is not None]
     return torch.stack(points), [one.distance for one in in_order if one.distance is not None]
@@ -145,12 +144,10 @@ def inputs_of(args: argparse.Namespace) -> list[Item]:
         args.inputs,
         texts=args.text,
         lines=sys.stdin if "-" in args.inputs else None,
+        text_files=args.texts,
         image_columns=args.image_column,
         text_columns=args.text_column,
     )
-    for name in args.texts:
-        lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
-        found += find_items(["-"], lines=lines, lines_of=name)
     if not found:
         raise ValueError("nothing to score: there is no item in what was given")
     return found

@@ -153,18 +153,40 @@ def load_manifest(
         NotADirectoryError: ``image_root`` is not a folder.
         ImportError: Parquet without pyarrow, the extra ``parquet``.
     """
-    path = Path(path)
     _check_on_error(on_error)
     _check_columns(columns)
     root = None if image_root is None else Path(image_root)
     if root is not None and not root.is_dir():
         raise NotADirectoryError(f"image_root {root} is not a folder")
-    rows = read_rows(path)
+    path = Path(path)
+    return manifest_of_rows(
+        path,
+        read_rows(path),
+        columns=columns,
+        image_root=root,
+        on_error=on_error,
+        allow_outside_root=allow_outside_root,
+    )
+
+
+def manifest_of_rows(
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    columns: Mapping[str, str] | None = None,
+    image_root: Path | None = None,
+    on_error: OnError = "raise",
+    allow_outside_root: bool = False,
+) -> Manifest:
+    """:func:`load_manifest` of rows that :func:`~hysac.data.formats.read_rows` has read from ``path``.
+
+    Raises:
+        ValueError: what it raises for rows.
+    """
     if not rows:
         raise ValueError(f"{path}: the manifest is empty")
-    parse = _choose_layout(
-        path, rows, columns, _Root(path.parent if root is None else root, allow_outside_root), root
-    )
+    root = _Root(path.parent if image_root is None else image_root, allow_outside_root)
+    parse = _choose_layout(path, rows, columns, root, image_root)
     records, faults = [], []
     for row in rows:
         try:

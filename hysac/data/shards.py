@@ -32,6 +32,18 @@ def is_shards(spec: str) -> bool:
     return spec.endswith(".tar")
 
 
+def holds_quadruplets(spec: str) -> bool:
+    """Whether a member of the shards has the name of a quadruplet's, as ``KEY.safe.jpg``.
+
+    Raises:
+        FileNotFoundError: a shard that is not there.
+        ValueError: a file that is no tar archive or was cut off.
+    """
+    names = (entry.name for shard in _existing(spec) for entry in entries(shard) if isinstance(entry, Entry))
+    ends = (name.rpartition("/")[2].partition(".")[2].lower() for name in names)
+    return any(end.startswith(("safe.", "unsafe.")) for end in ends)
+
+
 def load_shards(spec: str, *, on_error: OnError = "raise", progress: bool = True) -> Manifest:
     """Index the quadruplets of one or more shards; their ids are ``SHARD/KEY``.
 
@@ -50,9 +62,7 @@ def load_shards(spec: str, *, on_error: OnError = "raise", progress: bool = True
         ValueError: a file that is no tar archive or was cut off; damage between members, by its offset; keys
             that lack a member or have one that is no file; no quadruplet.
     """
-    shards = expand(spec)
-    if missing := [str(path) for path in shards if not path.is_file()]:
-        raise FileNotFoundError(f"{spec}: no file {missing[0]} ({len(missing)} of {len(shards)} are missing)")
+    shards = _existing(spec)
     records: list[Quadruplet] = []
     faults: list[tuple[str, str]] = []
     passed_over: Counter[str] = Counter()
@@ -91,6 +101,13 @@ def expand(spec: str) -> list[Path]:
         raise ValueError(f"{spec}: the range {found[0]} ends before it starts")
     names = (f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1))
     return [path for name in names for path in expand(spec[: found.start()] + name + spec[found.end() :])]
+
+
+def _existing(spec: str) -> list[Path]:
+    shards = expand(spec)
+    if missing := [str(path) for path in shards if not path.is_file()]:
+        raise FileNotFoundError(f"{spec}: no file {missing[0]} ({len(missing)} of {len(shards)} are missing)")
+    return shards
 
 
 def _samples(shard: Path) -> tuple[dict[str, dict[str, Entry]], list[Damage]]:

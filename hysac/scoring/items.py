@@ -42,7 +42,7 @@ def find_items(
     *,
     texts: Sequence[str] = (),
     lines: Iterable[str] | None = None,
-    lines_of: str = "-",
+    text_files: Sequence[str] = (),
     image_columns: Sequence[str] | None = None,
     text_columns: Sequence[str] | None = None,
 ) -> list[Item]:
@@ -54,7 +54,7 @@ def find_items(
             captions; ``"-"`` for ``lines``.
         texts: captions themselves.
         lines: captions for ``"-"``.
-        lines_of: what names them.
+        text_files: files of any name with one caption a line.
         image_columns, text_columns: those of a manifest; by default the ones of usual names.
 
     Raises:
@@ -65,7 +65,9 @@ def find_items(
     items = [Item(f"text:{number}", "text", text) for number, text in enumerate(texts, start=1)]
     columns = Columns(image_columns, text_columns)
     for name in inputs:
-        items += _of_lines(lines_of, lines or ()) if name == "-" else _of_input(name, columns)
+        items += _of_lines("-", lines or ()) if name == "-" else _of_input(name, columns)
+    for name in text_files:
+        items += _of_lines(name, _lines_of(Path(name)))
     seen: set[str] = set()
     for item in items:
         if item.name in seen:
@@ -123,13 +125,9 @@ def _of_file(path: Path, columns: Columns) -> list[Item]:
     if suffix in SUFFIXES:
         return [Item(str(path), "image", path)]
     if suffix == TEXT_SUFFIX:
-        try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-        return _of_lines(str(path), lines)
+        return _of_lines(str(path), _lines_of(path))
     if suffix in READERS:
-        return _of_manifest(path, columns)
+        return items_of_rows(path, read_rows(path), columns)
     kinds = (*SUFFIXES, TEXT_SUFFIX, *READERS, ".tar")
     raise ValueError(f"{path}: the name of what is scored ends in {', '.join(kinds)}")
 
@@ -147,16 +145,27 @@ def _of_folder(folder: Path) -> list[Item]:
     return [Item(str(path), "image", path) for path in found]
 
 
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
 def _of_lines(name: str, lines: Iterable[str]) -> list[Item]:
     texts = ((number, line.strip("\r\n")) for number, line in enumerate(lines, start=1))
     return [Item(f"{name}:{number}", "text", text) for number, text in texts if text.strip()]
 
 
-def _of_manifest(path: Path, columns: Columns) -> list[Item]:
-    rows = read_rows(path)
+def items_of_rows(path: Path, rows: Sequence[Row], columns: Columns | None = None) -> list[Item]:
+    """The items of the rows of a manifest, those of its columns of usual names where none are named.
+
+    Raises:
+        ValueError: there are no rows, or no such columns.
+    """
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return list(_of_rows(path, rows, columns.of(path, rows)))
+    return list(_of_rows(path, rows, (columns or Columns()).of(path, rows)))
 
 
 def _of_rows(path: Path, rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> Iterator[Item]:

@@ -1,8 +1,10 @@
 """Public sets of prompts: every layout from a file, as labelled items and as a manifest."""
 
+import io
 import json
 import re
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,103 @@ class TestLabels:
         path = written(tmp_path, "I2P")
         with pytest.raises(ValueError, match="has no safe item"):
             load_labelled(str(path), label=False)
+
+
+class TestLabelsInNames:
+    """Of folders, files and globs."""
+
+    def told(self, path, folder, **how):
+        return [
+            (item.name, item.modality, item.is_unsafe, item.category)
+            for item in load_labelled(str(folder / path), **how)
+        ]
+
+    def test_a_folder_with_safe_and_unsafe_in_it(self, tmp_path):
+        for name in ("safe/a.png", "unsafe/b.png", "unsafe/Violence/c.JPG", "other/d.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / "Unsafe.txt").write_text("a fist\n\na knife\n")
+        (tmp_path / "safe.csv").write_text("caption\na dog\n")
+        wanted = [
+            ("Unsafe.txt:1", "text", True, "Unsafe"),
+            ("Unsafe.txt:3", "text", True, "Unsafe"),
+            ("safe/a.png", "image", False, ""),
+            ("safe.csv:line 2:caption", "text", False, ""),
+            ("unsafe/b.png", "image", True, "unsafe"),
+            ("unsafe/Violence/c.JPG", "image", True, "Violence"),
+        ]
+        assert self.told("", tmp_path) == wanted
+        assert self.told("", tmp_path, label=True) == [one for one in wanted if one[2]]
+        assert load_labelled(str(tmp_path))[2].content == tmp_path / "safe" / "a.png"
+
+    def test_a_folder_with_one_of_the_two_has_no_labels(self, tmp_path):
+        (tmp_path / "set" / "unsafe").mkdir(parents=True)
+        (tmp_path / "set" / "unsafe" / "a.png").touch()
+        (tmp_path / "set" / "b.png").touch()
+        with pytest.raises(
+            ValueError, match=r"has no labels: .* or put it into a folder with safe and unsafe"
+        ):
+            load_labelled(str(tmp_path / "set"))
+        assert [one[2:] for one in self.told("set", tmp_path, label=False)] == [(False, ""), (False, "")]
+
+    def test_each_table_and_text_of_a_glob_is_a_source(self, tmp_path):
+        (tmp_path / "hate.csv").write_text("text\nan insult\n")
+        (tmp_path / "harm.csv").write_text("item,label\na knife,unsafe\na cup,safe\n")
+        (tmp_path / "lewd.txt").write_text("a bed\n")
+        unsafe = load_labelled(str(tmp_path / "*.*"), label=True)
+        assert [(item.content, item.category) for item in unsafe] == [
+            ("a knife", ""),
+            ("an insult", "hate"),
+            ("a bed", "lewd"),
+        ]
+        assert len({item.name for item in unsafe}) == 3
+        with pytest.raises(ValueError, match=r"hate\.csv has no labels"):
+            load_labelled(str(tmp_path / "h*.csv"))
+        (tmp_path / "a.png").touch()
+        with pytest.raises(ValueError, match="names tables or texts and other files: name them apart"):
+            load_labelled(str(tmp_path / "*.*"), label=True)
+
+    def test_images_whose_names_tell(self, tmp_path):
+        for name in ("nsfw_1.png", "nsfw_2.png", "sfw_1.png"):
+            (tmp_path / name).touch()
+        assert [Path(one[0]).name for one in self.told("nsfw_*", tmp_path, label=True)] == [
+            "nsfw_1.png",
+            "nsfw_2.png",
+        ]
+
+    @pytest.mark.parametrize("name", ["gone.csv", "gone.txt", "gone/", "*.gone", "gone.tar"])
+    def test_what_is_not_there(self, tmp_path, name):
+        for label in (None, True):
+            with pytest.raises(FileNotFoundError, match="gone"):
+                load_labelled(str(tmp_path / name), label=label)
+
+    def test_shards_of_images_and_captions(self, tmp_path):
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            for name, content in (("a.jpg", b"1"), ("a.txt", b"a cat"), ("a.json", b"{}")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        assert [one[1:] for one in self.told("x.tar", tmp_path, label=True)] == [
+            ("image", True, "x"),
+            ("text", True, "x"),
+        ]
+        with pytest.raises(ValueError, match="has no labels"):
+            load_labelled(str(tmp_path / "x.tar"))
+
+    def test_no_image_root(self, tmp_path):
+        with pytest.raises(NotADirectoryError, match="image_root gone is not a folder"):
+            load_labelled(str(written(tmp_path, "I2P")), image_root="gone")
+
+
+@pytest.mark.parametrize("header", ["safe_caption,unsafe_caption", "caption,note"])
+def test_a_table_is_read_once(header, tmp_path, monkeypatch):
+    path = tmp_path / "set.csv"
+    path.write_text(f"{header}\na cup,a knife\n")
+    read = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or real(self))
+    assert [item.content for item in load_labelled(str(path), label=False)] == ["a cup"]
+    assert read == [path]
 
 
 class TestWrong:
