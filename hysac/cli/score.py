@@ -13,7 +13,9 @@ from tqdm import tqdm
 from hysac.cli.command import Command
 from hysac.cli.flags import add_inputs, add_scorer
 from hysac.cli.inputs import inputs_of, load_scorer
-from hysac.files import check_writable
+from hysac.files import check_writable, sha256_of
+from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE, model_directory
+from hysac.scoring.identity import weights_digest
 from hysac.scoring.items import Item
 from hysac.scoring.output import Table, rows_of
 from hysac.scoring.scorer import SafetyScorer
@@ -47,7 +49,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", metavar="FILE", help=".csv, .jsonl or .parquet; without it lines are printed"
     )
-    output.add_argument("--resume", action="store_true", help="go on with FILE.part of an interrupted run")
+    output.add_argument(
+        "--resume", action="store_true", help="go on with FILE.part of an interrupted run of this model"
+    )
     output.add_argument(
         "--explain",
         action="store_true",
@@ -65,6 +69,8 @@ def _score(args: argparse.Namespace) -> int:
     elif args.resume:
         raise ValueError("--resume needs --out")
     scorer = load_scorer(args)
+    if table is not None:
+        table.begin(_made_with(args))
     rows = [] if table is None else [table.done[item.name] for item in items if item.name in table.done]
     left = [item for item in items if table is None or item.name not in table.done]
     workers = chosen_workers(args.workers)
@@ -81,8 +87,21 @@ def _score(args: argparse.Namespace) -> int:
         table.close()
     _tell(rows, scorer)
     if args.explain:
-        _explain(args, scorer, items)
+        faulty = {row["item"] for row in rows if row["error"] is not None}
+        _explain(args, scorer, [item for item in items if item.name not in faulty])
     return 0
+
+
+def _made_with(args: argparse.Namespace) -> dict[str, Any]:
+    """What scores depend on, so that a run goes on with the same."""
+    home = model_directory(Path(args.model_dir))
+    files = [home / name for name in (SAFETY_FILE, BOUNDS_FILE)]
+    return {
+        "model": weights_digest(home),
+        **{path.name: sha256_of(path) if path.is_file() else None for path in files},
+        "threshold": args.threshold,
+        "background": args.background,
+    }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -111,7 +130,7 @@ def _explain(args: argparse.Namespace, scorer: SafetyScorer, items: list[Item]) 
         if isinstance(item.content, str):
             shares = explain_text(scorer, item.content)
             print(f"{item.name}: " + " ".join(f"{word} {share:+.3f}" for word, share in shares))
-        elif item.fault is None and item.content is not None:
+        elif item.content is not None:
             from hysac import plots
 
             explained = explain_image(scorer, item.content)

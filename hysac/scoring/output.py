@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from hysac.data.formats import read_rows
-from hysac.files import replacing, replacing_paths
+from hysac.files import read_json, replacing, replacing_paths, write_json
 from hysac.scoring.streaming import Scored
 
 COLUMNS = ("item", "modality", "distance", "probability", "decision", "nearest_class", "error")
@@ -44,12 +44,13 @@ def rows_of(scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 class Table:
-    """Writes rows beside ``path``, and in its place once all are there.
+    """Writes rows beside ``path``, and in its place once all are there: :meth:`begin` first.
+
+    Those of Parquet are JSON lines until then. What they were made with is in ``PATH.part.json``.
 
     Args:
         path: ending in one of :data:`FORMATS`.
-        resume: keep the rows that an interrupted run has left in ``PATH.part``; not for Parquet, which is
-            written at the end.
+        resume: keep the rows that an interrupted run has left in ``PATH.part``.
 
     Attributes:
         done: the items that are there already, with their rows.
@@ -61,7 +62,10 @@ class Table:
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         check_output(path)
         self.path, self.part = path, path.with_name(path.name + PART)
-        self.suffix = path.suffix.lower()
+        self._told = self.part.with_name(self.part.name + ".json")
+        self._is_parquet = path.suffix.lower() == ".parquet"
+        self._suffix = ".jsonl" if self._is_parquet else path.suffix.lower()
+        self._file: IO[str]
         self.done: dict[str, dict[str, Any]] = {}
         if self.part.exists():
             if not resume:
@@ -69,37 +73,42 @@ class Table:
                     f"{self.part} holds scores of a run that did not end: go on with --resume, or remove it"
                 )
             self.done = self._read_part()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._rows: list[dict[str, Any]] = []
-        self._file: IO[str] | None = None
-        if self.suffix != ".parquet":
-            self._begin()
+
+    def begin(self, made_with: Mapping[str, Any]) -> None:
+        """Write what is kept anew: a line that a killed run did not finish is not.
+
+        Raises:
+            ValueError: it was made with something else.
+        """
+        if self.part.exists():
+            before = read_json(self._told) if self._told.is_file() else None
+            if before != made_with:
+                raise ValueError(
+                    f"{self.part} holds scores of another model, or of other settings: remove it"
+                )
+        write_json(self._told, made_with)
+        with replacing_paths([self.part]) as [temporary]:
+            header = _csv_line(COLUMNS) if self._suffix == ".csv" else ""
+            temporary.write_text(header + "".join(map(self._line, self.done.values())), encoding="utf-8")
+        self._file = open(self.part, "a", encoding="utf-8", newline="")  # noqa: SIM115 - until close
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        if self._file is None:
-            self._rows += rows
-            return
         self._file.write("".join(map(self._line, rows)))
         self._file.flush()
 
     def close(self) -> None:
         """Put the table in its place."""
-        if self._file is None:
-            _write_parquet(self.path, self._rows)
-            return
         os.fsync(self._file.fileno())
         self._file.close()
-        os.replace(self.part, self.path)
-
-    def _begin(self) -> None:
-        """Write what is kept anew: a line that a killed run did not finish is not."""
-        with replacing_paths([self.part]) as [temporary]:
-            header = _csv_line(COLUMNS) if self.suffix == ".csv" else ""
-            temporary.write_text(header + "".join(map(self._line, self.done.values())), encoding="utf-8")
-        self._file = open(self.part, "a", encoding="utf-8", newline="")  # noqa: SIM115 - until close
+        if self._is_parquet:
+            _write_parquet(self.path, list(self._read_part().values()))
+            self.part.unlink()
+        else:
+            os.replace(self.part, self.path)
+        self._told.unlink()
 
     def _line(self, row: dict[str, Any]) -> str:
-        if self.suffix == ".jsonl":
+        if self._suffix == ".jsonl":
             return json.dumps(row, ensure_ascii=False) + "\n"
         return _csv_line(["" if row[name] is None else row[name] for name in COLUMNS])
 
@@ -107,10 +116,10 @@ class Table:
         whole, line_break, _ = self.part.read_bytes().rpartition(b"\n")
         with replacing(self.part) as file:
             file.write(whole + line_break)
-        rows = read_rows(self.part, self.suffix)
+        rows = read_rows(self.part, self._suffix)
         if any(row.fault is not None or set(row.fields) != set(COLUMNS) for row in rows):
             raise ValueError(f"{self.part} holds no scores: remove it")
-        done = ({name: value or None for name, value in row.fields.items()} for row in rows)
+        done = ({name: None if cell == "" else cell for name, cell in row.fields.items()} for row in rows)
         return {str(fields["item"]): fields for fields in done}
 
 

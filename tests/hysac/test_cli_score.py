@@ -3,17 +3,20 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from scoring import CAPTIONS, calibrate, make_model, pictures
 
 from hysac.cli import main
 from hysac.models.pretrained import model_directory
 from hysac.scoring import OperatingPoints, SafetyScorer
+from hysac.scoring.output import COLUMNS, Table
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_a_table_has_every_item(made, model_dir, tmp_path, capsys, suffix):
     assert not out.with_name(out.name + ".part").exists()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypatch, suffix):
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"scores{suffix}"
     arguments = ["--model-dir", model_dir, made / "photos", "--text", "a dog", "--batch-size", 1]
@@ -99,8 +102,41 @@ def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypat
     monkeypatch.setattr(SafetyScorer, "encode_prepared", lambda *call: seen.append(call[1]) or real(*call))
     assert score(*arguments, "--out", out, "--resume") == 0
     assert seen == ["image", "text"], "two of four were there"
-    assert [row["item"] for row in rows_of(out)] == [row["item"] for row in rows_of(whole)]
-    assert not part.exists()
+    assert rows_of(out) == rows_of(whole)
+    assert not list(tmp_path.glob("scores*.part*"))
+
+
+def test_a_run_goes_on_with_the_model_and_the_thresholds_that_it_began_with(
+    model_dir, tmp_path, capsys, monkeypatch
+):
+    arguments = ["--model-dir", model_dir, "--text", "a dog", "--out", tmp_path / "scores.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hysac.cli.score._tell", lambda *_: 1 / 0)
+        patch.setattr("hysac.scoring.output.Table.close", lambda *_: None)
+        with pytest.raises(ZeroDivisionError):
+            score(*arguments)
+    part = tmp_path / "scores.csv.part"
+    before = part.read_bytes()
+    for change in (
+        lambda: calibrate(model_dir, text=9.0),
+        lambda: (model_dir / "safety.json").unlink() or make_model(model_dir, seed=1),
+        lambda: make_model(model_dir) and part.with_name("scores.csv.part.json").unlink(),
+    ):
+        change()
+        assert score(*arguments, "--resume") == 2
+        assert "scores.csv.part holds scores of another model, or of other sett" in capsys.readouterr().err
+    assert part.read_bytes() == before
+
+
+def test_a_probability_of_0_is_kept(tmp_path):
+    row = dict.fromkeys(COLUMNS) | {"item": "a", "modality": "text", "distance": 0.0, "probability": 0.0}
+    for made in ({}, {}):
+        table = Table(tmp_path / "scores.jsonl", resume=True)
+        table.begin(made)
+        if not table.done:
+            table.write([row])
+    table.close()
+    assert rows_of(tmp_path / "scores.jsonl") == [row]
 
 
 def test_without_a_file_lines_are_printed(model_dir, capsys, monkeypatch):
@@ -134,6 +170,50 @@ def test_words_and_patches_are_explained(made, model_dir, tmp_path, capsys):
     (drawn,) = (tmp_path / "drawn").iterdir()
     assert drawn.name == "0001-0.png"
     assert str(drawn) in told
+
+
+def test_what_cannot_be_read_is_not_explained(model_dir, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"junk")
+    inputs = [tmp_path / "broken.png", "--text", " ", "--text", "a dog"]
+    assert score("--model-dir", model_dir, *inputs, "--explain") == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1].startswith("text:2: a ")
+    assert "broken.png: " in told.err
+    assert "text:1: a text is empty" in told.err
+
+
+def test_files_of_texts(model_dir, tmp_path, capsys):
+    texts = tmp_path / "prompts"
+    texts.write_text("a dog\n\na cat\n")
+    assert score("--model-dir", model_dir, "--texts", texts) == 0
+    names = [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [f"{texts}:1", f"{texts}:3"]
+    assert score("--model-dir", model_dir, "--texts", texts, "--texts", texts) == 2
+    assert f"{texts}:1 is named twice" in capsys.readouterr().err
+    texts.write_bytes(b"\xff")
+    assert score("--model-dir", model_dir, "--texts", texts) == 2
+    assert f"{texts} is not UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["score", "calibrate", "classify-eval", "index"])
+def test_a_distance_that_is_not_finite_ends_all(model_dir, tmp_path, capsys, monkeypatch, command):
+    real = SafetyScorer.encode_rows
+
+    def broken(self, modality, rows):
+        points, distances = real(self, modality, rows)
+        return points, torch.where(torch.arange(len(rows)) == 1, math.nan, distances)
+
+    monkeypatch.setattr(SafetyScorer, "encode_rows", broken)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a dog\na cat\na bird\na house\n")
+    given = {
+        "score": ["score", texts, "--out", tmp_path / "scores.csv"],
+        "index": ["index", "build", texts, "--out", tmp_path / "index"],
+    }.get(command, [command, "--safe", texts, "--unsafe", texts])
+    assert main([*map(str, given), "--model-dir", str(model_dir), "--device", "cpu", "--workers", "0"]) == 2
+    assert "texts.txt:2 is nan, which tells nothing" in capsys.readouterr().err
+    assert not (tmp_path / "scores.csv").exists()
+    assert not (model_dir / "safety.json").exists()
 
 
 @pytest.mark.parametrize(
