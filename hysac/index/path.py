@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 import hypkernels as hk
-from hysac.index.search import Hit, Redirection, allowed_items, encode_query, nearest, redirect
+from hysac.index.search import (
+    Hit,
+    Redirection,
+    allowed_items,
+    check_scorer,
+    encode_query,
+    nearest,
+    redirect,
+)
 from hysac.index.store import Index
 from hysac.scoring.scorer import Picture, SafetyScorer, Score
 
@@ -79,6 +87,7 @@ def path_from(
         ValueError: see :func:`redirection_path`.
     """
     _check_steps(steps)
+    check_scorer(index, scorer)
     end, moved = redirect(index, scorer, point, score, modality, redirection or Redirection())
     texts, images = (allowed_items(index, kind) for kind in ("text", "image"))
     shares = torch.linspace(0, 1, steps) if moved else torch.zeros(1)

@@ -124,8 +124,8 @@ def search(
         redirection: how.
 
     Raises:
-        ValueError: an unknown policy or modality, ``k`` < 1, thresholds or bounds that the policy needs and
-            that are missing, no such items.
+        ValueError: an unknown policy or modality, ``k`` < 1, an index of other weights, thresholds or bounds
+            that the policy needs and that are missing, no such items.
     """
     _check(policy, k)
     query = encode_query(scorer, text=text, image=image)
@@ -149,6 +149,7 @@ def search_from(
         ValueError: see :func:`search`.
     """
     _check(policy, k)
+    check_scorer(index, scorer)
     kind = searched_kind(index, score.modality, modality)
     allowed = allowed_items(index, kind)
     start, moved = point, 0.0
@@ -167,6 +168,16 @@ def _check(policy: str, k: int) -> None:
         raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k must be a positive integer, got {k!r}")
+
+
+def check_scorer(index: Index, scorer: SafetyScorer) -> None:
+    """Refuse an index that other weights made than those that the scorer was loaded from.
+
+    Raises:
+        ValueError: names both.
+    """
+    if scorer.weights is not None:
+        index.check_model(scorer.weights)
 
 
 def redirect(

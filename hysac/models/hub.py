@@ -32,6 +32,7 @@ from hysac.models.pretrained import (
     RUN_MODEL,
     RUN_RECORDS,
     RUN_SETTINGS,
+    SAFETY_FILE,
     SETTINGS_FILE,
     SUMS_FILE,
     TOWERS_CONFIG,
@@ -44,7 +45,8 @@ from hysac.models.tokenizer_files import PATTERNS, tokenizer_files
 from hysac.safety import Bounds
 
 PREFIX = "hf-hub:"
-_FILES = (*FILES, BOUNDS_FILE, SUMS_FILE, EVALUATION_FILE)
+_READ = (*FILES, BOUNDS_FILE, SAFETY_FILE, SUMS_FILE)
+_FILES = (*_READ, EVALUATION_FILE)
 _OF_ANY_MODEL = (*_FILES, *PATTERNS)
 
 
@@ -69,8 +71,7 @@ def fetch(name: str, cache_dir: str | None = None) -> Path | None:
         return None
     except HfHubHTTPError as error:
         raise ValueError(f"cannot fetch {name!r}: {error}") from error
-    files = [*FILES, BOUNDS_FILE, SUMS_FILE, *PATTERNS]
-    return Path(snapshot_download(repo, allow_patterns=files, cache_dir=cache_dir))
+    return Path(snapshot_download(repo, allow_patterns=[*_READ, *PATTERNS], cache_dir=cache_dir))
 
 
 def push_to_hub(

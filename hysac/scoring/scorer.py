@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from hysac.data.text import text_windows
 from hysac.embeddings import evaluation_mode
 from hysac.models.cosine import EvaluatedModel
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
-from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE, model_directory
+from hysac.models.hub import PREFIX, fetch
+from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE, SETTINGS_FILE, model_directory
 from hysac.safety import MODALITIES, Bounds
 from hysac.scoring.identity import weights_digest
 from hysac.scoring.operating_points import OperatingPoints
@@ -66,6 +68,10 @@ class SafetyScorer:
         batch_size: items encoded at a time.
         max_pixels, background: see :func:`hysac.data.load_image`.
 
+    Attributes:
+        weights: the digest of the weights that :meth:`from_pretrained` loaded, which an index compares with
+            its own; None for a model that came otherwise.
+
     Raises:
         ValueError: a threshold that the operating points do not have.
     """
@@ -93,6 +99,7 @@ class SafetyScorer:
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
         self.points, self.bounds, self.threshold = points, bounds, threshold
         self.batch_size, self.max_pixels, self.background = batch_size, max_pixels, background
+        self.weights: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -108,8 +115,7 @@ class SafetyScorer:
         """The scorer of a model directory, a run, or ``hf-hub:NAME``.
 
         Args:
-            model: with ``safety.json`` of :func:`hysac calibrate <hysac.cli>` and ``bounds.json`` where they
-                are there.
+            model: with ``safety.json`` of ``hysac calibrate`` and ``bounds.json`` where they are there.
             threshold: the name of an operating point.
             device: where the model lives.
             verify: compare the files with their checksums.
@@ -117,14 +123,15 @@ class SafetyScorer:
             options: of :class:`SafetyScorer`.
 
         Raises:
-            ValueError: what :func:`hysac.from_pretrained` raises, or operating points of other weights.
+            FileNotFoundError, ValueError: what :func:`hysac.from_pretrained` raises, or operating points of
+                other weights.
         """
-        directory = model_directory(Path(model))
-        loaded = from_pretrained(directory, device=device, verify=verify)
+        directory = _directory(model)
+        loaded, weights = from_pretrained(directory, device=device, verify=verify), weights_digest(directory)
         points = bounds = None
         if calibrated and (directory / SAFETY_FILE).is_file():
             points = OperatingPoints.load(directory / SAFETY_FILE)
-            if points.model != weights_digest(directory):
+            if points.model != weights:
                 raise ValueError(
                     f"{directory / SAFETY_FILE} was made for other weights: run `hysac calibrate` again"
                 )
@@ -132,9 +139,11 @@ class SafetyScorer:
             bounds = Bounds.load(directory / BOUNDS_FILE)
         tokenizer = get_tokenizer(f"local-dir:{directory}")
         preprocess = transforms(loaded)[1]
-        return cls(
+        scorer = cls(
             loaded, preprocess, tokenizer, points=points, bounds=bounds, threshold=threshold, **options
         )
+        scorer.weights = weights
+        return scorer
 
     def __call__(
         self, *, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None
@@ -258,6 +267,16 @@ class SafetyScorer:
             safe, unsafe = (abs(distance - self.bounds[letter].avg) for letter in MODALITIES[modality])
             nearest = f"safe {modality}" if safe <= unsafe else f"unsafe {modality}"
         return Score(modality, distance, probability, decision, nearest)
+
+
+def _directory(model: str | Path) -> Path:
+    name = os.fspath(model)
+    if not name.startswith(PREFIX):
+        return model_directory(Path(name))
+    directory = fetch(name)
+    if directory is None:
+        raise FileNotFoundError(f"{name} is not a HySAC model: it has no {SETTINGS_FILE}")
+    return directory
 
 
 def check_finite(name: str, distance: float) -> None:

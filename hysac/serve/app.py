@@ -62,7 +62,7 @@ def create_app(
         hosts: the host names that requests may name; None for any.
 
     Raises:
-        ValueError: an empty token.
+        ValueError: an empty token, or an index of other weights.
     """
     if token is not None and not token.strip():
         raise ValueError("the token is empty")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hysac.index import Hit, Index, Step
 from hysac.index.path import path_from
-from hysac.index.search import Policy, Redirection, search_from, searched_kind
+from hysac.index.search import Policy, Redirection, check_scorer, search_from, searched_kind
 from hysac.scoring.operating_points import OperatingPoints
 from hysac.scoring.scorer import SafetyScorer, Score
 from hysac.serve import schemas
@@ -41,9 +41,14 @@ class Service:
         scorer: the model.
         index: made by it, or None.
         limits: see :class:`Limits`.
+
+    Raises:
+        ValueError: an index of other weights.
     """
 
     def __init__(self, scorer: SafetyScorer, index: Index | None, limits: Limits) -> None:
+        if index is not None:
+            check_scorer(index, scorer)
         self.scorer, self._index = scorer, index
         self.metrics = Metrics()
         self.engine = Engine(scorer, limits, self.metrics.on_batch)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from huggingface_hub import CommitOperationDelete
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from scoring import calibrate, make_model
 
 import hysac
 from hysac.cli import main
 from hysac.data import write_toy
 from hysac.models import hub
+from hysac.scoring import SafetyScorer
 
 
 @pytest.fixture
@@ -112,6 +114,18 @@ def test_nothing_else_is_fetched(repositories, run):
     directory = hub.fetch("hf-hub:me/toy")
     assert not (directory / "setup.py").exists()
     assert (directory / "bounds.json").is_file()
+
+
+def test_a_scorer_of_the_hub_has_the_thresholds(repositories, tmp_path):
+    directory = make_model(tmp_path / "model")
+    points = calibrate(directory)
+    hysac.push_to_hub(directory, "me/toy", licence="mit")
+    for loaded in (SafetyScorer.from_pretrained("hf-hub:me/toy"), SafetyScorer.from_pretrained(directory)):
+        assert loaded.points == points
+        assert loaded(texts=["a dog"])[0].decision is not None
+    (repositories / "other/clip").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="hf-hub:other/clip is not a HySAC model"):
+        SafetyScorer.from_pretrained("hf-hub:other/clip")
 
 
 def test_another_repository_is_no_hysac_model(repositories):

@@ -255,6 +255,15 @@ def test_geodesics_at_any_curvature(curv):
     torch.testing.assert_close(near[0], start, rtol=1e-8, atol=0)
 
 
+def test_other_weights_are_refused(index, scorer, tmp_path):
+    other = SafetyScorer.from_pretrained(make_model(tmp_path / "other", seed=1))
+    for ask in (search, redirection_path):
+        with pytest.raises(ValueError, match="was made by other weights"):
+            ask(index, other, text="a dog")
+    other.weights = None  # of a model that was not loaded from a directory: nothing is known
+    assert search(index, other, text="a dog").hits
+
+
 def test_without_thresholds_nothing_is_safe(index, scorer):
     with pytest.raises(ValueError, match="--policy block needs thresholds"):
         search(index, scorer, text="a dog", policy="block")
