@@ -26,15 +26,19 @@ from hysac.scoring.scorer import Score
 from hysac.scoring.streaming import Encoded
 
 CURV, WIDTH, PER_KIND = 1.0, 8, 60
-# In memory, and one that keeps its rows in a file; of sets this small they find all.
-CASES = {"faiss": {"ef": 64}, "usearch": {}, "sqlite-vec": {}}
+WEIGHTS = "m" * 64
+# In memory, and those that keep rows in the index's folder; of sets this small they find all.
+CASES = {"faiss": {"ef": 64}, "usearch": {}, "ngt": {}, "sqlite-vec": {}, "lancedb": {}, "milvus": {}}
+MODULES = {"ngt": ("ngtpy",), "sqlite-vec": ("sqlite_vec", "apsw"), "milvus": ("pymilvus", "milvus_lite")}
 
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
     directory = make_model(tmp_path_factory.mktemp("engines") / "model")
     calibrate(directory, text=1.0, image=1.0, spread=1e-3, probability="none")
-    return SafetyScorer.from_pretrained(directory)
+    scorer = SafetyScorer.from_pretrained(directory)
+    scorer.weights = WEIGHTS
+    return scorer
 
 
 def encoded(count, kind, seed, radius=1.0, prefix=""):
@@ -51,13 +55,13 @@ def encoded(count, kind, seed, radius=1.0, prefix=""):
 
 
 def make_index(path, per_kind=PER_KIND):
-    index = Index.create(path, model="m" * 64, model_dir="nowhere", curv=CURV, width=WIDTH)
+    index = Index.create(path, model=WEIGHTS, model_dir="nowhere", curv=CURV, width=WIDTH)
     index.add([encoded(per_kind, "image", 1), encoded(per_kind, "text", 2)])
     return index
 
 
 def installed(name):
-    for module in ("sqlite_vec", "apsw") if name == "sqlite-vec" else (name,):
+    for module in MODULES.get(name, (name,)):
         pytest.importorskip(module)
     return name
 
@@ -136,7 +140,15 @@ def test_additions_and_deletions_reach_the_engine(both, scorer):
 
 
 @pytest.mark.parametrize(
-    ("name", "fails"), [("faiss", "engine"), ("sqlite-vec", "engine"), ("sqlite-vec", "settings")]
+    ("name", "fails"),
+    [
+        ("faiss", "engine"),
+        ("ngt", "engine"),
+        ("sqlite-vec", "engine"),
+        ("sqlite-vec", "settings"),
+        ("lancedb", "engine"),
+        ("milvus", "settings"),
+    ],
 )
 def test_an_addition_that_breaks_off_leaves_a_usable_index(tmp_path, scorer, monkeypatch, name, fails):
     index = make_index(tmp_path / "x.index")
@@ -259,10 +271,11 @@ def test_recall_is_measured_on_the_other_kind_and_told(tmp_path, scorer):
     assert part.recall < 0.95
 
 
-def test_another_engine_or_none(tmp_path, scorer):
+@pytest.mark.parametrize("others", [("sqlite-vec", "hnswlib"), ("ngt",), ("lancedb",), ("milvus",)])
+def test_another_engine_or_none(tmp_path, scorer, others):
     index = make_index(tmp_path / "x.index")
     expected = places(index, scorer, queries()[0], k=5)
-    for name in (installed("faiss"), installed("sqlite-vec"), installed("hnswlib")):
+    for name in map(installed, ("faiss", *others)):
         index.use_engine(name)
         assert Index.open(index.path).engine.name == name
         assert places(index, scorer, queries()[0], k=5) == expected
