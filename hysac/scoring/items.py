@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hysac.data.formats import READERS, Row, first_few, read_rows
@@ -43,6 +43,7 @@ def find_items(
     texts: Sequence[str] = (),
     lines: Iterable[str] | None = None,
     text_files: Sequence[str] = (),
+    first_text: int = 1,
     image_columns: Sequence[str] | None = None,
     text_columns: Sequence[str] | None = None,
 ) -> list[Item]:
@@ -55,6 +56,7 @@ def find_items(
         texts: captions themselves.
         lines: captions for ``"-"``.
         text_files: files of any name with one caption a line.
+        first_text: the number in the name of the first of ``texts``.
         image_columns, text_columns: those of a manifest; by default the ones of usual names.
 
     Raises:
@@ -62,18 +64,24 @@ def find_items(
         ValueError: a file of no such kind, a folder without images, a manifest without a known column, the
             same item twice.
     """
-    items = [Item(f"text:{number}", "text", text) for number, text in enumerate(texts, start=1)]
+    items = [Item(f"text:{number}", "text", text) for number, text in enumerate(texts, start=first_text)]
     columns = Columns(image_columns, text_columns)
     for name in inputs:
         items += _of_lines("-", lines or ()) if name == "-" else _of_input(name, columns)
     for name in text_files:
         items += _of_lines(name, _lines_of(Path(name)))
+    items = [replace(item, name=printable(item.name)) for item in items]
     seen: set[str] = set()
     for item in items:
         if item.name in seen:
             raise ValueError(f"{item.name} is named twice")
         seen.add(item.name)
     return items
+
+
+def printable(text: str) -> str:
+    """A text that may have the name of a file in it, with what of that is no UTF-8 as ``\\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hysac.scoring.items import Item
+from hysac.scoring.items import Item, printable
 from hysac.scoring.scorer import SafetyScorer, Score, check_finite
 
 
@@ -29,14 +29,19 @@ Scored = tuple[Item, Score | None, str | None]
 def score_items(scorer: SafetyScorer, items: Sequence[Item], *, workers: int = 0) -> Iterator[list[Scored]]:
     """The scores of ``items``; the arguments and errors are those of :func:`encode_items`."""
     for batch in encode_items(scorer, items, workers=workers):
-        yield [
-            (
-                one.item,
-                None if one.distance is None else scorer.judge(one.item.modality, one.distance),
-                one.fault,
-            )
-            for one in batch
-        ]
+        yield judged(scorer, batch)
+
+
+def judged(scorer: SafetyScorer, batch: Sequence[Encoded]) -> list[Scored]:
+    """What the distances of items mean."""
+    return [
+        (
+            one.item,
+            None if one.distance is None else scorer.judge(one.item.modality, one.distance),
+            one.fault,
+        )
+        for one in batch
+    ]
 
 
 def encode_items(scorer: SafetyScorer, items: Sequence[Item], *, workers: int = 0) -> Iterator[list[Encoded]]:
@@ -83,7 +88,7 @@ class _Prepared(Dataset[Any]):
         try:
             return index, self.prepare[item.modality](item.content), None
         except ValueError as error:
-            return index, None, str(error)
+            return index, None, printable(str(error))
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:
