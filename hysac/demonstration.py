@@ -26,7 +26,7 @@ from hysac.files import read_json, write_json
 from hysac.models.factory import from_pretrained, get_tokenizer, transforms
 from hysac.models.model import HySAC
 from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE
-from hysac.safety import Bounds, Traversal, calibrate_thresholds, modality_scores
+from hysac.safety import MODALITIES, Bounds, Traversal, calibrate_thresholds, modality_scores
 from hysac.scoring.calibration import fit_operating_points
 from hysac.scoring.identity import weights_digest
 from hysac.training.config import TrainConfig
@@ -127,6 +127,10 @@ def _calibrate(model_dir: Path, embeddings: Embeddings, data: Path) -> None:
     has_curve = importlib.util.find_spec("sklearn") is not None
     points = fit_operating_points(
         distances,
+        points={
+            modality: (embeddings[safe].numpy(), embeddings[unsafe].numpy())
+            for modality, (safe, unsafe) in MODALITIES.items()
+        },
         probability=None if has_curve else "none",
         data={"name": data.name, "items": 4 * len(embeddings)},
         model=weights_digest(model_dir),

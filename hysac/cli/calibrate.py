@@ -11,12 +11,7 @@ from hysac.cli.inputs import data_of, labelled_of, load_scorer, score_labelled
 from hysac.files import check_writable
 from hysac.models.pretrained import SAFETY_FILE, model_directory
 from hysac.safety import MODALITIES
-from hysac.scoring.calibration import (
-    check_probability,
-    check_target,
-    fit_operating_points,
-    labelled_distances,
-)
+from hysac.scoring.calibration import by_label, check_probability, check_target, fit_operating_points
 from hysac.scoring.identity import weights_digest
 from hysac.scoring.operating_points import OperatingPoints
 
@@ -29,8 +24,8 @@ which the model will meet, and which it was neither trained nor selected on.
 
 Fitted are the thresholds youden (the greatest TPR - FPR), max-f1, fpr=0.01, fpr=0.001, fnr=0.01 and the one
 that is asked for, each with its 95 % interval by bootstrap; the probability of being unsafe; and the
-distances, so that `hysac score` notices data of another kind. They are stored as safety.json beside the
-model.
+distances and where the items lie, so that `hysac score` notices data of another kind. They are stored as
+safety.json beside the model.
 
 examples:
   hysac calibrate --model-dir runs/demo --data labelled.csv --target-fpr 0.01
@@ -70,14 +65,14 @@ def _calibrate(args: argparse.Namespace) -> int:
         if len(set(of_modality)) == 2:  # others are left out
             check_target(_target(args), modality, of_modality.count(False), of_modality.count(True))
     scorer = load_scorer(args, calibrated=False)
-    distances = score_labelled(args, scorer, items)
-    by_modality = labelled_distances(
-        [item.modality for item in items], [item.is_unsafe for item in items], distances
-    )
-    if not by_modality:
+    encoded, distances = score_labelled(args, scorer, items)
+    labels = [item.modality for item in items], [item.is_unsafe for item in items]
+    of_kinds = by_label(*labels, distances)
+    if not of_kinds:
         raise ValueError("no modality has safe and unsafe items")
     points = fit_operating_points(
-        by_modality,
+        of_kinds,
+        points=by_label(*labels, encoded.numpy()),
         default=_target(args),
         probability=args.probability,
         data=data_of(args, items),

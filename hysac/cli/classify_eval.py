@@ -12,7 +12,7 @@ from hysac.cli.inputs import data_of, labelled_of, load_scorer, score_labelled
 from hysac.evaluation.classification import classification_report, format_report
 from hysac.files import check_writable, write_json
 from hysac.models.pretrained import model_directory
-from hysac.scoring.summary import warnings_of
+from hysac.scoring.summary import Cosines, warnings_of
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,16 @@ def _classify_eval(args: argparse.Namespace) -> int:
         check_writable(Path(args.plots) / "a picture")
     items = labelled_of(args)
     scorer = load_scorer(args)
-    distances = score_labelled(args, scorer, items)
+    points, distances = score_labelled(args, scorer, items)
     report = classification_report(items, distances, scorer.points)
     print(format_report(report))
     seen = [
         {"modality": item.modality, "distance": distance}
         for item, distance in zip(items, distances, strict=True)
     ]
-    for told in warnings_of(seen, scorer.points):
+    cosines = Cosines(scorer.points)
+    cosines.add([item.modality for item in items], points)
+    for told in warnings_of(seen, scorer.points, cosines.all()):
         log.warning("%s", told)
     data = data_of(args, items)
     if scorer.points is not None and scorer.points.data.get("sha256") == data["sha256"]:

@@ -144,7 +144,8 @@ def _of_engine(index: Index) -> list[str]:
 
 def _add(args: argparse.Namespace) -> int:
     index = open_index(args)
-    items = inputs_of(args)
+    texts = [name.removeprefix("text:") for name in index.names() if name.startswith("text:")]
+    items = inputs_of(args, 1 + max((int(number) for number in texts if number.isdecimal()), default=0))
     return _fill(args, index, load_scorer(args), items)
 
 

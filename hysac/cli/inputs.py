@@ -72,14 +72,16 @@ def open_index(args: argparse.Namespace) -> Index:
     return index
 
 
-def score_labelled(args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Labelled]) -> list[float]:
-    """The distances of labelled items, in their order.
+def score_labelled(
+    args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Labelled]
+) -> tuple[torch.Tensor, list[float]]:
+    """The points ``(N, D)`` and the distances of labelled items, in their order.
 
     Raises:
         ValueError: items that cannot be read; names the first ones.
     """
     named = [Item(item.name, item.modality, item.content) for item in items]
-    return encode_in_order(args, scorer, named)[1]
+    return encode_in_order(args, scorer, named)
 
 
 def encode_in_order(
@@ -132,8 +134,8 @@ def data_of(args: argparse.Namespace, items: list[Labelled]) -> dict[str, Any]:
     return {"name": ", ".join(names), "sha256": fingerprint(items), "items": len(items)}
 
 
-def inputs_of(args: argparse.Namespace) -> list[Item]:
-    """The items that the flags of :func:`hysac.cli.flags.add_inputs` name.
+def inputs_of(args: argparse.Namespace, first_text: int = 1) -> list[Item]:
+    """The items that the flags of :func:`hysac.cli.flags.add_inputs` name, ``--text`` from a number on.
 
     Raises:
         ValueError: there are none.
@@ -145,6 +147,7 @@ def inputs_of(args: argparse.Namespace) -> list[Item]:
         texts=args.text,
         lines=sys.stdin if "-" in args.inputs else None,
         text_files=args.texts,
+        first_text=first_text,
         image_columns=args.image_column,
         text_columns=args.text_column,
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from hysac.cli.command import Command
@@ -19,8 +20,8 @@ from hysac.scoring.identity import weights_digest
 from hysac.scoring.items import Item
 from hysac.scoring.output import Table, rows_of
 from hysac.scoring.scorer import SafetyScorer
-from hysac.scoring.streaming import score_items
-from hysac.scoring.summary import summary, warnings_of
+from hysac.scoring.streaming import encode_items, judged
+from hysac.scoring.summary import Cosines, summary, warnings_of
 from hysac.training.loop import chosen_workers
 
 log = logging.getLogger(__name__)
@@ -73,10 +74,14 @@ def _score(args: argparse.Namespace) -> int:
         table.begin(_made_with(args))
     rows = [] if table is None else [table.done[item.name] for item in items if item.name in table.done]
     left = [item for item in items if table is None or item.name not in table.done]
-    workers = chosen_workers(args.workers)
+    workers, cosines = chosen_workers(args.workers), Cosines(scorer.points)
     with tqdm(desc="score", total=len(left), unit="item", disable=not sys.stderr.isatty()) as bar:
-        for scored in score_items(scorer, left, workers=workers):
-            new = rows_of(scored)
+        for batch in encode_items(scorer, left, workers=workers):
+            there = [one for one in batch if one.point is not None]
+            if there:
+                points = torch.stack([one.point for one in there if one.point is not None])
+                cosines.add([one.item.modality for one in there], points)
+            new = rows_of(judged(scorer, batch))
             if table is None:
                 _print(new)
             else:
@@ -85,7 +90,7 @@ def _score(args: argparse.Namespace) -> int:
             bar.update(len(new))
     if table is not None:
         table.close()
-    _tell(rows, scorer)
+    _tell(rows, scorer, cosines)
     if args.explain:
         faulty = {row["item"] for row in rows if row["error"] is not None}
         _explain(args, scorer, [item for item in items if item.name not in faulty])
@@ -115,11 +120,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
         tqdm.write(f"{row['item']}\t{told}", file=sys.stdout)
 
 
-def _tell(rows: list[dict[str, Any]], scorer: SafetyScorer) -> None:
+def _tell(rows: list[dict[str, Any]], scorer: SafetyScorer, cosines: Cosines) -> None:
     print(summary(rows, scorer.points, scorer.threshold), file=sys.stderr)
     for row in [row for row in rows if row["error"] is not None][:20]:
         log.warning("%s: %s", row["item"], row["error"])
-    for told in warnings_of(rows, scorer.points):
+    for told in warnings_of(rows, scorer.points, cosines.all()):
         log.warning("%s", told)
 
 

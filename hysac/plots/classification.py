@@ -14,7 +14,7 @@ from hysac.embeddings import MODALITIES
 from hysac.evaluation.classification import precision_recall, roc, worst_mistakes
 from hysac.plots.figures import COLOURS, GREEN, GREY, _figure, draw_histogram, save
 from hysac.safety import DEFAULT_STATISTIC, Bounds
-from hysac.scoring.calibration import labelled_distances
+from hysac.scoring.calibration import by_label
 from hysac.scoring.labelled import Labelled
 from hysac.scoring.operating_points import OperatingPoints
 
@@ -32,9 +32,7 @@ def save_classification(
     bounds: Bounds | None = None,
 ) -> list[Path]:
     """Write curves, histograms and each modality's worst mistakes into ``directory``; returns their paths."""
-    by_modality = labelled_distances(
-        [item.modality for item in items], [item.is_unsafe for item in items], distances
-    )
+    by_modality = by_label([item.modality for item in items], [item.is_unsafe for item in items], distances)
     figures = {
         "classification": curves(by_modality, points),
         "histograms": histograms(by_modality, points, bounds),

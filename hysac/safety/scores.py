@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,23 +54,33 @@ def calibrate_threshold(safe_scores: Tensor, unsafe_scores: Tensor, target: str 
     Raises:
         ValueError: an unknown target, X outside of (0, 1), or scores as above.
     """
-    kind, share = target_share(target)
     safe, unsafe = _check_scores(safe_scores, unsafe_scores)
-    observed = torch.cat([safe, unsafe]).unique()
-    below = observed[:1].nextafter(observed.new_tensor(-torch.inf))
-    edges = torch.cat([below, (observed[:-1] + observed[1:]) / 2, observed[-1:]])
-    alarms, hits = _count_above(safe, edges), _count_above(unsafe, edges)
+    return threshold_of(safe.cpu().numpy(), unsafe.cpu().numpy(), target)
+
+
+def threshold_of(safe: np.ndarray, unsafe: np.ndarray, target: str) -> float:
+    """:func:`calibrate_threshold` of arrays, unchecked: a bootstrap calls it some thousand times.
+
+    Raises:
+        ValueError: an unknown target.
+    """
+    kind, share = target_share(target)
+    observed = np.unique(np.concatenate([safe, unsafe]))
+    below = np.nextafter(observed[0], -np.inf)
+    edges = np.concatenate([[below], (observed[:-1] + observed[1:]) / 2, observed[-1:]])
+    alarms, hits = (
+        len(scores) - np.searchsorted(np.sort(scores), edges, side="right") for scores in (safe, unsafe)
+    )
     if kind == "youden":
         # TPR - FPR over the common denominator: integers, so equal rates compare equal.
         best = (hits * len(safe) - alarms * len(unsafe)).argmax()
     elif kind == "max-f1":
-        best = (2 * hits.double() / (hits + alarms + len(unsafe))).argmax()
+        best = (2 * hits / (hits + alarms + len(unsafe))).argmax()
     elif kind == "fpr":
-        best = (alarms.double() / len(safe) <= share).int().argmax()
+        best = (alarms / len(safe) <= share).argmax()
     else:
-        misses = len(unsafe) - hits
-        best = (misses.double() / len(unsafe) <= share).nonzero()[-1]
-    return edges[best].item()
+        best = np.flatnonzero((len(unsafe) - hits) / len(unsafe) <= share)[-1]
+    return float(edges[best])
 
 
 def target_share(target: str) -> tuple[str, float]:
@@ -87,10 +98,6 @@ def target_share(target: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise ValueError(f"a threshold's name is youden, max-f1, fpr=X or fnr=X with X in (0, 1), got {target!r}")
-
-
-def _count_above(scores: Tensor, thresholds: Tensor) -> Tensor:
-    return len(scores) - torch.searchsorted(scores.sort().values, thresholds, right=True)
 
 
 def classification_rates(safe_scores: Tensor, unsafe_scores: Tensor, threshold: float) -> dict[str, float]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from hysac.safety.scores import calibrate_threshold, target_share
+from hysac.safety.scores import target_share, threshold_of
 from hysac.scoring.operating_points import (
+    Direction,
     ModalityPoints,
     OperatingPoint,
     OperatingPoints,
@@ -29,6 +29,7 @@ _FEWEST_FOR_ISOTONIC = 1000
 def fit_operating_points(
     distances: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     default: str = "youden",
     probability: str | None = None,
     data: Mapping[str, Any],
@@ -39,6 +40,7 @@ def fit_operating_points(
 
     Args:
         distances: by modality those of its safe and of its unsafe items, finite, at least two of each.
+        points: their points ``(N, D)``, so that other data are noticed by their directions, too.
         default: the point that decides where none is asked for: one of :data:`TARGETS`, ``fpr=X``, ``fnr=X``.
             Of the others those are left out that so few items cannot tell.
         probability: ``"logistic"``, ``"isotonic"`` or ``"none"``; by default isotonic for at least 1000 items
@@ -61,12 +63,13 @@ def fit_operating_points(
         check_target(default, modality, len(safe), len(unsafe))
         generator = np.random.default_rng(seed)
         targets = [name for name in TARGETS if _fewest(name, len(safe), len(unsafe)) is None]
-        points = {
+        fitted = {
             target: _operating_point(safe, unsafe, target, generator)
             for target in dict.fromkeys([*targets, default])
         }
         curve = fit_probability(safe, unsafe, probability)
-        modalities[modality] = ModalityPoints(points, curve, Reference.of(safe, unsafe))
+        direction = None if points is None else Direction.of(*points[modality])
+        modalities[modality] = ModalityPoints(fitted, curve, Reference.of(safe, unsafe), direction)
     return OperatingPoints(modalities, default, data, model)
 
 
@@ -137,14 +140,10 @@ def fit_probability(safe: np.ndarray, unsafe: np.ndarray, kind: str | None) -> P
 def _operating_point(
     safe: np.ndarray, unsafe: np.ndarray, target: str, generator: np.random.Generator
 ) -> OperatingPoint:
-    def fitted(*distances: np.ndarray) -> float:
-        of_safe, of_unsafe = map(torch.from_numpy, distances)
-        return calibrate_threshold(of_safe, of_unsafe, target)
-
-    threshold = fitted(safe, unsafe)
+    threshold = threshold_of(safe, unsafe, target)
     resamples = max(100, min(_RESAMPLES, _RESAMPLED_ITEMS // (len(safe) + len(unsafe))))
     drawn = [
-        fitted(generator.choice(safe, len(safe)), generator.choice(unsafe, len(unsafe)))
+        threshold_of(generator.choice(safe, len(safe)), generator.choice(unsafe, len(unsafe)), target)
         for _ in range(resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -157,12 +156,17 @@ def _operating_point(
     )
 
 
-def labelled_distances(
-    modalities: Sequence[str], is_unsafe: Sequence[bool], distances: Sequence[float]
+def by_label(
+    modalities: Sequence[str], is_unsafe: Sequence[bool], values: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The safe and the unsafe distances of each modality that has both."""
+    """Of each modality that has both, what its safe and its unsafe items have.
+
+    Args:
+        modalities, is_unsafe: of each item.
+        values: of each item, such as distances ``(N,)`` or points ``(N, D)``.
+    """
     of = np.asarray(modalities)
-    unsafe, values = np.asarray(is_unsafe, bool), np.asarray(distances, np.float64)
+    unsafe, values = np.asarray(is_unsafe, bool), np.asarray(values, np.float64)
     return {
         name: (values[(of == name) & ~unsafe], values[(of == name) & unsafe])
         for name in ("text", "image")

@@ -133,6 +133,49 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Direction:
+    """Where the calibration data lie, seen from the origin: other data may have the same distances to it.
+
+    Attributes:
+        mean: of the directions of its points, ``(D,)``.
+        reference: the cosines of its points with ``mean``.
+    """
+
+    mean: tuple[float, ...]
+    reference: Reference
+
+    def __post_init__(self) -> None:
+        for value in self.mean:
+            _check_number("mean", value)
+
+    @classmethod
+    def of(cls, safe: np.ndarray, unsafe: np.ndarray) -> Direction:
+        """That of points ``(N, D)``, space components."""
+        mean = np.concatenate([_unit(safe), _unit(unsafe)]).mean(0)
+        return cls(tuple(mean.tolist()), Reference.of(_cosines(safe, mean), _cosines(unsafe, mean)))
+
+    def cosines(self, points: np.ndarray) -> np.ndarray:
+        """Those of points ``(N, D)``, ``(N,)``.
+
+        Raises:
+            ValueError: points of another width.
+        """
+        if points.shape[1] != len(self.mean):
+            raise ValueError(f"points must have width {len(self.mean)}, got {points.shape[1]}")
+        return _cosines(points, np.array(self.mean))
+
+
+def _unit(points: np.ndarray) -> np.ndarray:
+    """Points by their norms; the origin, which has no direction, stays where it is."""
+    norms = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
+    return np.divide(points, norms, out=np.zeros(points.shape), where=norms > 0)
+
+
+def _cosines(points: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return _unit(points) @ _unit(mean[None])[0]
+
+
+@dataclass(frozen=True)
 class ModalityPoints:
     """What is known of one modality.
 
@@ -140,11 +183,13 @@ class ModalityPoints:
         points: operating points by name, such as ``"youden"`` and ``"fpr=0.01"``.
         probability: or None where it was not fitted.
         reference: the distances of the calibration data.
+        direction: where these lie, or None where their points were not given.
     """
 
     points: Mapping[str, OperatingPoint]
     probability: Probability | None
     reference: Reference
+    direction: Direction | None = None
 
 
 @dataclass(frozen=True)
@@ -210,13 +255,19 @@ def _modality(content: dict[str, Any]) -> ModalityPoints:
     if probability is not None:
         lists = {name: tuple(probability[name]) for name in ("x", "y")}
         probability = Probability(**{**probability, **lists})
-    reference = content["reference"]
-    lists = {name: tuple(reference[name]) for name in ("safe", "unsafe")}
+    direction = content.get("direction")
+    if direction is not None:
+        direction = Direction(tuple(direction["mean"]), _reference(direction["reference"]))
     return ModalityPoints(
         {name: OperatingPoint(**point) for name, point in content["points"].items()},
         probability,
-        Reference(**{**reference, **lists}),
+        _reference(content["reference"]),
+        direction,
     )
+
+
+def _reference(content: dict[str, Any]) -> Reference:
+    return Reference(**{**content, **{name: tuple(content[name]) for name in ("safe", "unsafe")}})
 
 
 def _check_number(name: str, value: object) -> None:

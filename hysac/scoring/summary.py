@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from hysac.scoring.operating_points import OperatingPoints
 
@@ -36,21 +37,52 @@ def summary(rows: Sequence[dict[str, Any]], points: OperatingPoints | None, thre
 
 
 def histogram(distances: np.ndarray, threshold: float | None = None) -> str:
-    """Bars of the distances to the origin; those beyond the threshold are of ``#``, the others of ``=``."""
-    counts, edges = np.histogram(distances, min(_BINS, max(1, len(np.unique(distances)))))
+    """Bars of the distances to the origin: the share beyond the threshold is of ``#``, the other of ``=``."""
+    least, most = distances.min(), distances.max()
+    edges = np.linspace(least, most, 1 + min(_BINS, len(np.unique(distances))))
+    safe = distances <= (np.inf if threshold is None else threshold)
+    counts = np.array([np.histogram(some, edges)[0] for some in (distances[safe], distances[~safe])])
     lines = []
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        bar = "#" if threshold is not None and (low + high) / 2 > threshold else "="
-        lines.append(
-            f"{low:10.4f} to {high:8.4f}  {bar * round(_WIDTH * count / counts.max()):{_WIDTH}} {count}"
-        )
+    for of_bin, low, high in zip(counts.T, edges[:-1], edges[1:], strict=True):
+        bar = "=" * round(_WIDTH * of_bin[0] / counts.sum(0).max())
+        bar = bar.ljust(round(_WIDTH * of_bin.sum() / counts.sum(0).max()), "#")
+        lines.append(f"{low:10.4f} to {high:8.4f}  {bar:{_WIDTH}} {of_bin.sum()}")
     if threshold is not None:
         lines.append(f"threshold {threshold:.4f}: = is safe, # is unsafe")
     return "\n".join(lines)
 
 
-def warnings_of(rows: Sequence[dict[str, Any]], points: OperatingPoints | None) -> list[str]:
-    """What a reader of the scores should know first."""
+class Cosines:
+    """What the calibration's directions tell of points, which themselves are not kept."""
+
+    def __init__(self, points: OperatingPoints | None) -> None:
+        known = {} if points is None else points.modalities
+        self._directions = {name: one.direction for name, one in known.items() if one.direction is not None}
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self._directions}
+
+    def add(self, modalities: Sequence[str], points: Tensor) -> None:
+        """Those of points ``(N, D)`` of ``N`` modalities."""
+        of = np.asarray(modalities)
+        for name, direction in self._directions.items():
+            self._parts[name].append(direction.cosines(points.numpy()[of == name]))
+
+    def all(self) -> dict[str, np.ndarray]:
+        """By modality, those of all that were added."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
+
+
+def warnings_of(
+    rows: Sequence[dict[str, Any]],
+    points: OperatingPoints | None,
+    cosines: Mapping[str, np.ndarray] | None = None,
+) -> list[str]:
+    """What a reader of the scores should know first.
+
+    Args:
+        rows: with ``modality`` and ``distance``.
+        points: of the model, None for one that was not calibrated.
+        cosines: by modality, of some or all of the items, what :class:`Direction` tells of their points.
+    """
     told = []
     for modality in ("image", "text"):
         distances = _distances(rows, modality)
@@ -62,13 +94,17 @@ def warnings_of(rows: Sequence[dict[str, Any]], points: OperatingPoints | None) 
                 "`hysac calibrate` makes thresholds"
             )
             continue
-        reference = points.modalities[modality].reference
-        if reference.is_foreign(distances):
-            told.append(
-                f"the {modality}s lie elsewhere than those that the model was calibrated on: no mix of its "
-                f"safe and unsafe ones has such distances (gap {reference.gap(distances):.2f} by Kolmogorov "
-                "and Smirnov). Its thresholds may not hold: calibrate on data like these"
-            )
+        known = points.modalities[modality]
+        compared = [("distances", known.reference, distances)]
+        if known.direction is not None and cosines is not None and len(cosines.get(modality, ())):
+            compared.append(("directions", known.direction.reference, cosines[modality]))
+        for what, reference, values in compared:
+            if reference.is_foreign(values):
+                told.append(
+                    f"the {modality}s lie elsewhere than those that the model was calibrated on: no mix of "
+                    f"its safe and unsafe ones has such {what} (gap {reference.gap(values):.2f} by "
+                    "Kolmogorov and Smirnov). Its thresholds may not hold: calibrate on data like these"
+                )
     return told
 
 

@@ -13,11 +13,11 @@ from sklearn.isotonic import IsotonicRegression
 from hysac.safety import calibrate_threshold
 from hysac.scoring.calibration import (
     TARGETS,
+    by_label,
     fit_operating_points,
     fit_probability,
-    labelled_distances,
 )
-from hysac.scoring.operating_points import OperatingPoints, Probability, Reference
+from hysac.scoring.operating_points import Direction, OperatingPoints, Probability, Reference
 
 FEW = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=12)
 
@@ -113,11 +113,37 @@ def test_a_mix_of_the_calibration_data_is_not_foreign_and_other_data_is():
     assert reference.is_foreign(generator.normal(1.25, 0.01, 200))
 
 
+def test_other_directions_are_foreign_at_the_same_distances():
+    generator = np.random.default_rng(3)
+
+    def towards(axis, count):
+        return 5 * np.eye(6)[axis] + generator.normal(size=(count, 6))
+
+    safe, unsafe = towards(0, 300), 2 * towards(1, 200)
+    direction = Direction.of(safe, unsafe)
+    unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (safe, unsafe)]
+    mean = np.concatenate(unit).mean(0)
+    np.testing.assert_allclose(direction.mean, mean, rtol=1e-12)
+    wanted = unit[0] @ mean / np.linalg.norm(mean)
+    np.testing.assert_allclose(direction.cosines(safe), wanted, rtol=1e-12)
+    np.testing.assert_allclose(direction.reference.safe[::256], [wanted.min(), wanted.max()], rtol=1e-12)
+    for same in (towards(0, 100), towards(1, 100), np.concatenate([towards(0, 50), 7 * towards(1, 50)])):
+        assert not direction.reference.is_foreign(direction.cosines(same))
+    assert direction.reference.is_foreign(direction.cosines(towards(2, 100)))
+    assert direction.cosines(np.zeros((1, 6))) == [0.0], "the origin has no direction"
+    with pytest.raises(ValueError, match="points must have width 6, got 5"):
+        direction.cosines(np.zeros((1, 5)))
+
+
 def test_the_file_gives_back_what_was_saved(tmp_path):
     safe, unsafe = drawn(150, 0.4)
     points = fit_operating_points(
-        {"text": (safe, unsafe), "image": (safe + 1, unsafe + 1)}, data={"name": "x"}, model="m"
+        {"text": (safe, unsafe), "image": (safe + 1, unsafe + 1)},
+        points={name: (np.eye(3), np.ones((4, 3))) for name in ("text", "image")},
+        data={"name": "x"},
+        model="m",
     )
+    assert points.modalities["text"].direction is not None
     points.save(tmp_path / "safety.json")
     assert OperatingPoints.load(tmp_path / "safety.json") == points
     with pytest.raises(ValueError, match="videos were not calibrated, only texts, images"):
@@ -174,9 +200,7 @@ def test_bad_probabilities():
         Probability("isotonic", (1.0, 2.0), (0.5, 0.4), 0.5)
 
 
-def test_labelled_distances():
-    found = labelled_distances(
-        ["text", "text", "image", "text"], [True, False, True, False], [3.0, 1.0, 2.0, 1.5]
-    )
+def test_by_label():
+    found = by_label(["text", "text", "image", "text"], [True, False, True, False], [3.0, 1.0, 2.0, 1.5])
     assert list(found) == ["text"], "there is no safe image"
     assert [one.tolist() for one in found["text"]] == [[1.0, 1.5], [3.0]]

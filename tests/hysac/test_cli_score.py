@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 
@@ -17,6 +18,7 @@ from hysac.cli import main
 from hysac.models.pretrained import model_directory
 from hysac.scoring import OperatingPoints, SafetyScorer
 from hysac.scoring.output import COLUMNS, Table
+from hysac.scoring.summary import histogram
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,49 @@ def test_data_of_another_kind_is_warned_of(made, model_dir, tmp_path, capsys):
     calibrate(model_dir, text=9.0)
     assert score("--model-dir", model_dir, texts) == 0
     assert "the texts lie elsewhere than those that the model was calibrated on" in capsys.readouterr().err
+
+
+def test_data_in_other_directions_are_warned_of(model_dir, tmp_path, capsys):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"a dog {number}" for number in range(120)))
+    common = ["--model-dir", str(model_dir), "--device", "cpu", "--workers", "0"]
+    assert main(["calibrate", *common, "--safe", str(texts), "--unsafe", str(texts)]) == 0
+    assert score("--model-dir", model_dir, texts) == 0
+    assert "lie elsewhere" not in capsys.readouterr().err
+    path = model_directory(model_dir) / "safety.json"
+    content = json.loads(path.read_text())
+    direction = content["modalities"]["text"]["direction"]
+    direction["mean"] = [-value for value in direction["mean"]]
+    path.write_text(json.dumps(content))
+    assert score("--model-dir", model_dir, texts, "--batch-size", 50) == 0
+    told = capsys.readouterr().err
+    assert "no mix of its safe and unsafe ones has such directions (gap 1.00" in told
+    assert main(["classify-eval", *common, "--safe", str(texts), "--unsafe", str(texts)]) == 0
+    assert "such directions" in capsys.readouterr().err
+
+
+def test_bars_have_the_share_beyond_the_threshold():
+    assert histogram(np.array([0.3, 0.3]), 0.2).splitlines() == [
+        f"    0.3000 to   0.3000  {'#' * 40} 2",
+        "threshold 0.2000: = is safe, # is unsafe",
+    ]
+    distances = np.array([*np.arange(12.0), 0.9, 0.2, 0.4])
+    first, second, *_ = histogram(distances, 0.5).splitlines()
+    assert first == f"    0.0000 to   0.9167  {'=' * 30}{'#' * 10} 4"
+    assert second == f"    0.9167 to   1.8333  {'#' * 10}{' ' * 30} 1"
+
+
+def test_a_name_that_is_no_utf_8(made, model_dir, tmp_path, capsys):
+    for name in (b"\xff.png", b"\xfe.png"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        shutil.copyfile(made / "photos" / "0.png", path)
+    with open(path, "wb") as broken:
+        broken.write(b"junk")
+    assert score("--model-dir", model_dir, tmp_path, "--out", tmp_path / "scores.csv") == 0
+    broken, good = rows_of(tmp_path / "scores.csv")
+    assert good["item"] == f"{tmp_path}/\\udcff.png"
+    assert float(good["distance"]) > 0
+    assert "udcfe.png cannot be read" in broken["error"]
 
 
 def test_words_and_patches_are_explained(made, model_dir, tmp_path, capsys):
