@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -52,26 +53,46 @@ def block(path: Path) -> str:
 
 _QUERY = "a boat on the sea, in flames"
 _COMMANDS = (
+    ["calibrate", "--data", "RUN/data/val.jsonl"],
     ["score", "--text", "a boat on the sea", "--text", _QUERY, "--explain"],
     ["search", _QUERY, "-k", "3"],
     ["search", _QUERY, "-k", "3", "--policy", "redirect"],
 )
+_ASKED = json.dumps({"items": [{"text": _QUERY}]})
 
 
 def record_use(run: Path, path: Path) -> None:
-    """Score and search with a finished demonstration's model, and write what was printed."""
+    """Calibrate, score, search and serve a finished demonstration's model, and write what was printed."""
+    model = ["--model-dir", str(run)]
     with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "demo.index"
-        model, here = ["--model-dir", str(run)], str(run / "data" / "val") + "/"
-        _printed(["index", "build", *model, here, "--out", str(index)])
+        index = ["--index", str(Path(folder) / "demo.index")]
+        _printed(["index", "build", *model, f"{run}/data/val/", "--out", index[1]])
         lines = []
         for command in _COMMANDS:
-            more = model if command[0] == "score" else ["--index", str(index)]
-            told = _printed([*command, *more]).replace(str((run / "data").resolve()), "data")
-            shown = [arg if " " not in arg else f"'{arg}'" for arg in command]
-            known = "--model-dir runs/demo" if command[0] == "score" else "--index demo.index"
-            lines += [f"$ hysac {' '.join(shown)} {known}", *told.strip().splitlines(), ""]
-    path.write_text("\n".join(lines).rstrip() + "\n")
+            has_model = command[0] in ("calibrate", "score")
+            told = _printed(
+                [arg.replace("RUN", str(run)) for arg in command] + (model if has_model else index)
+            )
+            shown = " ".join(f"'{arg}'" if " " in arg else arg for arg in command)
+            known = "--model-dir RUN" if has_model else "--index demo.index"
+            block = [f"$ hysac {shown} {known}", *told.replace(str(run), "RUN").strip().splitlines(), ""]
+            lines += [line.replace("RUN", "runs/demo") for line in block]
+        lines += [f"$ curl -s localhost:8000/score --json '{_ASKED}'", _served([*model, *index])]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _served(arguments: list[str]) -> str:
+    """What a server answers to a request for scores."""
+    command = [sys.executable, "-m", "hysac.cli", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            address = server.stdout.readline().split()[-1]
+            request = Request(f"{address}/score", _ASKED.encode(), {"content-type": "application/json"})
+            with urlopen(request, timeout=60) as answer:
+                return str(answer.read().decode())
+        finally:
+            server.terminate()
 
 
 def _printed(command: list[str]) -> str:
