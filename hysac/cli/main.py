@@ -147,6 +147,8 @@ def _speak() -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, _Console) for handler in root.handlers):
         root.addHandler(_Console())
+    # milvus-lite's server, in this process: it logs a traceback for what its client does without.
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     log.setLevel(logging.INFO)
 
 
