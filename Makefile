@@ -11,7 +11,7 @@ WORKERS ?= 2
 SEED    ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
 PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --randomly-seed=$(SEED)
 
-.PHONY: demo test test-fast test-op lint test-gpu bench bench-gpu bench-report clean
+.PHONY: demo test test-fast test-op lint docs test-gpu bench bench-gpu bench-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
@@ -34,6 +34,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ and the reference as a site, in runs/site. Its search needs a server, such as Python's:
+# python -m http.server -d runs/site
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f docs/site/mkdocs.yml
 
 # On a machine with a GPU and any Python that has torch, triton, numpy and pytest, as PYTHON.
 test-gpu:
@@ -64,7 +69,11 @@ $(VENV)/.installed-demo: pyproject.toml setup.py | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --no-compile --progress-bar on -e '.[train,bench,serve,test,test-engines]'
+	$(BIN)/python -m pip install --no-compile --progress-bar on -e '.[train,bench,serve,docs,test,test-engines]'
+	touch $@
+
+$(VENV)/.installed-docs: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --no-compile --progress-bar on -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-bench: pyproject.toml setup.py | $(BIN)/python

@@ -12,10 +12,11 @@ What works under which transform of PyTorch:
 | `compile(fullgraph=True)`, changing floats | yes | yes | yes |
 | `torch.func` derivatives in a compiled function | slower | slower | refused |
 
-``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms, scales and
-curvatures that are 0 or from 2**-160 to 2**160, and refuses others by a ``ValueError``. A compiled function,
-which knows no values, makes NaN of them and of what is no curvature; reverse derivatives of exponentials that
-float64 does not hold may be NaN there, too. ``refused`` is a ``NotImplementedError`` that names the function.
+``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms,
+scales and curvatures that are 0 or from ``2**-160`` to ``2**160``, and refuses others by a
+``ValueError``. A compiled function, which knows no values, makes NaN of them and of what is no
+curvature; reverse derivatives of exponentials that float64 does not hold may be NaN there, too.
+``refused`` is a ``NotImplementedError`` that names the function.
 """
 
 from hypkernels.backend import use_backend
