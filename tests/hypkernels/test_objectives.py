@@ -13,10 +13,12 @@ from hypkernels.cone import reference as cone
 from hypkernels.objectives import (
     HyCoCLIPLoss,
     MERULoss,
+    PHyCLIPLoss,
     atmg_loss,
     hycoclip_loss,
     meru_loss,
     part_whole_loss,
+    phyclip_loss,
     rooted_entailment_loss,
     uncertainty,
     uncertainty_calibration,
@@ -219,6 +221,105 @@ def test_a_loss_that_is_nearly_learnt():
     assert min(errors(partial(by_distances, hk.pairwise_dist))) > 5e-3
 
 
+# ---------------------------------------------------------------- products of factors
+
+
+def product_cross_entropy(x, y, curv, scale, norm, offset=0):
+    distances = torch.stack(
+        [pairwise.pairwise_dist(x[:, n], y[:, n], curv.expand(3)[n]) for n in range(x.shape[1])]
+    )
+    gaps = distances.mean(0) if norm == "l1" else distances.square().mean(0).sqrt()
+    return F.cross_entropy(-scale * gaps, offset + torch.arange(len(x)))
+
+
+def phyclip_definition(
+    image, text, box_image, box_text, curv, scale, images=None, texts=None, offset=0, options=()
+):
+    norm, weight, inter, intra, radius = options or ("l1", 0.2, 0.7, 1.2, 0.1)
+    images, texts = image if images is None else images, text if texts is None else texts
+    contrastive = [
+        product_cross_entropy(one, other, curv, scale, norm, offset)
+        for one, other in ((image, texts), (text, images), (box_image, texts), (box_text, images))
+    ]
+    cones = [
+        hinge(text, image, curv, inter, radius),
+        hinge(box_text, box_image, curv, inter, radius),
+        hinge(box_image, image, curv, intra, radius),
+        hinge(box_text, text, curv, intra, radius),
+    ]
+    return sum(contrastive) / 4 + weight / 2 * sum(cones)
+
+
+def factors(count, rows=5, dtype=torch.float64):
+    return [points(rows, 3, 4, seed=seed, dtype=dtype, size=0.6) for seed in range(count)]
+
+
+CURVATURES = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_phyclip(norm, dtype):
+    def found(*tensors):
+        return phyclip_loss(*tensors, norm=norm).loss
+
+    def definition(*tensors):
+        return phyclip_definition(*tensors, options=(norm, 0.2, 0.7, 1.2, 0.1))
+
+    for curv in (CURVATURES, scalars()[0]):
+        assert_as_defined(found, definition, [*factors(4, dtype=dtype), curv, scalars()[1]])
+
+
+def test_a_scaled_gradient_of_phyclip_is_noticed():
+    tensors = [*factors(4), CURVATURES, scalars()[1]]
+    for index in range(len(tensors)):
+        with pytest.raises(AssertionError, match=f"result {index + 1}"):
+            assert_as_defined(
+                with_one_gradient_scaled(lambda *a: phyclip_loss(*a).loss, index), phyclip_definition, tensors
+            )
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_rows_of_phyclip_among_all(offset):
+    gathered = [points(9, 3, 4, seed=seed, size=0.6) for seed in (8, 9)]
+
+    def found(*tensors):
+        *rows, images, texts, curv, scale = tensors
+        return phyclip_loss(*rows, curv, scale, all_image=images, all_text=texts, offset=offset).loss
+
+    def definition(*tensors):
+        *rows, images, texts, curv, scale = tensors
+        return phyclip_definition(*rows, curv, scale, images, texts, offset)
+
+    assert_as_defined(found, definition, [*factors(4), *gathered, CURVATURES, scalars()[1]])
+
+
+def test_phyclip_of_one_factor_is_hycoclip():
+    tensors = sets(4)
+    one_factor = [one.unsqueeze(1) for one in tensors]
+    expected = hycoclip_loss(*tensors, 0.7, 5.0)
+    for norm in ("l1", "l2"):
+        found = phyclip_loss(*one_factor, 0.7, 5.0, norm=norm)
+        assert torch.allclose(torch.stack(found), torch.stack(expected), rtol=1e-12)
+
+
+def test_options_of_phyclip():
+    tensors = factors(4)
+    options = dict(
+        zip(
+            ("norm", "entail_weight", "inter_aperture_scale", "intra_aperture_scale", "min_radius"),
+            ("l2", 0.5, 0.9, 1.4, 0.3),
+            strict=True,
+        )
+    )
+    found = phyclip_loss(*tensors, CURVATURES, 5.0, **options)
+    expected = phyclip_definition(*tensors, CURVATURES, 5.0, options=tuple(options.values()))
+    assert torch.allclose(found.loss, expected, rtol=1e-12)
+    module = PHyCLIPLoss(**options)
+    assert torch.equal(module(*tensors, CURVATURES, 5.0).loss, found.loss)
+    assert "norm='l2', entail_weight=0.5" in repr(module)
+
+
 # ---------------------------------------------------------------- roots
 
 
@@ -323,6 +424,13 @@ def test_uncertainty_calibration(dtype):
         (lambda x: uncertainty_calibration(1.0, x), TypeError, "residual must be a tensor"),
         (lambda x: MERULoss(entail_weight=-1.0), ValueError, "entail_weight"),
         (lambda x: HyCoCLIPLoss(min_radius=0.0), ValueError, "min_radius"),
+        (lambda x: phyclip_loss(x, x, x, x), ValueError, r"image must have shape \(B, N, D\)"),
+        (lambda x: phyclip_loss(*[x[None]] * 3, x[None, :2]), ValueError, "image and box_text must have the"),
+        (lambda x: phyclip_loss(*[x[None]] * 4, norm="l3"), ValueError, "norm must be one of"),
+        (lambda x: phyclip_loss(*[x[None]] * 4, torch.ones(2)), ValueError, "curv must be a float"),
+        (lambda x: phyclip_loss(*[x[None]] * 4, offset=1), ValueError, "offset must leave 1 rows"),
+        (lambda x: phyclip_loss(*[x[None]] * 4, all_text=x), ValueError, "x and y must have shapes"),
+        (lambda x: PHyCLIPLoss(norm="l0"), ValueError, "norm must be one of"),
     ],
 )
 def test_bad_input(call, error, message):

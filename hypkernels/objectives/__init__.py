@@ -1,0 +1,29 @@
+"""Whole objectives of hyperbolic models, each in one line and in memory that does not grow with the pairs.
+
+Points are space components, as in :mod:`hypkernels.losses`. Curvatures and scales are positive numbers, not
+their logarithms, and learn if they are tensors that do. Results are float64 for float64 points, else float32,
+and gradients are exact: those of the definition in each docstring.
+"""
+
+from hypkernels.objectives.atmg import atmg_loss
+from hypkernels.objectives.hycoclip import HyCoCLIPLoss, hycoclip_loss
+from hypkernels.objectives.meru import MERULoss, meru_loss
+from hypkernels.objectives.phyclip import PHyCLIPLoss, phyclip_loss
+from hypkernels.objectives.rooted import rooted_entailment_loss
+from hypkernels.objectives.terms import Objective
+from hypkernels.objectives.uncha import part_whole_loss, uncertainty, uncertainty_calibration
+
+__all__ = [
+    "HyCoCLIPLoss",
+    "MERULoss",
+    "Objective",
+    "PHyCLIPLoss",
+    "atmg_loss",
+    "hycoclip_loss",
+    "meru_loss",
+    "part_whole_loss",
+    "phyclip_loss",
+    "rooted_entailment_loss",
+    "uncertainty",
+    "uncertainty_calibration",
+]
