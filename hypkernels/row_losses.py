@@ -19,9 +19,11 @@ from hypkernels.checks import (
     check_choice,
     check_finite,
     check_matrices,
+    check_not_negative,
     check_pair,
     check_scalars,
     check_target_values,
+    check_values,
     scalar_or_rows,
     scalar_tensor,
     scale_tensor,
@@ -59,14 +61,15 @@ def row_contrastive_loss(
     targets: Tensor | None = None,
     target_weights: Tensor | None = None,
     row_weights: Tensor | None = None,
+    counts: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """Cross entropy of rows with several weighted targets each, and a scale of either sign.
 
-    With logits ``l_ij = -s_i gap(x_i, y_j)``, target weights ``q`` and row weights ``w``, the loss of row
-    ``i``
+    With logits ``l_ij = -s_i gap(x_i, y_j)``, target weights ``q``, row weights ``w`` and counts ``m``, the
+    loss of row ``i``
 
-        w_i sum_j q_ij (logsumexp_k l_ik - l_ij)
+        w_i sum_j q_ij (log sum_k m_k exp(l_ik) - l_ij)
 
     A negative scale makes the far ones similar. For the other direction exchange ``x`` and ``y``. Where each
     row has one target and ``s >= 0``, :func:`hypkernels.contrastive_loss` computes the same faster, and row
@@ -83,6 +86,9 @@ def row_contrastive_loss(
         target_weights: ``q``, floating, of the shape of ``targets``, or ``(M, N)`` without them; 1 by
             default. They need not sum to 1.
         row_weights: ``w``, floating, ``(M,)``; 1 by default.
+        counts: ``m``, floating, int64 or int32, ``(N,)``, not negative: how often each of ``y`` counts among
+            those that rows choose from, as if it stood there so many times; 1 by default. A constant to the
+            gradient.
         reduction: ``"mean"``, the sum over the number of rows, whatever the weights, 0 if there are none;
             ``"sum"``, or ``"none"``, ``(M,)``.
 
@@ -102,12 +108,14 @@ def row_contrastive_loss(
     every = targets is None and target_weights is not None
     indices = _named_targets(targets, x, y, several=True)
     shape = (len(x), len(y)) if every else indices.shape
+    log_counts = _counts(counts, y).log()
 
     def of_strip(x: Tensor, s: Tensor, t: Tensor, q: Tensor, w: Tensor, y: Tensor, c: Tensor) -> Tensor:
         gaps = all_pairs(x, y, c)
         if not every:
             gaps = gaps.scatter(1, t, pairs(x.unsqueeze(1), y[t], c))
-        log_likelihood = (-s.unsqueeze(1) * gaps).log_softmax(1)
+        logits = -s.unsqueeze(1) * gaps
+        log_likelihood = logits - (logits + log_counts).logsumexp(1, keepdim=True)
         return -w * (q * (log_likelihood if every else log_likelihood.gather(1, t))).sum(1)
 
     rows = [
@@ -301,6 +309,23 @@ def _named_targets(targets: Tensor | None, x: Tensor, y: Tensor, *, several: boo
         _check_different(indices)
     check_target_values(indices, len(y))
     return indices
+
+
+def _counts(counts: Tensor | None, y: Tensor) -> Tensor:
+    """Float64, all 1 by default."""
+    if counts is None:
+        return torch.ones(len(y), dtype=torch.float64, device=y.device)
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"counts must be a tensor, got {type(counts).__name__}")
+    if counts.dtype not in (torch.int64, torch.int32):
+        check_scalars("counts", counts)
+    if counts.shape != y.shape[:1]:
+        raise ValueError(f"counts must have shape ({len(y)},), one for each of y, got {tuple(counts.shape)}")
+    if counts.device != y.device:
+        raise ValueError(f"counts must be on {y.device} as the points are, got {counts.device}")
+    counts = counts.detach().double()
+    check_values("counts", counts, check_not_negative)
+    return counts
 
 
 def _check_different(indices: Tensor) -> None:

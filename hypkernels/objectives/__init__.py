@@ -11,13 +11,21 @@ from hypkernels.objectives.meru import MERULoss, meru_loss
 from hypkernels.objectives.phyclip import PHyCLIPLoss, phyclip_loss
 from hypkernels.objectives.rooted import rooted_entailment_loss
 from hypkernels.objectives.terms import Objective
-from hypkernels.objectives.uncha import part_whole_loss, uncertainty, uncertainty_calibration
+from hypkernels.objectives.uncha import (
+    UNCHALoss,
+    part_whole_loss,
+    uncertainty,
+    uncertainty_calibration,
+    uncertainty_entropy,
+    uncha_loss,
+)
 
 __all__ = [
     "HyCoCLIPLoss",
     "MERULoss",
     "Objective",
     "PHyCLIPLoss",
+    "UNCHALoss",
     "atmg_loss",
     "hycoclip_loss",
     "meru_loss",
@@ -26,4 +34,6 @@ __all__ = [
     "rooted_entailment_loss",
     "uncertainty",
     "uncertainty_calibration",
+    "uncertainty_entropy",
+    "uncha_loss",
 ]

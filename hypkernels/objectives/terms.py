@@ -26,8 +26,13 @@ def both_directions(
     offset: int,
     curv: float | Tensor,
     logit_scale: float | Tensor,
+    *,
+    prefix: str = "",
 ) -> Tensor:
-    """The mean of the cross entropies of images and texts, and of their boxes if there are any."""
+    """The mean of the cross entropies of images and texts, and of their boxes if there are any.
+
+    ``prefix`` is what the arguments' names begin with, in errors.
+    """
     image, text, *boxes = points
     if all_image is None and all_text is None and offset == 0:
         pairings, symmetric = [(0, 1)], [True]
@@ -37,9 +42,9 @@ def both_directions(
         return (2 * whole + sum(of_boxes)) / (2 + len(of_boxes))
     images = image if all_image is None else all_image
     texts = text if all_text is None else all_text
-    check_matrices("image", image, "all_image", images)
-    check_matrices("image", image, "all_text", texts)
-    targets = targets_from(offset, image, images, texts)
+    check_matrices(f"{prefix}image", image, f"all_{prefix}image", images)
+    check_matrices(f"{prefix}image", image, f"all_{prefix}text", texts)
+    targets = targets_from(offset, image, images, texts, prefix=prefix)
     first = len(points)
     pairings = [(index, first + 1 - index % 2) for index in range(first)]
     terms = contrastive_losses(
@@ -48,14 +53,14 @@ def both_directions(
     return torch.stack(terms).mean()
 
 
-def targets_from(offset: int, rows: Tensor, *gathered: Tensor) -> Tensor:
+def targets_from(offset: int, rows: Tensor, *gathered: Tensor, prefix: str = "") -> Tensor:
     if isinstance(offset, bool) or not isinstance(offset, int):
-        raise TypeError(f"offset must be an int, got {type(offset).__name__}")
+        raise TypeError(f"{prefix}offset must be an int, got {type(offset).__name__}")
     least = min(len(one) for one in gathered)
     if offset < 0 or offset + len(rows) > least:
         raise ValueError(
-            f"offset must leave {len(rows)} rows of all_image and all_text, of which there are {least}, "
-            f"got {offset}"
+            f"{prefix}offset must leave {len(rows)} rows of all_{prefix}image and all_{prefix}text, of which "
+            f"there are {least}, got {offset}"
         )
     return torch.arange(offset, offset + len(rows), device=rows.device)
 

@@ -1,6 +1,8 @@
 """Values and all gradients of losses against dense definitions in float64."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 LEARNING = 1e-6  # of the scalars, which are float64 always
@@ -51,3 +53,15 @@ def with_one_gradient_scaled(function, index):
         return function(*(_Scaled.apply(one) if i == index else one for i, one in enumerate(tensors)))
 
     return scaled
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor, in elements, that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        sizes = (one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))
+        self.elements = max(self.elements, *sizes, 0)
+        return out

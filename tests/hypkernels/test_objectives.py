@@ -5,15 +5,17 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_cases import assert_as_defined, points, with_gradients, with_one_gradient_scaled
+from objective_cases import Largest, assert_as_defined, points, with_gradients, with_one_gradient_scaled
 
 import hypkernels as hk
+from hypkernels import row_strips
 from hypkernels.compat import meru_reference
 from hypkernels.cone import reference as cone
 from hypkernels.objectives import (
     HyCoCLIPLoss,
     MERULoss,
     PHyCLIPLoss,
+    UNCHALoss,
     atmg_loss,
     hycoclip_loss,
     meru_loss,
@@ -22,6 +24,8 @@ from hypkernels.objectives import (
     rooted_entailment_loss,
     uncertainty,
     uncertainty_calibration,
+    uncertainty_entropy,
+    uncha_loss,
 )
 from hypkernels.pairwise import reference as pairwise
 from hypkernels.translation import to_origin
@@ -368,6 +372,142 @@ def test_packed_parts(dtype):
     assert_as_defined(found, definition, [part, whole, *scalars()])
 
 
+def test_wholes_that_count_once_for_each_of_their_parts():
+    """As if they stood there so many times; the last is not among them."""
+    part, whole = points(9, 6, size=0.6), points(4, 6, seed=1, size=0.6)
+    owner = torch.tensor([0, 0, 2, 2, 2, 1, 0, 2, 1])
+    counts = torch.bincount(owner, minlength=4)
+    for reduction in ("mean", "none"):
+        found = part_whole_loss(part, whole, owner, 0.7, 5.0, counts=counts, reduction=reduction)
+        again = part_whole_loss(part, whole[owner], torch.arange(9), 0.7, 5.0, reduction=reduction)
+        assert torch.allclose(found, again, rtol=1e-12)
+
+
+OWNER = torch.tensor([0, 0, 2, 2, 2, 1, 0, 2, 1])  # of four
+
+
+def uncha_definition(
+    image, text, part_image, part_text, curv, scale, scale_of_parts, scale_between, options=(), offset=0,
+    images=None, texts=None, part_images=None, part_texts=None, owners=OWNER, part_offset=0,
+):  # fmt: skip
+    weight, calibration, inter, intra, leak, radius = options or (0.2, 10.0, 0.7, 1.2, 0.1, 0.1)
+    images, texts = image if images is None else images, text if texts is None else texts
+    part_images = part_image if part_images is None else part_images
+    part_texts = part_text if part_texts is None else part_texts
+
+    def leaky(apex, point, aperture_scale):
+        angle, aperture = cone.oxy_angle(apex, point, curv), cone.half_aperture(apex, curv, radius)
+        return (angle - aperture_scale * aperture).relu() + leak * angle
+
+    def among_repeated(part, whole):
+        rows = (scale_between * (-F.softplus(-part.detach().norm(dim=1)) / 2).exp().clamp(0.1, 10)).unsqueeze(
+            1
+        )
+        logits = -rows * pairwise.pairwise_dist(part, whole[owners], curv)
+        return F.cross_entropy(logits, part_offset + torch.arange(len(part)))
+
+    def calibrated(part, residual):
+        u = F.softplus(-part.norm(dim=1))
+        share = u.softmax(0)
+        return (residual.detach() / u.exp() / 2 + u / 2).mean() - (share * share.log()).sum()
+
+    contrastive = (
+        cross_entropy(image, texts, curv, scale, offset)
+        + cross_entropy(text, images, curv, scale, offset)
+        + cross_entropy(part_image, part_texts, curv, scale_of_parts, part_offset)
+        + cross_entropy(part_text, part_images, curv, scale_of_parts, part_offset)
+        + among_repeated(part_image, texts)
+        + among_repeated(part_text, images)
+    ) / 2
+    of_images, of_texts = leaky(part_image, image[OWNER], intra), leaky(part_text, text[OWNER], intra)
+    entailment = (
+        (leaky(text, image, inter).mean() + leaky(part_text, part_image, inter).mean()) / 2
+        + (of_images.mean() + of_texts.mean()) / 4
+        + calibration * (calibrated(part_image, of_images) + calibrated(part_text, of_texts))
+    )
+    return contrastive + weight * entailment
+
+
+def uncha_points(dtype=torch.float64):
+    """Two sets of four and two of nine, and the curvature and three scales."""
+    numbers = [torch.tensor(one, dtype=torch.float64) for one in (0.7, 5.0, 6.0, 4.0)]
+    return [points(n, 6, seed=i, dtype=dtype, size=0.6) for i, n in enumerate((4, 4, 9, 9))] + numbers
+
+
+def uncha(*tensors, **options):
+    return uncha_loss(*tensors[:4], OWNER, *tensors[4:], **options).loss
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uncha(dtype):
+    assert_as_defined(uncha, uncha_definition, uncha_points(dtype))
+
+
+def test_a_scaled_gradient_of_uncha_is_noticed():
+    tensors = uncha_points()
+    for index in range(len(tensors)):
+        with pytest.raises(AssertionError, match=f"result {index + 1}"):
+            assert_as_defined(with_one_gradient_scaled(uncha, index), uncha_definition, tensors)
+
+
+def test_rows_of_uncha_among_all():
+    """This process is the second: its wholes are the last four of six, its parts the last nine of eleven."""
+    gathered = [points(n, 6, seed=8 + i, size=0.6) for i, n in enumerate((6, 6, 11, 11))]
+    owners = torch.cat([torch.tensor([1, 0]), 2 + OWNER])
+
+    def found(*tensors):
+        images, texts, part_images, part_texts = tensors[8:]
+        others = {"all_image": images, "all_text": texts, "offset": 2, "all_owner": owners, "part_offset": 2}
+        return uncha(*tensors[:8], all_part_image=part_images, all_part_text=part_texts, **others)
+
+    def definition(*tensors):
+        return uncha_definition(*tensors[:8], (), 2, *tensors[8:], owners=owners, part_offset=2)
+
+    assert_as_defined(found, definition, [*uncha_points(), *gathered])
+
+
+def test_options_of_uncha():
+    tensors = uncha_points()
+    names = (
+        "entail_weight",
+        "calibration_weight",
+        "inter_aperture_scale",
+        "intra_aperture_scale",
+        "leak",
+        "min_radius",
+    )
+    options = dict(zip(names, (0.5, 3.0, 0.9, 1.4, 0.3, 0.2), strict=True))
+    found = uncha(*tensors, **options)
+    assert torch.allclose(found, uncha_definition(*tensors, tuple(options.values())), rtol=1e-12)
+    module = UNCHALoss(**options)
+    assert torch.equal(module(*tensors[:4], OWNER, *tensors[4:]).loss, found)
+    assert "calibration_weight=3.0" in repr(module)
+
+
+def test_uncha_without_parts_is_merus_with_a_leak():
+    image, text = sets(2)
+    parts = torch.zeros(0, 6, dtype=torch.float64, requires_grad=True)
+    owner = torch.zeros(0, dtype=torch.int64)
+    found = uncha_loss(image, text, parts, parts, owner, 0.7, 5.0)
+    assert torch.allclose(found.contrastive, meru_loss(image, text, 0.7, 5.0).contrastive, rtol=1e-12)
+    cones = hk.entailment_loss(text, image, 0.7, aperture_scale=0.7, leak=0.1)
+    assert torch.allclose(found.entailment, cones / 2, rtol=1e-12)
+    found.loss.backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uncertainty_entropy(dtype):
+    def definition(x):
+        share = F.softplus(-x.norm(dim=1)).softmax(0)
+        return -(share * share.log()).sum()
+
+    tensors = [points(5, 6, dtype=dtype)]
+    assert_as_defined(uncertainty_entropy, definition, tensors)
+    with pytest.raises(AssertionError):
+        assert_as_defined(with_one_gradient_scaled(uncertainty_entropy, 0), definition, tensors)
+    assert uncertainty_entropy(torch.zeros(0, 6)) == 0
+
+
 def test_no_parts():
     part = torch.zeros(0, 6, requires_grad=True)
     loss = part_whole_loss(part, points(4, 6, dtype=torch.float32), torch.zeros(0, dtype=torch.int64))
@@ -400,6 +540,19 @@ def test_uncertainty_calibration(dtype):
     assert uncertainty_calibration(torch.zeros(0), torch.zeros(0, 6)) == 0
 
 
+def test_no_matrix_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(row_strips, "CPU_BYTES", 1 << 20)
+    four = [points(600, 8, seed=seed).requires_grad_() for seed in range(4)]
+    factors = [one.unflatten(1, (2, 4)) for one in four]
+    for loss in (
+        lambda: uncha_loss(*four, torch.arange(600)).loss,
+        lambda: phyclip_loss(*factors, torch.tensor([0.5, 2.0])).loss,
+    ):
+        with Largest() as seen:
+            loss().backward()
+        assert seen.elements < 600 * 600 / 10
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -424,6 +577,19 @@ def test_uncertainty_calibration(dtype):
         (lambda x: uncertainty_calibration(1.0, x), TypeError, "residual must be a tensor"),
         (lambda x: MERULoss(entail_weight=-1.0), ValueError, "entail_weight"),
         (lambda x: HyCoCLIPLoss(min_radius=0.0), ValueError, "min_radius"),
+        (lambda x: uncertainty_entropy(x[0]), ValueError, r"points must have shape \(P, D\)"),
+        (lambda x: uncha_loss(x, x, x, x, OWNER), ValueError, r"owner must have shape \(5,\)"),
+        (lambda x: uncha_loss(x, x, x, x, OWNER[:5] + 4), ValueError, r"owner must be in \[0, 5\)"),
+        (lambda x: uncha_loss(x, x[:3], x, x, OWNER[:5]), ValueError, "image and text must have as many"),
+        (lambda x: uncha_loss(x, x, x, x[:3], OWNER[:5]), ValueError, "part_image and part_text must have"),
+        (lambda x: uncha_loss(x, x, x, x, OWNER[:5], part_offset=1), ValueError, "part_offset must leave 5"),
+        (lambda x: uncha_loss(x, x, x, x, OWNER[:5], part_logit_scale=-1.0), ValueError, "logit_scale must"),
+        (
+            lambda x: uncha_loss(x, x, x, x, OWNER[:5], all_owner=OWNER[:5] + 4),
+            ValueError,
+            "all_owner must be in",
+        ),
+        (lambda x: UNCHALoss(leak=-1.0), ValueError, "leak must not be negative"),
         (lambda x: phyclip_loss(x, x, x, x), ValueError, r"image must have shape \(B, N, D\)"),
         (lambda x: phyclip_loss(*[x[None]] * 3, x[None, :2]), ValueError, "image and box_text must have the"),
         (lambda x: phyclip_loss(*[x[None]] * 4, norm="l3"), ValueError, "norm must be one of"),

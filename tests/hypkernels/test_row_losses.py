@@ -5,9 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_cases import assert_as_defined, points, with_gradients, with_one_gradient_scaled
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from objective_cases import Largest, assert_as_defined, points, with_gradients, with_one_gradient_scaled
 
 import hypkernels as hk
 from hypkernels import row_strips
@@ -97,6 +95,19 @@ def test_one_target_is_the_contrastive_loss(dtype):
             ),
             [x, y, of(0.7), of(5.0)],
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32])
+def test_counts_are_repetitions(dtype):
+    x, y = sets(columns=4)
+    counts = torch.tensor([3, 0, 1, 2], dtype=dtype)
+    repeated = torch.tensor([0, 0, 0, 2, 3, 3])
+    targets, again = torch.tensor([0, 2, 3, 0, 2, 3, 3]), torch.tensor([0, 3, 4, 1, 3, 5, 4])
+    assert_as_defined(
+        lambda x, y, c, s: row_contrastive_loss(x, y, c, s, targets=targets, counts=counts),
+        lambda x, y, c, s: F.cross_entropy(-s * pairwise.pairwise_dist(x, y[repeated], c), again),
+        [x, y, of(0.7), of(5.0)],
+    )
 
 
 def test_near_targets_keep_their_distance():
@@ -194,6 +205,35 @@ def test_one_factor_is_the_contrastive_loss():
         assert torch.allclose(found, hk.contrastive_loss(x, y, 0.7, 5.0), rtol=1e-10)
 
 
+def test_gradients_of_large_half_precision_points():
+    """Norms near what float16 holds, whose squares it does not, and a scale with which gradients do not
+    vanish there."""
+    x, y = ((4e4 * F.normalize(points(6, 8, seed=seed), dim=1)).half() for seed in range(2))
+    rows = torch.arange(6)
+
+    def dense(x, y, c, s):
+        return F.cross_entropy(-s * pairwise.pairwise_dist(x, y, c), rows)
+
+    def dense_sigmoid(x, y, c, s):
+        signs = 2 * torch.eye(6) - 1
+        return -F.logsigmoid(-signs * s * pairwise.pairwise_dist(x, y, c)).sum() / 6
+
+    def dense_product(x, y, c, s):
+        factors = [one.unflatten(1, (2, 4)) for one in (x, y)]
+        return F.cross_entropy(-s * product_distance(*factors, c, "l1", False), rows)
+
+    def product(x, y, c, s):
+        factors = [one.unflatten(1, (2, 4)) for one in (x, y)]
+        return product_contrastive_loss(*factors, c, s, symmetric=False)
+
+    for found, expected in (
+        (row_contrastive_loss, dense),
+        (sigmoid_loss, dense_sigmoid),
+        (product, dense_product),
+    ):
+        assert_as_defined(found, expected, [x, y, of(0.7), of(1e4)])
+
+
 def test_coincident_points_of_products():
     x = points(7, 3, 4, dtype=torch.float32)
     for norm in NORMS:
@@ -209,18 +249,6 @@ LOSSES = {
     "sigmoid": lambda x, y: sigmoid_loss(x, y, 0.7, 3.0, 1.0),
     "product": lambda x, y: product_contrastive_loss(x.unflatten(1, (2, 4)), y.unflatten(1, (2, 4))),
 }
-
-
-class Largest(TorchDispatchMode):
-    """The largest tensor, in elements, that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        sizes = (one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))
-        self.elements = max(self.elements, *sizes, 0)
-        return out
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -327,6 +355,17 @@ def test_compiled_functions_leave_it_to_eager_pytorch():
             "row_weights must",
         ),
         (lambda x: row_contrastive_loss(x, x, row_weights=[1.0] * 5), TypeError, "row_weights must be a"),
+        (lambda x: row_contrastive_loss(x, x, counts=[1] * 5), TypeError, "counts must be a tensor"),
+        (
+            lambda x: row_contrastive_loss(x, x, counts=torch.ones(4)),
+            ValueError,
+            r"counts must have shape \(5,",
+        ),
+        (
+            lambda x: row_contrastive_loss(x, x, counts=-torch.ones(5)),
+            ValueError,
+            "counts must not be negative",
+        ),
         (
             lambda x: row_contrastive_loss(x, x, target_weights=x[:, :2]),
             ValueError,
