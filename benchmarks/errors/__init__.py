@@ -1,0 +1,1 @@
+"""How far hyperbolic packages are from the truth, values and gradients: ``python -m benchmarks.errors``."""
