@@ -230,7 +230,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "of this checkout"
+        return "(this checkout)"
 
 
 NO_CONES = "cones and losses"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.errors.regimes import DTYPES, FUNCTIONS, REGIMES
+from benchmarks.style import by_reason
 
 TITLES = {
     "distance": "distance",
@@ -25,7 +26,7 @@ def tables(content: Mapping[str, Any]) -> str:
 
 
 def _heading(dtype: str) -> str:
-    return f"{dtype}: worst relative error of the value, and of the gradient by the points"
+    return f"`{dtype}`, worst relative error of the value, of the gradient by the points:"
 
 
 def _table(content: Mapping[str, Any], dtype: str) -> str:
@@ -62,16 +63,18 @@ def _short(error: float | str) -> str:
     if error == 0:
         return "0"
     digit, _, exponent = f"{error:.0e}".partition("e")
-    return f"{digit}e{int(exponent)}"
+    return f"{digit}e{int(exponent)}" if int(exponent) else digit
 
 
-def _told(packages: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
-    there = [f"{name} {one['version']}: {one['input']}" for name, one in packages.items() if "version" in one]
+def _told(packages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Versions by what they were given, then what is missing."""
+    there = {f"{name} {one['version']}": one for name, one in packages.items() if "version" in one}
+    given = by_reason({name: str(one["input"]) for name, one in there.items()})
+    without = by_reason({name: str(one["without"]) for name, one in there.items() if one["without"]})
     missing = [f"{name}: {one['missing']}" for name, one in packages.items() if "missing" in one]
-    without = [f"{name}: {one['without']}" for name, one in packages.items() if one.get("without")]
     listed = (
-        ("What was measured, and the input that it got", there),
-        ("Not there when this was measured", missing),
-        ("What they do not have", without),
+        ("What each was given", [f"{what}: {', '.join(names)}" for what, names in given.items()]),
+        ("What has no function", [f"{what}: {', '.join(names)}" for what, names in without.items()]),
+        ("What was not installed", missing),
     )
     return [f"{title}:\n\n" + "\n".join(f"- {one}" for one in lines) for title, lines in listed if lines]

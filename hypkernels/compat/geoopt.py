@@ -275,7 +275,7 @@ class PoincareBall(geoopt.PoincareBall):
 
     def __init__(self, c: float | Tensor = 1.0, learnable: bool = False) -> None:
         super().__init__(c=1.0, learnable=learnable)
-        value = _copy_of("c", c)
+        value = _copy_of("c", c).double().reshape(())  # near the boundary float32 has no digits of c to spare
         inverse_softplus = value + torch.log(-torch.expm1(-value))
         self.isp_c = torch.nn.Parameter(inverse_softplus, requires_grad=learnable)
 

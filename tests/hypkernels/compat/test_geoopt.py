@@ -440,6 +440,18 @@ def test_the_ball_is_the_hyperboloid(c):
     assert torch.allclose(ball.norm(y, moved), ball.norm(x, u), rtol=1e-10)
 
 
+def test_the_ball_keeps_its_curvature_in_float64():
+    """Near the boundary the last float32 digit of ``c`` is 3e-4 of ``1 - c|x|^2``."""
+    points = [torch.tensor([[math.tanh(5.0), 0.0]]) * 8**0.5, torch.tensor([[0.0, -math.tanh(5.0)]]) * 8**0.5]
+    expected = hk.elementwise_dist(
+        *(conventions.ball_to_lorentz(one.double(), 0.125) for one in points), 0.125
+    )
+    for c in (0.125, torch.tensor([0.125])):
+        ball = PoincareBall(c=c)
+        assert torch.allclose(ball.dist(*points).double(), expected, rtol=2e-7)
+        assert ball.mobius_add(*points).dtype == torch.float32
+
+
 def test_the_ball_reaches_its_boundary():
     """geoopt holds float32 points at 1 - 4e-3 of the radius, at a distance of 6.2."""
     ball, theirs = PoincareBall(1.0), geoopt.PoincareBall(1.0)
