@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mpmath as mp
-from mpmath import mpf
+try:
+    import mpmath as mp
+    from mpmath import mpf
+except ImportError as error:
+    raise ImportError(f"benchmarks.errors needs mpmath, pip install 'hysac[bench]': {error}") from error
 
 DIGITS = 100
 STEP = mpf(10) ** -33
