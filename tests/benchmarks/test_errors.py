@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_the_contrastive_loss_has_a_truth():
 
 
 def test_tables_and_files(content, tmp_path):
+    content = copy.deepcopy(content)
     content["records"][0]["value"] = float("inf")
     path = errors.save(content, tmp_path)
     again = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
