@@ -155,7 +155,7 @@ _PAIRWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("sm_90", "angle"): {"forward": _EIGHT_PIECES},  # with four, Triton 3.8 needs a stack
     ("sm_100", "half"): {"backward": _EIGHT_PIECES},  # with four, Triton 3.6 spills
     ("sm_100", "float32"): {"backward": _EIGHT_PIECES},
-    ("sm_120", "half"): {"backward": Tile(128, 64, 64, warps=4, stages=3, pieces=8)},
+    ("sm_120", "half"): {"backward": _EIGHT_PIECES},  # distances take 115 registers: two blocks an SM
     ("sm_120", "angle"): {"backward": Tile(64, 64, 64, warps=4, stages=2, pieces=8)},
 }
 
