@@ -49,7 +49,7 @@ _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
 # Before Triton 3.8 much of it is computed in several layouts at once, for which fewer warps lack registers.
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8):
     _NEAR_VALUES: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 4}
-    _NEAR_GRADIENTS: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 8}
+    _NEAR_GRADIENTS: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 4, "num_warps": 8}
 else:
     _NEAR_VALUES = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 2}
     _NEAR_GRADIENTS = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16, "num_warps": 4}

@@ -88,7 +88,7 @@ _EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
 _SMALL_SPLIT_PRODUCT = _SPLIT_PRODUCT._replace(rows=64, warps=4)  # of which the larger one spills some
-_FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
+_FLOAT32 = _HALF = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
 _AMD_PRODUCT = _amd_tile(128, 128)
 _AMD = Plan(
@@ -106,7 +106,7 @@ _TABLES = {
     "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
         bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=8), _PRODUCT, inline_ptx=True),
-        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
+        half=_HALF,
         float32=Plan(_NARROW, _NARROW, _NARROW._replace(depth_bytes=64), _SPLIT_PRODUCT, inline_ptx=True),
         angle=Plan(
             _NARROW._replace(stages=2),
@@ -129,8 +129,8 @@ _TABLES = {
         angle=_ANGLE,
     ),
     "sm_120": _Table(
-        bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=8), _PRODUCT, inline_ptx=True),
-        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
+        bfloat16=_HALF,
+        half=_HALF,
         float32=Plan(
             _EIGHT_PIECES,
             _EIGHT_PIECES,
