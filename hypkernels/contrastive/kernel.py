@@ -549,7 +549,8 @@ def aot_variants() -> Iterator[Variant]:
                     wanted += ["log_sums,near"]
                     wanted += ["add_product"] if dtype == torch.float32 else ["merge_log_sums"]
                 yield from _variants(target, dtype, similarity, wanted)
-    yield from _variants("sm_80", torch.float16, "dist", ["add_product"])
+    for target in ("sm_80", "sm_120"):
+        yield from _variants(target, torch.float16, "dist", ["add_product"])
     for target in ("sm_90", "gfx942"):
         yield from _variants(target, torch.float16, "dist", ["pair_weights", "add_product"])
     for width in (_RECORDED_WIDTH, 2 * MAX_HELD_WIDTH):

@@ -50,9 +50,11 @@ _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8):
     _NEAR_VALUES: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 4}
     _NEAR_GRADIENTS: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 8}
+    _NEAR_ANGLE_DEPTH = 4  # their gradients need the most registers; with 4, others spill some for sm_120
 else:
     _NEAR_VALUES = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 2}
     _NEAR_GRADIENTS = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16, "num_warps": 4}
+    _NEAR_ANGLE_DEPTH = 16
 
 
 class _Function(NamedTuple):
@@ -329,6 +331,7 @@ def _add_near(
     """The near pairs' gradients by the points of rows, where ``near`` has tiles of this size."""
     matrices, rows, columns = pairs.shape
     x, y = pairs.x, pairs.y
+    depth = {"DEPTH": _NEAR_ANGLE_DEPTH} if pairs.function.similarity == "angle" else {}
     with torch.cuda.device_of(by_x):
         near_kernels.near_gradients[(matrices * triton.cdiv(rows, _NEAR_GRADIENTS["ROWS"]),)](
             x.points,
@@ -354,7 +357,7 @@ def _add_near(
             *by_x.stride()[:2],
             BLOCK_M=near_rows,
             BLOCK_N=near_columns,
-            **_NEAR_GRADIENTS,
+            **(_NEAR_GRADIENTS | depth),
             **pairs.constants,
         )
 

@@ -10,7 +10,7 @@ class Target(NamedTuple):
     """
     Attributes:
         backend, architecture, warp_size: as Triton's compiler names the target.
-        shared_memory: bytes one block can have.
+        shared_memory: bytes one block can have, on every GPU that gets the target's tiles.
         instruction_set: as the disassembler names it; None where the compiler leaves readable assembly.
         opcode: one match for each line of machine code.
         wide_load: opcodes that bring 128 bits a thread, or a whole tile, from global memory.
@@ -49,9 +49,10 @@ def _nvidia(capability: int, shared_memory: int, instruction_set: str, matrix: s
 
 
 TARGETS = {
-    "sm_80": _nvidia(80, 163 << 10, "SM80", "HMMA"),
+    "sm_80": _nvidia(80, 99 << 10, "SM80", "HMMA"),  # A100 has 163 KiB, but capability 8.6 and 8.9 only these
     "sm_90": _nvidia(90, 227 << 10, "SM90a", "HGMMA"),
     "sm_100": _nvidia(100, 227 << 10, "SM100a", "UTC[HQ]?MMA"),
+    "sm_120": _nvidia(120, 99 << 10, "SM120a", "HMMA"),
     "gfx942": Target(
         "hip",
         "gfx942",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 
 KERNEL_MODULES = (
     "hypkernels.maps.kernel",

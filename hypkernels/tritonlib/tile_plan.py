@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from hypkernels.tritonlib.device_limits import TARGETS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WORKSPACE_BYTES = 256 << 20
@@ -82,9 +84,11 @@ class _Table(NamedTuple):
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
 _FEW_WARPS = _tile(128, 128, 4, pieces=4)
+_EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
-_FLOAT32 = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
+_SMALL_SPLIT_PRODUCT = _SPLIT_PRODUCT._replace(rows=64, warps=4)  # of which the larger one spills some
+_FLOAT32 = _HALF = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
 _AMD_PRODUCT = _amd_tile(128, 128)
 _AMD = Plan(
@@ -102,7 +106,7 @@ _TABLES = {
     "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
         bfloat16=Plan(_WIDE, _WIDE, _tile(128, 64, 4, pieces=8), _PRODUCT, inline_ptx=True),
-        half=Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True),
+        half=_HALF,
         float32=Plan(_NARROW, _NARROW, _NARROW._replace(depth_bytes=64), _SPLIT_PRODUCT, inline_ptx=True),
         angle=Plan(
             _NARROW._replace(stages=2),
@@ -124,13 +128,36 @@ _TABLES = {
         float32=_FLOAT32,
         angle=_ANGLE,
     ),
+    "sm_120": _Table(
+        bfloat16=_HALF,
+        half=_HALF,
+        float32=Plan(
+            _EIGHT_PIECES,
+            _EIGHT_PIECES,
+            _NARROW._replace(depth_bytes=64),
+            _SMALL_SPLIT_PRODUCT,
+            inline_ptx=True,
+        ),
+        angle=Plan(
+            _EIGHT_PIECES._replace(stages=2),
+            _EIGHT_PIECES._replace(stages=2),
+            Tile(64, 64, 64, warps=4, stages=2, pieces=4),
+            _SMALL_SPLIT_PRODUCT,
+            inline_ptx=True,
+        ),
+    ),
     "gfx942": _Table(*(_AMD,) * 3, angle=_AMD_ANGLE),
 }
 
 
-# With four pieces, Triton 3.8 needs a stack for angles on sm_90, and 3.6 spills the gradients on sm_100.
-_EIGHT_PIECES = _NARROW._replace(pieces=8)
-_PAIRWISE_ANGLES, _PAIRWISE_BACKWARD = {"sm_90": _EIGHT_PIECES}, {"sm_100": _EIGHT_PIECES}
+# Where a pairwise function needs other tiles: its backward pass reads a gradient of each pair into registers.
+_PAIRWISE: dict[tuple[str, str], dict[str, Any]] = {
+    ("sm_90", "angle"): {"forward": _EIGHT_PIECES},  # with four, Triton 3.8 needs a stack
+    ("sm_100", "half"): {"backward": _EIGHT_PIECES},  # with four, Triton 3.6 spills
+    ("sm_100", "float32"): {"backward": _EIGHT_PIECES},
+    ("sm_120", "half"): {"backward": _EIGHT_PIECES},  # distances take 115 registers: two blocks an SM
+    ("sm_120", "angle"): {"backward": Tile(64, 64, 64, warps=4, stages=2, pieces=8)},
+}
 
 
 def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
@@ -144,11 +171,13 @@ def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
 
 
 def pairwise_plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
-    """Of a pairwise function, whose backward pass reads a gradient of each pair: that takes registers."""
+    """Of a pairwise function."""
     plan = plan_for(target, dtype, similarity)
     if similarity == "angle":
-        return plan._replace(forward=_PAIRWISE_ANGLES.get(target, plan.forward))
-    return plan._replace(backward=_PAIRWISE_BACKWARD.get(target, _TABLES[target].float32.backward))
+        return plan._replace(**_PAIRWISE.get((target, "angle"), {}))
+    kind = "float32" if dtype == torch.float32 else "half"
+    tiles = {"backward": _TABLES[target].float32.backward, **_PAIRWISE.get((target, kind), {})}
+    return plan._replace(**tiles)
 
 
 def default_plan(points: Tensor, similarity: str) -> Plan:
@@ -165,10 +194,26 @@ def _target(device: torch.device) -> str:
         return "interpreter"
     if torch.version.hip is not None:
         return "gfx942"
-    major, _ = torch.cuda.get_device_capability(device)
-    if major >= 12:  # Blackwell for consumers has neither the shared memory nor the matrix units of sm_100
-        return "sm_80"
-    return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
+    gpu: Any = torch.cuda.get_device_properties(device)  # PyTorch's stubs do not know all of them
+    return target_of(gpu.major, gpu.shared_memory_per_block_optin)
+
+
+def target_of(major: int, shared_memory: int) -> str:
+    """The newest target that is no newer than an NVIDIA GPU, of those whose shared memory a block has there.
+
+    Consumers' Blackwell, 12, is newer than sm_100 and has less of it. What a plan takes of it is held to the
+    target's limit when it is compiled.
+    """
+    return max(
+        (
+            name
+            for name, target in TARGETS.items()
+            if isinstance(target.architecture, int)
+            and target.architecture <= 10 * major
+            and target.shared_memory <= shared_memory
+        ),
+        key=lambda name: TARGETS[name].architecture,
+    )
 
 
 def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_bytes: int) -> list[Block]:
