@@ -212,7 +212,7 @@ def test_compiles_to_one_graph(compiler, launches):
 def test_opcheck(similarity, dtype):
     x, y, curv, scale = (a.requires_grad_() for a in arguments(40, 50, 16, dtype=dtype))
     targets = torch.arange(40, device=DEVICE)
-    options = ([0], [1], similarity, True, "ieee", "triton")
+    options = ([0], [1], similarity, [True], "ieee", "triton")
     opcheck(registered("contrastive_losses"), ([x, y], curv, scale, [targets], *options))
 
 
