@@ -58,7 +58,7 @@ bench-gpu:
 	$(PYTHON) -m benchmarks.compile --device cuda --size large --workers $(COMPILE)
 	$(PYTHON) -m pytest benchmarks -p no:randomly --device cuda --size large --time-limit $(TIME_LIMIT) --results $(RESULTS) --commit "$(COMMIT)"; \
 	status=$$?; $(PYTHON) -m benchmarks.retrieval --device cuda --queries 1000 --items 1000000 --rounds 20 \
-		--results $(RESULTS) || status=1; \
+		--results $(RESULTS) --commit "$(COMMIT)" || status=1; \
 	$(PYTHON) -m benchmarks.report --results $(RESULTS) && exit $$status
 
 # Both, and the tuner, on a CPU that passes for a GPU: nothing is measured. See docs/tuning.md.
