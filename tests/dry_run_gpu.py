@@ -10,9 +10,9 @@ or before a module, ``python -m dry_run_gpu benchmarks.retrieval ...``, this mak
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -137,4 +137,4 @@ if __name__ == "__main__":
     if "pretended_gpu" not in sys.modules:
         raise SystemExit(main())
     sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    importlib.import_module(sys.argv[0]).main()
