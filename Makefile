@@ -46,11 +46,11 @@ docs: $(VENV)/.installed-docs
 
 # On a machine with a GPU and any Python that has torch, triton, numpy, pytest and, unless COMPILE=1, pytest-xdist.
 test-gpu:
-	$(PYTHON) -m pytest tests/kernels tests/gpu $(if $(filter-out 1,$(COMPILE)),-n $(COMPILE)) --share $(SHARE) --gpu-record runs/gpu.json
+	$(PYTHON) -m pytest tests/kernels tests/gpu -p no:randomly $(if $(filter-out 1,$(COMPILE)),-n $(COMPILE)) --share $(SHARE) --gpu-record runs/gpu.json
 
 # A wrong result fails the benchmarks, and is reported all the same.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m pytest benchmarks --size $(SIZE) --results $(RESULTS); status=$$?; \
+	$(BIN)/python -m pytest benchmarks -p no:randomly --size $(SIZE) --results $(RESULTS); status=$$?; \
 	$(BIN)/python -m benchmarks.report --results $(RESULTS) && exit $$status
 
 # The same with pytest-benchmark and matplotlib. Cut short, it goes on where it stopped.
