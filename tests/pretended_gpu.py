@@ -251,7 +251,13 @@ def _synchronize(device=None):
 
 
 PROPERTIES = SimpleNamespace(
-    name=NAME, major=9, minor=0, total_memory=MEMORY_BYTES, multi_processor_count=132, L2_cache_size=50 << 20
+    name=NAME,
+    major=9,
+    minor=0,
+    total_memory=MEMORY_BYTES,
+    multi_processor_count=132,
+    L2_cache_size=50 << 20,
+    shared_memory_per_block_optin=227 << 10,
 )
 CUDA = {
     "_lazy_init": lambda: None,
