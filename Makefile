@@ -4,14 +4,18 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Of benchmarks: small, medium or large; where results go; the commit they are of, where there is no git.
 # Of tests: how many processes, and what their order is drawn from: a commit's own, so that a failure comes again.
-SIZE    ?= small
-RESULTS ?= benchmarks/results
-COMMIT  ?=
-WORKERS ?= 2
-SEED    ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
-PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --randomly-seed=$(SEED)
+# On a GPU, of tests one case in so many, and processes, which compile; of benchmarks seconds after which none is begun.
+SIZE       ?= small
+RESULTS    ?= benchmarks/results
+COMMIT     ?=
+WORKERS    ?= 2
+SEED       ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
+PYTEST      = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --randomly-seed=$(SEED)
+SHARE      ?= 1
+COMPILE    ?= 8
+TIME_LIMIT ?= 240
 
-.PHONY: demo test test-fast test-op lint docs test-gpu bench bench-gpu bench-report clean
+.PHONY: demo test test-fast test-op lint docs test-gpu bench bench-gpu dry-run-gpu bench-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
@@ -40,21 +44,27 @@ lint: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f docs/site/mkdocs.yml
 
-# On a machine with a GPU and any Python that has torch, triton, numpy and pytest, as PYTHON.
+# On a machine with a GPU and any Python that has torch, triton, numpy, pytest and, unless COMPILE=1, pytest-xdist.
 test-gpu:
-	$(PYTHON) -m pytest tests/kernels tests/gpu --gpu-record runs/gpu.json
+	$(PYTHON) -m pytest tests/kernels tests/gpu -p no:randomly $(if $(filter-out 1,$(COMPILE)),-n $(COMPILE)) --share $(SHARE) --gpu-record runs/gpu.json
 
 # A wrong result fails the benchmarks, and is reported all the same.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m pytest benchmarks --size $(SIZE) --results $(RESULTS); status=$$?; \
+	$(BIN)/python -m pytest benchmarks -p no:randomly --size $(SIZE) --results $(RESULTS); status=$$?; \
 	$(BIN)/python -m benchmarks.report --results $(RESULTS) && exit $$status
 
 # The same with pytest-benchmark and matplotlib. Cut short, it goes on where it stopped.
 bench-gpu:
-	$(PYTHON) -m pytest benchmarks --device cuda --size large --time-limit 420 --results $(RESULTS) --commit "$(COMMIT)"; \
+	$(PYTHON) -m benchmarks.compile --device cuda --size large --workers $(COMPILE)
+	$(PYTHON) -m pytest benchmarks -p no:randomly --device cuda --size large --time-limit $(TIME_LIMIT) --results $(RESULTS) --commit "$(COMMIT)"; \
 	status=$$?; $(PYTHON) -m benchmarks.retrieval --device cuda --queries 1000 --items 1000000 --rounds 20 \
-		--results $(RESULTS) || status=1; \
+		--results $(RESULTS) --commit "$(COMMIT)" || status=1; \
 	$(PYTHON) -m benchmarks.report --results $(RESULTS) && exit $$status
+
+# Both, and the tuner, on a CPU that passes for a GPU: nothing is measured. See docs/tuning.md.
+dry-run-gpu: $(VENV)/.installed-bench $(VENV)/.installed-test
+	rm -rf runs/dry-run
+	$(BIN)/python tests/dry_run_gpu.py runs/dry-run
 
 bench-report: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.report --results $(RESULTS)

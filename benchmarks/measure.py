@@ -53,8 +53,11 @@ def measure(
             record["status"], record["detail"] = taken.left_out
             continue
         record["seconds"] = taken.summary()
-        record["peak_bytes"] = _peak(case, shape, provider, device, child)
-        record |= _work(case, shape, provider, device, ceilings, record["seconds"])
+        try:
+            record["peak_bytes"] = _peak(case, shape, provider, device, child)
+            record |= _work(case, shape, provider, device, ceilings, record["seconds"])
+        except torch.OutOfMemoryError:  # as it was when the time was taken, less what has been kept since
+            record["status"] = "out of memory"
     return Measurement(records, samples)
 
 

@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, help="folder for a file of the times, beside the other results"
     )
+    parser.add_argument("--commit", help="what to record as the commit where there is no git repository")
     options = parser.parse_args()
     low, high = options.radii
     queries, gallery = (
@@ -166,7 +167,7 @@ def save(
     content = {
         "device": device,
         "software": machine.describe_software(),
-        "commit": machine.commit(),
+        "commit": machine.commit() or options.commit,
         "sizes": sizes,
         "as_in_float64": share,
         "relative_error": error,

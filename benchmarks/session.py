@@ -27,6 +27,9 @@ PLANS = {
 # Seconds after which no group is begun: small runs are to be over in five minutes, and the last one is long.
 TIME_LIMITS = {"small": 250.0}
 
+# What decides on kernels and tiles, before the time is up. The others follow in the registry's order.
+FIRST = {"large": ("contrastive_dist", "hysac_block")}
+
 
 def obstacles(device: torch.device) -> dict[str, str]:
     """The providers and cases that cannot run on ``device``, and why."""
@@ -41,6 +44,7 @@ def groups(size: str, device: torch.device) -> Iterator[tuple[Case, Shape, list[
     present = [provider for provider in PROVIDERS.values() if provider.name not in missing]
     headline = [provider for provider in present if provider.headline]
     cases = [case for case in CASES.values() if case.name not in missing]
+    cases.sort(key=lambda case: case.name not in FIRST.get(size, ()))
     shapes = [(case, shape, present) for case in cases for shape in case.shapes[size]]
     shapes += [(case, shape, headline) for case in cases for shape in case.headline.get(size, ())]
     for case, shape, providers in shapes:
@@ -76,22 +80,30 @@ class Session:
         self._time_limit = TIME_LIMITS.get(size, float("inf")) if time_limit is None else time_limit
         self._child = Child() if memory and device.type == "cpu" else None
         self._measured: dict[tuple[object, ...], Measurement] = {}
+        self._broken: dict[tuple[object, ...], Exception] = {}
         self.cut_short = False
         self.results = self._open(size, folder, commit)
 
     def measurement(self, case: Case, shape: Shape, providers: list[Provider]) -> Measurement | None:
         """Of a group; None when the time is up.
 
-        Providers that an interrupted run has measured come without their samples.
+        Providers that an interrupted run has measured come without their samples. An error that ends a
+        group's measurement is raised for each of its tests, and the measurement is not repeated.
         """
         key = case.name, *shape.items()
+        if key in self._broken:
+            raise self._broken[key]
         if key not in self._measured:
             found = self._earlier(case, shape, providers)
             if found is None:
                 if time.monotonic() - self._began > self._time_limit:
                     self.cut_short = True
                     return None
-                found = self._measure(case, shape, providers)
+                try:
+                    found = self._measure(case, shape, providers)
+                except Exception as error:
+                    self._broken[key] = error
+                    raise
             self._measured[key] = found
         return self._measured[key]
 

@@ -40,7 +40,7 @@ def _provider(precision: str, dtype: torch.dtype, tolerance: float, needs_cuda: 
         computes="products",
         tolerance=tolerance,
         needs_cuda=needs_cuda,
-        most_rows=_MOST_ROWS,
+        most_rows={"contrastive_dist": _MOST_ROWS},
         headline=True,
     )
 

@@ -27,7 +27,7 @@ class Provider:
         package: the import it needs.
         install: how to get that.
         needs_cuda: whether it runs on a GPU only.
-        most_rows: its largest ``B``, where memory or time rule out more.
+        most_rows: by case, its largest ``B``, where memory or time rule out more.
         headline: whether it runs at the headline shapes of a case, too, see :class:`benchmarks.case.Case`.
         refusal: any further reason not to run on a device.
         ours: whether it is this project's.
@@ -44,7 +44,7 @@ class Provider:
     package: str | None = None
     install: str = "pip install hysac[bench-peers]"
     needs_cuda: bool = False
-    most_rows: int | None = None
+    most_rows: Mapping[str, int] = field(default_factory=dict)
     headline: bool = False
     refusal: Callable[[torch.device], str | None] = field(default=lambda device: None)
     ours: bool = False
@@ -58,4 +58,4 @@ class Provider:
         return self.refusal(device)
 
     def supports(self, case: str, shape: Shape) -> bool:
-        return case in self.programs and (self.most_rows is None or shape["B"] <= self.most_rows)
+        return case in self.programs and shape["B"] <= self.most_rows.get(case, shape["B"])

@@ -177,7 +177,7 @@ def _tiles(p: Problem) -> Iterator[Tile]:
     """All pairs, a block of columns at a time, each against the rows in turn."""
     wide = COLUMN_BYTES // p.dtype.itemsize
     rows, columns = len(p.x.points), len(p.y.points)
-    buffers = torch.empty(5, min(ROWS, rows) * min(wide, columns), dtype=p.dtype)
+    buffers = torch.empty(5, min(ROWS, rows) * min(wide, columns), dtype=p.dtype, device=p.x.points.device)
     block = max(1, BLOCK_BYTES // (COLUMN_BYTES * max(p.y.points.shape[1], 1))) * wide
     for first in range(0, columns, block):
         sides = [column_factors(p, place) for place in _slices(first, min(first + block, columns), wide)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import measure as measure_module
 from benchmarks import session as session_module
 from benchmarks.cases import CASES
 from benchmarks.growth import fit
@@ -178,6 +179,30 @@ def test_a_session_goes_on_where_it_was_cut_short(quick, monkeypatch, tmp_path):
     third = Session("small", CPU, tmp_path, memory=False)
     assert third.results.path != first.results.path
     assert not third.results.records
+
+
+def test_a_measurement_that_breaks_is_not_repeated(quick, monkeypatch, tmp_path):
+    asked = []
+
+    def broken(*arguments):
+        asked.append(arguments)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(session_module, "measure", broken)
+    session = Session("small", CPU, tmp_path, memory=False)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no"):
+            session.measurement(CASE, SHAPE, [EAGER])
+    assert len(asked) == 1
+
+
+def test_memory_that_runs_out_while_it_is_taken_ends_no_group(monkeypatch):
+    def no_memory(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(measure_module, "_peak", no_memory)
+    record = measure(CASE, SHAPE, [EAGER], CPU, CEILINGS, PLAN, None).records[EAGER.name]
+    assert record["status"] == "out of memory"
 
 
 def test_nothing_begins_when_the_time_is_up(quick, tmp_path):

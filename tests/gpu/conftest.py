@@ -1,6 +1,7 @@
 """``--gpu-record FILE``: what ran on which GPU, small enough to keep beside the code."""
 
 import json
+import os
 import platform
 import time
 from collections import Counter
@@ -24,16 +25,18 @@ def pytest_pycollect_makemodule(module_path, parent):
 @pytest.fixture
 def launches(monkeypatch):
     """The names of the kernels that run."""
+    from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
+    kind = InterpretedFunction if os.environ.get("TRITON_INTERPRET") == "1" else JITFunction
     names = []
-    run = JITFunction.run
+    run = kind.run
 
     def recorded(kernel, *args, **kwargs):
         names.append(kernel.__name__)
         return run(kernel, *args, **kwargs)
 
-    monkeypatch.setattr(JITFunction, "run", recorded)
+    monkeypatch.setattr(kind, "run", recorded)
     return names
 
 
@@ -42,7 +45,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if path := config.getoption("--gpu-record"):
+    path = config.getoption("--gpu-record")
+    if path and not hasattr(config, "workerinput"):  # of several processes, the one that hears of all tests
         config.pluginmanager.register(_Record(path))
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 import torch
 
 DEVICE = torch.device("cuda")
+PRETENDED = "pretended_gpu" in sys.modules
+MORE_THAN_32_BITS_COUNT = 2**16 if PRETENDED else 2**31
+
+
+def size(number):
+    """A number of points; on a pretended GPU, whose kernels are interpreted, a small one."""
+    return number if not PRETENDED or number <= 32 else 24 + number % 16
 
 
 def upstream_of(out):
@@ -55,7 +63,7 @@ def captured(step, static):
 def on_streams(step, inputs):
     """``step(*args)`` for each of ``inputs`` on a stream of its own, while the default stream is busy."""
     torch.cuda.synchronize()
-    busy = torch.randn(4096, 4096, device=DEVICE)
+    busy = torch.randn(size(4096), size(4096), device=DEVICE)
     results = []
     for _ in range(5):
         busy = busy @ busy / 64
@@ -65,6 +73,12 @@ def on_streams(step, inputs):
             results.append(step(*late))
     torch.cuda.synchronize()
     return results
+
+
+def opcheck(operator, args):
+    """PyTorch's; a pretended GPU has no fake tensors."""
+    some = {"test_utils": ("test_schema", "test_autograd_registration")} if PRETENDED else {}
+    torch.library.opcheck(operator, args, **some)
 
 
 def free_memory():

@@ -13,11 +13,12 @@ from on_gpu import (
     enough_memory,
     free_memory,
     on_streams,
+    opcheck,
+    size,
     upstream_of,
     with_gradients,
     without_waiting,
 )
-from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels import losses
@@ -47,6 +48,7 @@ def arguments(rows, columns, width, dtype=torch.float32, seed=0, scale=5.0):
     Of unrelated points the gradients by curvature and scale would be differences of nearly equal terms.
     """
     generator = torch.Generator().manual_seed(seed)
+    rows, columns, width = size(rows), size(columns), size(width)
 
     def normal(n):
         return torch.randn(n, width, generator=generator, dtype=torch.float64) / (2 * width) ** 0.5
@@ -132,7 +134,7 @@ def test_same_bits_every_time(similarity, shape):
 @pytest.mark.parametrize("similarity", ["dist", "angle"])
 def test_nothing_waits_for_the_device(similarity, targets, dtype):
     args = arguments(130, 140, 64, dtype=dtype)
-    given = None if targets == "default" else (torch.arange(130, device=DEVICE) * 3) % 140
+    given = None if targets == "default" else (torch.arange(size(130), device=DEVICE) * 3) % size(140)
     function = loss(similarity, targets=given)
     expected = with_gradients(function, args)  # compiles the kernels
     upstream = upstream_of(expected[0])
@@ -211,8 +213,8 @@ def test_compiles_to_one_graph(compiler, launches):
 @every_similarity
 def test_opcheck(similarity, dtype):
     x, y, curv, scale = (a.requires_grad_() for a in arguments(40, 50, 16, dtype=dtype))
-    targets = torch.arange(40, device=DEVICE)
-    options = ([0], [1], similarity, True, "ieee", "triton")
+    targets = torch.arange(len(x), device=DEVICE) % len(y)
+    options = ([0], [1], similarity, [True], "ieee", "triton")
     opcheck(registered("contrastive_losses"), ([x, y], curv, scale, [targets], *options))
 
 
@@ -233,7 +235,7 @@ def test_no_gradient_keeps_nothing():
 )
 def test_memory_beyond_inputs_and_gradients(dtype, rows, most):
     """Of 262144 points a matrix of all pairs would take 256 GiB. Those of float32 take longer."""
-    width = 768
+    rows, width = size(rows), size(768)
     point_bytes = 2 * rows * width * dtype.itemsize
     enough_memory(2 * point_bytes + most)
     args = [torch.empty(rows, width, dtype=dtype, device=DEVICE).normal_(std=width**-0.5) for _ in range(2)]

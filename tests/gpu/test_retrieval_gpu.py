@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from on_gpu import DEVICE
+from on_gpu import DEVICE, size
 
 from hypkernels import retrieval, use_backend
 
@@ -21,10 +21,11 @@ def test_a_gpu_finds_what_a_cpu_finds(dtype, where, backend):
 
 def _compare(dtype, where):
     generator = torch.Generator().manual_seed(0)
-    queries, gallery = (torch.randn(n, 32, generator=generator).to(dtype) / 5 for n in (70, 3000))
-    groups, targets = torch.arange(3000) % 3, torch.arange(70)
+    count, items = size(70), size(3000)
+    queries, gallery = (torch.randn(n, 32, generator=generator).to(dtype) / 5 for n in (count, items))
+    groups, targets = torch.arange(items) % 3, torch.arange(count)
     there = gallery.to(DEVICE) if where == "there" else gallery
-    for options in ({}, {"cone": "query", "min_radius": 0.3}, {"deny": torch.arange(50)}):
+    for options in ({}, {"cone": "query", "min_radius": 0.3}, {"deny": torch.arange(size(50))}):
         found = retrieval.topk(queries.to(DEVICE), there, 9, 0.7, **options)
         with use_backend("auto"):
             wanted = retrieval.topk(queries, gallery, 9, 0.7, **options)
@@ -49,9 +50,9 @@ def test_bounds_hold_for_what_matrix_units_round(dtype):
     for width in (7, 64, 513, 2048):
         queries, gallery = (
             (torch.randn(n, width, generator=generator, device=DEVICE) / width**0.5).to(dtype)
-            for n in (300, 5000)
+            for n in (size(300), size(5000))
         )
-        gallery[:100] = queries[:100]
+        gallery[: size(100)] = queries[: size(100)]
         with use_backend("triton"):
             found = retrieval.topk(queries, gallery, 20)
         with use_backend("torch"):

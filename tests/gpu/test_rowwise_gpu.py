@@ -10,16 +10,18 @@ import pytest
 import torch
 from on_gpu import (
     DEVICE,
+    MORE_THAN_32_BITS_COUNT,
     assert_equal,
     captured,
     enough_memory,
     free_memory,
     on_streams,
+    opcheck,
+    size,
     upstream_of,
     with_gradients,
     without_waiting,
 )
-from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels import backend
@@ -65,6 +67,7 @@ every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 def arguments(op, *shape, dtype=torch.float32, seed=0, device=DEVICE):
     """Points of norms around 1 and the op's scalars, all on the GPU."""
     generator = torch.Generator().manual_seed(seed)
+    shape = (*map(size, shape[:-1]), shape[-1])
     points = [
         (1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5).to(dtype)
         for _ in range(op.points)
@@ -144,7 +147,7 @@ def test_a_wrong_gradient_is_caught(op, argument):
 def test_more_outer_rows_than_a_grid_has_along_a_dimension(op):
     """A broadcast pair has no more than two row strides, and they count 70001 outer rows."""
     (x, _, curv), (_, y, _) = arguments(op, 70001, 1, 4), arguments(op, 1, 3, 4, seed=1)
-    expanded = [p.expand(70001, 3, 4) for p in (x, y)]
+    expanded = [p.expand(len(x), 3, 4) for p in (x, y)]
     assert_equal(
         with_gradients(op, [*expanded, curv]), with_gradients(op, [p.clone() for p in expanded] + [curv])
     )
@@ -254,7 +257,7 @@ def _memory_is_returned():
 def test_more_elements_than_32_bits_count(op):
     """The last rows of 2^31 elements and more, and those around element 2^31, as if they were alone."""
     width = 512
-    rows = 2**31 // width + 64
+    rows = MORE_THAN_32_BITS_COUNT // width + 64
     # Points, their gradients, the value (as large as a point, or small) and its upstream gradient.
     enough_memory((2 * op.points + 3) * rows * width * 2)
     points = [torch.empty(rows, width, dtype=torch.bfloat16, device=DEVICE) for _ in range(op.points)]
@@ -275,7 +278,7 @@ def test_more_elements_than_32_bits_count(op):
 @every_op
 def test_strides_of_more_than_32_bits(op):
     """Rows 2^31 elements and more apart."""
-    apart = 2**31 + 64
+    apart = MORE_THAN_32_BITS_COUNT + 64
     enough_memory(2 * apart + 2**20)
     memory = torch.empty(apart + 4096, dtype=torch.bfloat16, device=DEVICE)
     args = arguments(op, 2, 20, dtype=torch.bfloat16)
