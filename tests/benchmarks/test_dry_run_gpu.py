@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.machine import ROOT
+
+pytestmark = pytest.mark.slow
 
 # In one process, since most of the time goes to imports.
 PROGRAM = """
