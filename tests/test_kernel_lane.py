@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # One case in so many: ``TRITON_INTERPRET=1 pytest tests/kernels``, or a GPU, runs all.
-SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "20")
+SHARE = os.environ.get("HYPKERNELS_INTERPRETER_SHARE", "40")
 KERNEL_TESTS = Path(__file__).parent / "kernels"
 
 

@@ -1,6 +1,7 @@
 """The page in a real browser: search, upload, policies, keyboard, names for screen readers, both schemes."""
 
 import base64
+import json
 import shutil
 
 import pytest
@@ -257,9 +258,11 @@ return [...document.querySelectorAll("main *, header *")]
 """
 
 
-def test_nothing_is_asked_of_others(page, address):
-    import json
-
+def test_nothing_is_asked_of_others(page, address, made):
+    page.get_log("performance")  # of the pages of other tests
+    page.refresh()
+    until(page, lambda: by_id(page, "map").is_displayed())
+    search(page, extreme(made[0])[0])
     asked = [json.loads(one["message"])["message"] for one in page.get_log("performance")]
     urls = [one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"]
     urls = [url for url in urls if url.startswith("http")]
