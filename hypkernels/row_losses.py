@@ -108,14 +108,17 @@ def row_contrastive_loss(
     every = targets is None and target_weights is not None
     indices = _named_targets(targets, x, y, several=True)
     shape = (len(x), len(y)) if every else indices.shape
-    log_counts = _counts(counts, y).log()
+    log_counts = None if counts is None else _counts(counts, y).log()
 
     def of_strip(x: Tensor, s: Tensor, t: Tensor, q: Tensor, w: Tensor, y: Tensor, c: Tensor) -> Tensor:
         gaps = all_pairs(x, y, c)
         if not every:
             gaps = gaps.scatter(1, t, pairs(x.unsqueeze(1), y[t], c))
         logits = -s.unsqueeze(1) * gaps
-        log_likelihood = logits - (logits + log_counts).logsumexp(1, keepdim=True)
+        if log_counts is None:
+            log_likelihood = logits.log_softmax(1)
+        else:
+            log_likelihood = logits - (logits + log_counts).logsumexp(1, keepdim=True)
         return -w * (q * (log_likelihood if every else log_likelihood.gather(1, t))).sum(1)
 
     rows = [
@@ -311,10 +314,8 @@ def _named_targets(targets: Tensor | None, x: Tensor, y: Tensor, *, several: boo
     return indices
 
 
-def _counts(counts: Tensor | None, y: Tensor) -> Tensor:
-    """Float64, all 1 by default."""
-    if counts is None:
-        return torch.ones(len(y), dtype=torch.float64, device=y.device)
+def _counts(counts: Tensor, y: Tensor) -> Tensor:
+    """Float64."""
     if not isinstance(counts, Tensor):
         raise TypeError(f"counts must be a tensor, got {type(counts).__name__}")
     if counts.dtype not in (torch.int64, torch.int32):

@@ -76,13 +76,13 @@ def _of_rows(
     upstream: Tensor | None,
 ) -> Iterator[tuple[float, float | None]]:
     first = 1 if coordinates == "full" else 0  # of a full vector the space components are told apart
+    to_space = _to_space(function, coordinates, curv)
     for row in range(len(given[0])):
         points = [one[row, first:].tolist() for one in given]
         up = [1.0] if upstream is None else upstream[row, first:].tolist()
         expected = exact.truth(function, "ball" if coordinates == "ball" else "space", points, curv, up)
         value = found.value[row].reshape(-1).tolist()
         error = exact.relative_error(value[first:] if upstream is not None else value, expected.value)
-        to_space = _to_space(function, coordinates, curv)
         yield error, _gradient_error(found, expected, given, slice(row, row + 1), to_space)
 
 

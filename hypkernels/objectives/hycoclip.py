@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypkernels.checks import check_matrices, check_not_negative, check_points, check_positive
 from hypkernels.losses import entailment_losses
-from hypkernels.objectives.terms import Objective, both_directions, check_as_many, weighted
+from hypkernels.objectives.terms import FixedOptions, Objective, both_directions, check_as_many, weighted
 
 
 def hycoclip_loss(
@@ -71,11 +71,13 @@ def hycoclip_loss(
     return weighted(contrastive, torch.stack(entailment).sum() / 2, weight)
 
 
-class HyCoCLIPLoss(nn.Module):
+class HyCoCLIPLoss(FixedOptions):
     """:func:`hycoclip_loss` with its options fixed.
 
     ``forward(image, text, box_image, box_text, curv, logit_scale)``.
     """
+
+    OPTIONS = ("entail_weight", "inter_aperture_scale", "intra_aperture_scale", "min_radius")
 
     def __init__(
         self,
@@ -102,16 +104,6 @@ class HyCoCLIPLoss(nn.Module):
         **gathered: Any,
     ) -> Objective:
         """``gathered``: ``all_image``, ``all_text`` and ``offset`` of :func:`meru_loss`."""
-        options: dict[str, Any] = self._options()
-        return hycoclip_loss(image, text, box_image, box_text, curv, logit_scale, **options, **gathered)
-
-    def _options(self) -> dict[str, float]:
-        return {
-            "entail_weight": self.entail_weight,
-            "inter_aperture_scale": self.inter_aperture_scale,
-            "intra_aperture_scale": self.intra_aperture_scale,
-            "min_radius": self.min_radius,
-        }
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self._options().items())
+        return hycoclip_loss(
+            image, text, box_image, box_text, curv, logit_scale, **self.options(), **gathered
+        )

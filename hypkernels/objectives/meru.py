@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypkernels.checks import check_matrices, check_not_negative, check_positive
 from hypkernels.losses import entailment_losses
-from hypkernels.objectives.terms import Objective, both_directions, check_as_many, weighted
+from hypkernels.objectives.terms import FixedOptions, Objective, both_directions, check_as_many, weighted
 
 
 def meru_loss(
@@ -54,8 +54,10 @@ def meru_loss(
     return weighted(contrastive, entailment, weight)
 
 
-class MERULoss(nn.Module):
+class MERULoss(FixedOptions):
     """:func:`meru_loss` with its options fixed; ``forward(image, text, curv, logit_scale)``."""
+
+    OPTIONS = ("entail_weight", "min_radius")
 
     def __init__(self, *, entail_weight: float = 0.2, min_radius: float = 0.1) -> None:
         super().__init__()
@@ -71,8 +73,4 @@ class MERULoss(nn.Module):
         **gathered: Any,
     ) -> Objective:
         """``gathered``: ``all_image``, ``all_text`` and ``offset`` of :func:`meru_loss`."""
-        options: dict[str, Any] = {"entail_weight": self.entail_weight, "min_radius": self.min_radius}
-        return meru_loss(image, text, curv, logit_scale, **options, **gathered)
-
-    def extra_repr(self) -> str:
-        return f"entail_weight={self.entail_weight}, min_radius={self.min_radius}"
+        return meru_loss(image, text, curv, logit_scale, **self.options(), **gathered)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypkernels.checks import check_choice, check_not_negative, check_pair, check_points, check_positive
 from hypkernels.losses import entailment_loss
-from hypkernels.objectives.terms import Objective, check_as_many, targets_from, weighted
+from hypkernels.objectives.terms import FixedOptions, Objective, check_as_many, targets_from, weighted
 from hypkernels.row_losses import NORMS, product_contrastive_loss
 
 
@@ -114,11 +114,13 @@ def _check_factors(image: Tensor, **others: Tensor) -> None:
             )
 
 
-class PHyCLIPLoss(nn.Module):
+class PHyCLIPLoss(FixedOptions):
     """:func:`phyclip_loss` with its options fixed.
 
     ``forward(image, text, box_image, box_text, curv, logit_scale)``.
     """
+
+    OPTIONS = ("norm", "entail_weight", "inter_aperture_scale", "intra_aperture_scale", "min_radius")
 
     def __init__(
         self,
@@ -148,17 +150,4 @@ class PHyCLIPLoss(nn.Module):
         **gathered: Any,
     ) -> Objective:
         """``gathered``: ``all_image``, ``all_text`` and ``offset`` of :func:`phyclip_loss`."""
-        options: dict[str, Any] = self._options()
-        return phyclip_loss(image, text, box_image, box_text, curv, logit_scale, **options, **gathered)
-
-    def _options(self) -> dict[str, float | str]:
-        return {
-            "norm": self.norm,
-            "entail_weight": self.entail_weight,
-            "inter_aperture_scale": self.inter_aperture_scale,
-            "intra_aperture_scale": self.intra_aperture_scale,
-            "min_radius": self.min_radius,
-        }
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())
+        return phyclip_loss(image, text, box_image, box_text, curv, logit_scale, **self.options(), **gathered)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypkernels.checks import check_matrices
 from hypkernels.losses import contrastive_losses
@@ -17,6 +17,18 @@ class Objective(NamedTuple):
     loss: Tensor
     contrastive: Tensor
     entailment: Tensor
+
+
+class FixedOptions(nn.Module):
+    """An objective as a module, with its options fixed: the attributes that ``OPTIONS`` names."""
+
+    OPTIONS: ClassVar[tuple[str, ...]]
+
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.OPTIONS}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
 
 def both_directions(

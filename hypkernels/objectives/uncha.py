@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypkernels.checks import (
     check_matrices,
@@ -19,7 +19,7 @@ from hypkernels.checks import (
     unwrapped,
 )
 from hypkernels.losses import contrastive_loss, entailment_losses, reduce_losses
-from hypkernels.objectives.terms import Objective, both_directions, check_as_many, weighted
+from hypkernels.objectives.terms import FixedOptions, Objective, both_directions, check_as_many, weighted
 from hypkernels.row_losses import row_contrastive_loss
 from hypkernels.rowwise import result_dtype
 
@@ -275,12 +275,21 @@ def _owners(name: str, owner: Tensor, parts: Tensor, wholes: Tensor) -> Tensor:
     return owner
 
 
-class UNCHALoss(nn.Module):
+class UNCHALoss(FixedOptions):
     """:func:`uncha_loss` with its options fixed.
 
     ``forward(image, text, part_image, part_text, owner, curv, logit_scale, part_logit_scale,
     part_whole_logit_scale)``.
     """
+
+    OPTIONS = (
+        "entail_weight",
+        "calibration_weight",
+        "inter_aperture_scale",
+        "intra_aperture_scale",
+        "leak",
+        "min_radius",
+    )
 
     def __init__(
         self,
@@ -318,19 +327,6 @@ class UNCHALoss(nn.Module):
             "logit_scale": logit_scale,
             "part_logit_scale": part_logit_scale,
             "part_whole_logit_scale": part_whole_logit_scale,
-            **self._options(),
+            **self.options(),
         }
         return uncha_loss(image, text, part_image, part_text, owner, curv, **options, **gathered)
-
-    def _options(self) -> dict[str, float]:
-        return {
-            "entail_weight": self.entail_weight,
-            "calibration_weight": self.calibration_weight,
-            "inter_aperture_scale": self.inter_aperture_scale,
-            "intra_aperture_scale": self.intra_aperture_scale,
-            "leak": self.leak,
-            "min_radius": self.min_radius,
-        }
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self._options().items())
