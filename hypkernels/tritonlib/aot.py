@@ -39,8 +39,9 @@ Progress = Callable[[int, int], None]
 class Resources:
     """What one variant needs on one target.
 
-    ``instructions`` and the three counts after it are of the machine code as it stands, a loop's body counted
-    once; ``per_unit`` is instructions of all threads of a program for each of its units.
+    ``instructions``, ``spills``, ``wide_loads``, ``matrix`` and ``shuffles`` are of the machine code as it
+    stands, a loop's body counted once; ``per_unit`` is instructions of all threads of a program for each of
+    its units.
     """
 
     registers: int
@@ -51,6 +52,7 @@ class Resources:
     spills: int
     wide_loads: int
     matrix: int
+    shuffles: int
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _resources(jobs: Sequence[tuple[Variant, str]], binaries: Mapping[int, Binar
                 spills=count(histogram, device.spill),
                 wide_loads=count(histogram, device.wide_load),
                 matrix=count(histogram, device.matrix),
+                shuffles=count(histogram, device.shuffle),
             )
     return found
 

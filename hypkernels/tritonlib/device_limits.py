@@ -16,6 +16,7 @@ class Target(NamedTuple):
         wide_load: opcodes that bring 128 bits a thread, or a whole tile, from global memory.
         spill: opcodes that save or restore registers in memory.
         matrix: opcodes of the matrix units meant for this target.
+        shuffle: opcodes by which threads of a warp exchange registers.
     """
 
     backend: str
@@ -27,6 +28,7 @@ class Target(NamedTuple):
     wide_load: re.Pattern[str]
     spill: re.Pattern[str]
     matrix: re.Pattern[str]
+    shuffle: re.Pattern[str]
 
 
 _SASS = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
@@ -45,6 +47,7 @@ def _nvidia(capability: int, shared_memory: int, instruction_set: str, matrix: s
         _SASS_WIDE_LOAD,
         _SASS_SPILL,
         re.compile(matrix),
+        re.compile("SHFL"),
     )
 
 
@@ -63,5 +66,6 @@ TARGETS = {
         re.compile("(global|buffer|flat)_load_(lds_)?dwordx4"),
         re.compile("scratch_"),
         re.compile("v_mfma"),
+        re.compile(r"ds_b?permute|ds_swizzle|v_(readlane|permlane)|\w+_dpp"),
     ),
 }

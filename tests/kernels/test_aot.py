@@ -259,7 +259,15 @@ def test_the_device_function_at_fault_is_reported():
 
 
 RESOURCES = Resources(
-    registers=40, stack=0, shared=128, instructions=500, per_unit=12.5, spills=0, wide_loads=4, matrix=0
+    registers=40,
+    stack=0,
+    shared=128,
+    instructions=500,
+    per_unit=12.5,
+    spills=0,
+    wide_loads=4,
+    matrix=0,
+    shuffles=25,
 )
 
 
@@ -296,7 +304,7 @@ def test_the_record_has_a_line_for_each_kernel_and_target(tmp_path):
 
 def test_report_is_a_markdown_table():
     lines = aot.markdown([Compiled(variant(), "sm_90", RESOURCES)]).splitlines()
-    assert lines[2] == "| a kernel | sm_90 | 40 | 0 | 128 | 500 | 12.5 | 0 | 4 | 0 |"
+    assert lines[2] == "| a kernel | sm_90 | 40 | 0 | 128 | 500 | 12.5 | 0 | 4 | 0 | 25 |"
     assert len({line.count("|") for line in lines}) == 1
 
 
