@@ -277,33 +277,51 @@ class _Pairs:
         return rows, columns
 
     def _log_sums(self, block: Block, tables: _Tables, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
-        """By the maximum of each tile; where that is unsafe, as the device alone knows, by each its own."""
-        rows, columns = (allocate(self.x, (n,), torch.float64) for n in (block.height, block.width))
+        """By one reference a run of tiles; where the device finds that unsafe, by each its own."""
+        sums = [allocate(self.x, (n,), torch.float64) for n in (block.height, block.width)]
         unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
+        asked: dict[str, Any] = {
+            "FORMULA": form.formula,
+            "BY_ROW": matrix.rows,
+            "BY_COLUMN": matrix.columns,
+        }
+        tile = self.plan.forward
+        run = tile_plan.run_of_tiles(tile, block)
+        parts = [row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x, run)]
+        for near in form.launches:
+            self.launch(
+                device.log_sums,
+                tile,
+                block,
+                tables,
+                [*parts[0], *parts[1], run],
+                run=run,
+                NEAR=near,
+                KEPT=tile.kept,
+                **asked,
+            )
+        self._merge(parts, sums, unsafe, block, matrix, shared=True)
 
-        def reduce_tiles(tile: Tile, shared: bool) -> None:
-            by_row, by_column = row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x)
-            for near in form.launches if shared else (False,):
-                self.launch(
-                    device.log_sums,
-                    tile,
-                    block,
-                    tables,
-                    [*by_row, *by_column, unsafe],
-                    FORMULA=form.formula,
-                    BY_ROW=matrix.rows,
-                    BY_COLUMN=matrix.columns,
-                    SHARED=shared,
-                    NEAR=near,
-                )
-            if matrix.rows:
-                _merge_log_sums(by_row, rows, unsafe, block.width, shared)
-            if matrix.columns:
-                _merge_log_sums(by_column, columns, unsafe, block.height, shared)
+        tile = self.plan.separate
+        parts = [row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x)]
+        self.launch(device.separate_log_sums, tile, block, tables, [*parts[0], *parts[1], unsafe], **asked)
+        self._merge(parts, sums, unsafe, block, matrix, shared=False)
+        return sums[0], sums[1]
 
-        reduce_tiles(self.plan.forward, shared=True)
-        reduce_tiles(self.plan.separate, shared=False)
-        return rows, columns
+    def _merge(
+        self,
+        parts: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        unsafe: Tensor,
+        block: Block,
+        matrix: Logits,
+        *,
+        shared: bool,
+    ) -> None:
+        if matrix.rows:
+            _merge_log_sums(parts[0], sums[0], unsafe, block.width, shared)
+        if matrix.columns:
+            _merge_log_sums(parts[1], sums[1], unsafe, block.height, shared)
 
     def tables(self, gap: Gap, form: _Form, softmax: SoftmaxGradient | None = None) -> _Tables:
         p = self.problem
@@ -330,8 +348,9 @@ class _Pairs:
         tile: Tile,
         block: Block,
         tables: _Tables,
-        outputs: Sequence[Tensor | None],
+        outputs: Sequence[Tensor | int | None],
         strides: Sequence[int] = (),
+        run: int = 1,
         **constants: Any,
     ) -> None:
         u, v = self.u[block.rows], self.v[block.columns]
@@ -339,7 +358,7 @@ class _Pairs:
         if tile.rows % chunk or tile.columns % chunk:
             raise ValueError(f"rows and columns of a tile must be multiples of {chunk}, got {tile}")
         targets = None if self.targets is None else self.targets[block.rows]
-        programs = triton.cdiv(block.height, tile.rows) * triton.cdiv(block.width, tile.columns)
+        programs = triton.cdiv(block.height, tile.rows * run) * triton.cdiv(block.width, tile.columns)
         with torch.cuda.device_of(u):
             kernel[(programs,)](
                 u,
@@ -431,11 +450,10 @@ class _Negatives:
         by_row = row_sums(tile, block, _ROW_SUMS, workspace)
         by_column = column_sums(tile, block, _COLUMN_SUMS, workspace)
         own_x, gaps, curv = by_row
-        ragged = block.height % tile.rows != 0
         for near in sums.form.launches:
             self.pairs.launch(
                 device.pair_weights,
-                tile._replace(warps=8) if ragged else tile,  # which needs more registers
+                tile,
                 block,
                 tables,
                 [workspace, own_x, by_column[0], gaps, curv],
@@ -447,7 +465,7 @@ class _Negatives:
                 RESOLUTION=self.pairs.resolution,
                 ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
                 NEAR=near,
-                RAGGED=ragged,
+                KEPT=tile.kept,
             )
         add_tiles(by_row, sums.rows[:, block.rows])
         add_tiles(by_column, sums.columns[:, block.columns])
@@ -501,10 +519,10 @@ def row_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:
     return allocate(like, (count, tiles, block.height), torch.float32)
 
 
-def column_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:
-    """For partial sums: one line for each row of tiles."""
-    tiles = triton.cdiv(block.height, tile.rows)
-    return allocate(like, (count, tiles, block.width), torch.float32)
+def column_sums(tile: Tile, block: Block, count: int, like: Tensor, run: int = 1) -> Tensor:
+    """For partial sums: one line for each ``run`` of rows of tiles."""
+    runs = triton.cdiv(triton.cdiv(block.height, tile.rows), run)
+    return allocate(like, (count, runs, block.width), torch.float32)
 
 
 def _merge_log_sums(parts: Tensor, out: Tensor, unsafe: Tensor, terms: int, shared: bool) -> None:
@@ -540,7 +558,7 @@ def aot_variants() -> Iterator[Variant]:
     for target in TARGETS:
         for dtype in (torch.bfloat16, torch.float32):
             for similarity in SIMILARITIES:
-                wanted = ["pair_weights", "pair_weights,ragged"]
+                wanted = ["pair_weights"]
                 if similarity in ("dist", "angle"):
                     wanted += ["log_sums", "log_sums,separate"]
                 if similarity in ("dist", "sqdist"):
@@ -560,9 +578,8 @@ def aot_variants() -> Iterator[Variant]:
 def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence[str]) -> Iterator[Variant]:
     found: dict[str, Any] = {}
     plan, precision = plan_for(target, dtype, similarity), "ieee" if target == "gfx942" else "tf32x3"
-    for rows in (_RECORDED_POINTS, _RECORDED_POINTS + 16):
-        for launched in _recorded(plan, dtype, similarity, precision, rows=rows):
-            found.setdefault(_name(launched), launched)
+    for launched in _recorded(plan, dtype, similarity, precision):
+        found.setdefault(_name(launched), launched)
     for kernel in wanted:
         constants = found[kernel].constexprs
         yield found[kernel].variant(
@@ -576,11 +593,10 @@ def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence
 def _name(launched: Any) -> str:
     constants = launched.constexprs
     kinds = {
-        "separate": not constants.get("SHARED", True),
         "near": constants.get("NEAR", False),
-        "ragged": constants.get("RAGGED", False),
     }
-    return ",".join([launched.kernel.__name__, *(kind for kind, present in kinds.items() if present)])
+    name = launched.kernel.__name__.replace("separate_log_sums", "log_sums,separate")
+    return ",".join([name, *(kind for kind, present in kinds.items() if present)])
 
 
 def _point_variants(width: int) -> Iterator[Variant]:
@@ -603,13 +619,12 @@ def _recorded(
     similarity: str,
     precision: str,
     width: int = _RECORDED_WIDTH,
-    rows: int = _RECORDED_POINTS,
 ) -> list[Any]:
     """The launches of a forward and a backward pass."""
     from hypkernels.tritonlib.recording import recorded_launches
 
-    points = torch.empty((rows, width), dtype=dtype, device="meta")
-    scale = torch.empty(rows, dtype=torch.float64, device="meta")
+    points = torch.empty((_RECORDED_POINTS, width), dtype=dtype, device="meta")
+    scale = torch.empty(_RECORDED_POINTS, dtype=torch.float64, device="meta")
     with recorded_launches() as launches:
         embeddings = Embeddings([points, points], scale[0], summaries([points, points]))
         p = Problem(*embeddings.sides(0, 1), scale[0], scale, None, precision)

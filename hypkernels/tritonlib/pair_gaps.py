@@ -53,14 +53,27 @@ def gap_of_pairs(
     product, x, y, c, near, FORMULA: tl.constexpr, CENTRED: tl.constexpr, INLINE_PTX: tl.constexpr
 ):
     """Distances in bits, ``d / ln 2``; angles in radians."""
+    spread = spread_of_pairs(product, x, y, c, FORMULA, CENTRED)
+    return gap_of_spread(spread, near, FORMULA, INLINE_PTX)
+
+
+@triton.jit
+def spread_of_pairs(product, x, y, c, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
+    """What gaps grow with, and what they are made of: angles, or ``z``."""
     if FORMULA == ANGLE_AT_X:
         return angle_of_pairs(product, x, y, c, CENTRED)
     if FORMULA == ANGLE_AT_Y:
         return angle_of_pairs(product, y, x, c, CENTRED)
-    z = separation(product, x, y, c, CENTRED)
+    return separation(product, x, y, c, CENTRED)
+
+
+@triton.jit
+def gap_of_spread(spread, near, FORMULA: tl.constexpr, INLINE_PTX: tl.constexpr):
+    if FORMULA >= ANGLE_AT_X:
+        return spread
     if FORMULA == INNER:
-        return 1.0 + z
-    distance = distance_in_bits(z, near, INLINE_PTX)
+        return 1.0 + spread
+    distance = distance_in_bits(spread, near, INLINE_PTX)
     return distance * distance if FORMULA == SQDIST else distance
 
 

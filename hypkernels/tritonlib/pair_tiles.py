@@ -112,6 +112,51 @@ def _halves(tile):
 
 
 @triton.jit
+def side_by_side(pieces):
+    """What :func:`split` makes of a tile, together again."""
+    COUNT: tl.constexpr = len(pieces)
+    if COUNT == 1:
+        tile = pieces[0]
+    else:
+        left, right = side_by_side(pieces[: COUNT // 2]), side_by_side(pieces[COUNT // 2 :])
+        pair = tl.join(left, right).permute(0, 2, 1)
+        tile = tl.reshape(pair, [left.shape[0], 2 * left.shape[1]])
+    return tile
+
+
+@triton.jit
+def halves(tile):
+    """The even and the odd columns."""
+    return tl.reshape(tile, [tile.shape[0], tile.shape[1] // 2, 2]).split()
+
+
+@triton.jit
+def join(parts):
+    """Of even and odd columns, those of both."""
+    pair = tl.join(parts[0], parts[1])
+    return tl.reshape(pair, [pair.shape[0], 2 * pair.shape[1]])
+
+
+@triton.jit
+def halves_of_points(points):
+    height, root, lever, steepest = (
+        halves(points.height),
+        halves(points.root),
+        halves(points.lever),
+        halves(points.steepest),
+    )
+    norm, growth, shrink, tilt = (
+        halves(points.norm),
+        halves(points.growth),
+        halves(points.shrink),
+        halves(points.tilt),
+    )
+    even = Points(height[0], root[0], lever[0], steepest[0], norm[0], growth[0], shrink[0], tilt[0])
+    odd = Points(height[1], root[1], lever[1], steepest[1], norm[1], growth[1], shrink[1], tilt[1])
+    return even, odd
+
+
+@triton.jit
 def minus(x):
     """Part of the instruction that uses it. ``-x`` is ``0 - x``, an instruction and a register of its own."""
     return x * -1.0
@@ -195,6 +240,37 @@ def lane_sums(terms, LANES: tl.constexpr):
     width: tl.constexpr = terms.shape[1]
     by_lane = tl.reshape(terms, [height, width // (LANES * _ADJACENT), LANES, _ADJACENT])
     return tl.sum(tl.sum(by_lane, 3), 1)
+
+
+@triton.jit
+def group_sums(terms):
+    """Over the left and the right columns: of tcgen05, a thread of eight warps has one row of either."""
+    height: tl.constexpr = terms.shape[0]
+    width: tl.constexpr = terms.shape[1]
+    return tl.sum(tl.reshape(terms, [height, 2, width // 2]), 2)
+
+
+@triton.jit
+def sums_of_half(terms, LANES: tl.constexpr, BY_LANE: tl.constexpr):
+    """Of :func:`halves`, where a lane has no adjacent columns; or of the two groups."""
+    height: tl.constexpr = terms.shape[0]
+    width: tl.constexpr = terms.shape[1]
+    return tl.sum(tl.reshape(terms, [height, width // LANES, LANES]), 1) if BY_LANE else group_sums(terms)
+
+
+@triton.jit
+def kept_sums(terms, KEPT: tl.constexpr):
+    """Over the rows of each thread: ``KEPT`` stay, eight a warp of a matrix unit; or over all."""
+    height: tl.constexpr = terms.shape[0]
+    width: tl.constexpr = terms.shape[1]
+    if height == KEPT:
+        kept = terms
+    elif KEPT == 1:
+        kept = tl.sum(terms, 0)[None, :]
+    else:
+        by_lane = tl.reshape(terms, [height // (2 * KEPT), KEPT // 8, 2, 8, width])
+        kept = tl.reshape(tl.sum(tl.sum(by_lane, 2), 0), [KEPT, width])
+    return kept
 
 
 @triton.jit

@@ -13,6 +13,8 @@ from hypkernels.tritonlib.device_limits import TARGETS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WORKSPACE_BYTES = 256 << 20
+# A device computes some hundred tiles at a time: with fewer programs the last ones would keep it waiting.
+_LEAST_PROGRAMS = 2048
 
 
 class Tile(NamedTuple):
@@ -20,6 +22,9 @@ class Tile(NamedTuple):
 
     Rows and columns are multiples of 32. ``pieces``: into how many the columns are split after the product,
     to need fewer registers. ``group``: how many rows of tiles are computed side by side, for the cache.
+    ``run``: how many tiles below each other a program computes at most. ``kept_rows``: rows that different
+    threads have, whose terms of a column's sum stay apart until the run ends: eight for each warp if threads
+    have several rows; 0: every row; 1: none do, where there are no registers for them.
     """
 
     rows: int
@@ -29,6 +34,13 @@ class Tile(NamedTuple):
     stages: int
     pieces: int = 1
     group: int = 8
+    run: int = 16
+    kept_rows: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Never more rows than there are."""
+        return min(self.kept_rows or self.rows, self.rows)
 
 
 class Plan(NamedTuple):
@@ -83,13 +95,29 @@ class _Table(NamedTuple):
 
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
-_FEW_WARPS = _tile(128, 128, 4, pieces=4)
+_FEW_WARPS = _tile(128, 128, 4, pieces=8)
 _EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
 _SMALL_SPLIT_PRODUCT = _SPLIT_PRODUCT._replace(rows=64, warps=4)  # of which the larger one spills some
 _FLOAT32 = _HALF = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
+
+
+def _spread(table: _Table, row_warps: int) -> _Table:
+    """Where a thread has several rows of a column: mma.sync and wgmma, but not tcgen05, nor v_mfma."""
+
+    def kept(tile: Tile) -> Tile:
+        return tile._replace(kept_rows=8 * min(tile.warps, row_warps))
+
+    plans = [
+        one._replace(forward=kept(one.forward), backward=one.backward._replace(kept_rows=1)) for one in table
+    ]
+    few_warps = table.bfloat16.backward.warps == 4  # with more, Triton 3.8 spills
+    bfloat16 = plans[0]._replace(backward=kept(table.bfloat16.backward)) if few_warps else plans[0]
+    return _Table(bfloat16, *plans[1:])
+
+
 _AMD_PRODUCT = _amd_tile(128, 128)
 _AMD = Plan(
     _amd_tile(128, 128, pieces=2),
@@ -102,6 +130,8 @@ _AMD_ANGLE = Plan(*(_amd_tile(128, 64, pieces=4),) * 3, _AMD_PRODUCT, inline_ptx
 _SMALL = Tile(32, 32, 128, warps=4, stages=1)
 _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
 
+# Over so many warps at most the matrix units spread the rows of a tile.
+_ROW_WARPS = {"sm_80": 4, "sm_90": 8, "sm_120": 4}
 _TABLES = {
     "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
@@ -125,8 +155,8 @@ _TABLES = {
     "sm_100": _Table(
         bfloat16=Plan(_WIDE, _WIDE, _FEW_WARPS._replace(pieces=16), _PRODUCT, inline_ptx=True),
         half=Plan(_WIDE, _WIDE, _WIDE, _PRODUCT, inline_ptx=True),
-        float32=_FLOAT32,
-        angle=_ANGLE,
+        float32=_FLOAT32._replace(forward=_WIDE._replace(kept_rows=1)),
+        angle=_ANGLE._replace(forward=_NARROW._replace(kept_rows=1)),
     ),
     "sm_120": _Table(
         bfloat16=_HALF,
@@ -148,6 +178,7 @@ _TABLES = {
     ),
     "gfx942": _Table(*(_AMD,) * 3, angle=_AMD_ANGLE),
 }
+_TABLES |= {target: _spread(_TABLES[target], warps) for target, warps in _ROW_WARPS.items()}
 
 
 # Where a pairwise function needs other tiles: its backward pass reads a gradient of each pair into registers.
@@ -232,6 +263,16 @@ def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_byt
         for i in range(0, rows, height)
         for j in range(0, columns, width)
     ]
+
+
+def run_of_tiles(tile: Tile, block: Block) -> int:
+    """How many tiles below each other one program computes: one if there are few tiles.
+
+    Each run is as long, so that programs end at the same time.
+    """
+    height, width = -(-block.height // tile.rows), -(-block.width // tile.columns)
+    longest = max(1, min(tile.run, height * width // _LEAST_PROGRAMS))
+    return max(1, -(-height // max(-(-height // longest), 1)))
 
 
 def _even_part(total: int, most: float, multiple: int) -> int:

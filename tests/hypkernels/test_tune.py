@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 from hypkernels.tritonlib.tile_plan import Plan, Tile
 from hypkernels.tritonlib.tune import OPTIONS, search, table
 
-START = Tile(128, 128, 128, warps=8, stages=3)
+START = Tile(128, 128, 128, warps=8, stages=3, kept_rows=64)
 
 
 def test_the_search_climbs_to_the_best_tile():

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hypkernels.contrastive import kernel, point_kernels, reference, strips
 from hypkernels.contrastive.problem import Embeddings, Learns, Problem, SoftmaxGradient
-from hypkernels.tritonlib import launch, pair_gaps, pair_tiles, products
-from hypkernels.tritonlib.tile_plan import Plan, Tile, blocks
+from hypkernels.tritonlib import launch, pair_gaps, pair_tiles, products, tile_plan
+from hypkernels.tritonlib.tile_plan import Block, Plan, Tile, blocks, run_of_tiles
 
 SIMILARITIES = ("dist", "sqdist", "inner", "angle")
-TILE = Tile(32, 32, depth_bytes=64, warps=4, stages=1, pieces=2, group=2)
+TILE = Tile(32, 32, depth_bytes=64, warps=4, stages=1, pieces=2, group=2, run=2)
 # The backward pass takes several blocks, none of whole tiles only; the forward pass one.
 PLAN = Plan(TILE, TILE, TILE, TILE._replace(pieces=1), inline_ptx=False, workspace_bytes=20_000)
 ROWS, COLUMNS, WIDTH = 70, 100, 40
@@ -30,6 +30,12 @@ def _many_rows_a_program(monkeypatch):
     """Still several programs. They are what the interpreter takes time for, and have tests of their own."""
     if INTERPRETED:
         monkeypatch.setattr(launch, "NARROW_TILE", 2048)
+
+
+@pytest.fixture(autouse=True)
+def _runs_of_tiles(monkeypatch):
+    """Of two tiles and of one, where a GPU has a tile for each program."""
+    monkeypatch.setattr(tile_plan, "_LEAST_PROGRAMS", 1)
 
 
 class Inputs(NamedTuple):
@@ -136,8 +142,8 @@ def test_losses_and_gradients(dtype, similarity, symmetric):
     expected = defined(given, similarity, symmetric)
     actual = computed(given, similarity, symmetric)
     tolerance = TOLERANCES[dtype]
-    if similarity == "inner":
-        tolerance = tolerance._replace(curv=5e-4)
+    if similarity == "inner":  # 1/1400 of its terms, which a rounding of logits of 40 bits changes by 8e-7
+        tolerance = tolerance._replace(curv=1.2e-3)
     assert_close(actual, expected, tolerance)
     for name in Results._fields:
         with pytest.raises(AssertionError, match=name):
@@ -228,6 +234,32 @@ def test_logits_that_share_no_exponent():
     assert sums.max() - sums.min() > 150
     # Logits up to a thousand, rounded to 24 bits.
     assert_close(computed(given), defined(given), Tolerance(1e-6, 1e-4, 1e-4, 1e-4))
+
+
+@pytest.mark.parametrize("factors", [(0.01, 1.0), (1.0, 0.01)])
+def test_runs_whose_tiles_share_no_exponent(factors):
+    """The second tile's sums are beyond float32, and then 0, relative to the logits of the first."""
+    given = inputs(scale=200.0)
+    x = given.x.clone()
+    for start, factor in zip((0, TILE.rows), factors, strict=True):
+        x[start : start + TILE.rows] *= 40 * factor
+    given = given._replace(x=x, y=given.y * 0.05)
+    assert_close(computed(given), defined(given), Tolerance(1e-6, 1e-4, 1e-4, 1e-4))
+
+
+@pytest.mark.parametrize("kept_rows", [1, 16])
+def test_rows_in_threads_of_their_own(kept_rows):
+    """As a matrix unit leaves them: sums over columns are of other rows than in order."""
+    given, tile = inputs(), TILE._replace(kept_rows=kept_rows)
+    assert_close(computed(given, plan=PLAN._replace(forward=tile, backward=tile)), defined(given), FLOAT32)
+
+
+@pytest.mark.parametrize(("height", "width", "run"), [(1, 1, 1), (70, 100, 3), (160, 32, 3), (0, 7, 1)])
+def test_runs_are_alike_and_no_longer_than_wanted(height, width, run, monkeypatch):
+    tile, block = TILE._replace(run=4), Block(slice(0, height), slice(0, width))
+    assert run_of_tiles(tile, block) == run
+    monkeypatch.setattr(tile_plan, "_LEAST_PROGRAMS", 2048)
+    assert run_of_tiles(tile, block) == 1
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -349,8 +381,10 @@ def test_one_point_far_out(similarity, sizes, precision):
     given = sized(*sizes, scale=3 / math.prod(sizes) if similarity == "inner" else 3.0, which="one")
     actual, expected = computed(given, similarity, precision=precision), in_float64(given, similarity)
     coarse = precision == "tf32"
+    # With one row far out the derivative by the curvature is 1e-4 of its terms, of which some are rounded.
+    curv = 1e-3 if similarity == "angle" else 3e-4
     assert_close(
-        actual, expected, Tolerance(*((1e-4, 1e-3, 5e-2, 1e-3) if coarse else (1e-6, 1e-6, 3e-4, 5e-6)))
+        actual, expected, Tolerance(*((1e-4, 1e-3, 5e-2, 1e-3) if coarse else (1e-6, 1e-6, curv, 5e-6)))
     )
     for a, b in ((actual.x, expected.x), (actual.y, expected.y)):
         assert_rows_close(a, b, 1e-2 if coarse else 1e-5)
