@@ -116,10 +116,10 @@ def log_sums(
 ):
     """The sums of ``2**(logit - reference)`` over each row of a tile and over each column of a run of tiles.
 
-    The reference is one for the ``run`` of tiles below each other: their first tile's largest logit. One
-    exponential serves a row and a column, and nothing is looked for in the other tiles. A sum of logits far
-    above it is infinite, of logits far below it is 0: :func:`merge_log_sums` finds both, and then
-    :func:`separate_log_sums` runs. Sums over columns stay in the registers of each thread until the run ends.
+    The reference is one for the ``run`` of tiles below each other: the largest logit of the first piece of the
+    first tile. One exponential serves a row and a column, and nothing is looked for in the other pairs. A sum
+    of logits far above it is infinite, of logits far below it is 0: :func:`merge_log_sums` finds both, and
+    then :func:`separate_log_sums` runs. Sums over columns stay in the registers of each thread until the run ends.
     ``NEAR``: for points that all are near each other, or for all others; one of two launches does nothing.
     """
     c = tl.load(C)
@@ -152,15 +152,12 @@ def log_sums(
         pieces = split(products, PIECES)
 
         if i % run == 0:
-            least = tl.full([BLOCK_M, WIDTH], _HIGHEST, tl.float32)
-            for piece in tl.static_range(PIECES):
-                y = column_scalars(COLUMNS + first_place(j * BLOCK_N) + place(piece * WIDTH) + places(WIDTH))
-                spread = spread_of_pairs(pieces[piece], x, y, c, FORMULA, CENTRED)
-                if not whole:
-                    column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-                    spread = tl.where(_counts(TARGETS, offset, row, row_at, column, M, N), spread, _HIGHEST)
-                least = tl.minimum(least, spread)
-            least = tl.min(least, 1)[:, None]
+            y = column_scalars(COLUMNS + first_place(j * BLOCK_N) + places(WIDTH))
+            spread = spread_of_pairs(pieces[0], x, y, c, FORMULA, CENTRED)
+            if not whole:
+                column = j * BLOCK_N + tl.arange(0, WIDTH)
+                spread = tl.where(_counts(TARGETS, offset, row, row_at, column, M, N), spread, _HIGHEST)
+            least = tl.min(spread, 1)[:, None]
             largest = gap_of_spread(least, NEAR, FORMULA, INLINE_PTX) * minus(rate)
             # Of a matrix of one column: Triton 3.6 cannot reduce a vector here for sm_100.
             reference = tl.max(tl.max(tl.where(least < _HIGHEST, largest, _LOWEST), 0), 0)

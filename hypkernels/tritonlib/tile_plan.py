@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ class _Table(NamedTuple):
 
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
-_FEW_WARPS = _tile(128, 128, 4, pieces=8)
+_FEW_WARPS = _tile(128, 128, 4, pieces=4)
 _EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
@@ -104,18 +105,23 @@ _FLOAT32 = _HALF = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
 
 
-def _spread(table: _Table, row_warps: int) -> _Table:
-    """Where a thread has several rows of a column: mma.sync and wgmma, but not tcgen05, nor v_mfma."""
+def _spread(table: _Table, row_warps: int, together: Collection[str]) -> _Table:
+    """Where a thread has several rows of a column: mma.sync and wgmma, but not tcgen05, nor v_mfma.
+
+    Backward passes of the plans named ``together`` have registers for sums of all columns of a tile.
+    """
 
     def kept(tile: Tile) -> Tile:
         return tile._replace(kept_rows=8 * min(tile.warps, row_warps))
 
-    plans = [
-        one._replace(forward=kept(one.forward), backward=one.backward._replace(kept_rows=1)) for one in table
-    ]
-    few_warps = table.bfloat16.backward.warps == 4  # with more, Triton 3.8 spills
-    bfloat16 = plans[0]._replace(backward=kept(table.bfloat16.backward)) if few_warps else plans[0]
-    return _Table(bfloat16, *plans[1:])
+    plans = {
+        name: plan._replace(
+            forward=kept(plan.forward),
+            backward=kept(plan.backward) if name in together else plan.backward._replace(kept_rows=1),
+        )
+        for name, plan in table._asdict().items()
+    }
+    return _Table(**plans)
 
 
 _AMD_PRODUCT = _amd_tile(128, 128)
@@ -130,8 +136,6 @@ _AMD_ANGLE = Plan(*(_amd_tile(128, 64, pieces=4),) * 3, _AMD_PRODUCT, inline_ptx
 _SMALL = Tile(32, 32, 128, warps=4, stages=1)
 _INTERPRETER = Plan(_SMALL, _SMALL, _SMALL, _SMALL, inline_ptx=False)
 
-# Over so many warps at most the matrix units spread the rows of a tile.
-_ROW_WARPS = {"sm_80": 4, "sm_90": 8, "sm_120": 4}
 _TABLES = {
     "interpreter": _Table(*(_INTERPRETER,) * 4),
     "sm_80": _Table(
@@ -156,11 +160,11 @@ _TABLES = {
         bfloat16=Plan(_WIDE, _WIDE, _FEW_WARPS._replace(pieces=16), _PRODUCT, inline_ptx=True),
         half=Plan(_WIDE, _WIDE, _WIDE, _PRODUCT, inline_ptx=True),
         float32=_FLOAT32._replace(forward=_WIDE._replace(kept_rows=1)),
-        angle=_ANGLE._replace(forward=_NARROW._replace(kept_rows=1)),
+        angle=_ANGLE._replace(forward=_EIGHT_PIECES._replace(kept_rows=1)),
     ),
     "sm_120": _Table(
-        bfloat16=_HALF,
-        half=_HALF,
+        bfloat16=_HALF._replace(backward=_WIDE._replace(pieces=8)),
+        half=_HALF._replace(backward=_WIDE._replace(pieces=8)),
         float32=Plan(
             _EIGHT_PIECES,
             _EIGHT_PIECES,
@@ -169,16 +173,21 @@ _TABLES = {
             inline_ptx=True,
         ),
         angle=Plan(
+            _NARROW._replace(depth_bytes=64, stages=2),
             _EIGHT_PIECES._replace(stages=2),
-            _EIGHT_PIECES._replace(stages=2),
-            Tile(64, 64, 64, warps=4, stages=2, pieces=4),
+            Tile(64, 64, 64, warps=4, stages=2, pieces=8),
             _SMALL_SPLIT_PRODUCT,
             inline_ptx=True,
         ),
     ),
     "gfx942": _Table(*(_AMD,) * 3, angle=_AMD_ANGLE),
 }
-_TABLES |= {target: _spread(_TABLES[target], warps) for target, warps in _ROW_WARPS.items()}
+# Over so many warps at most the matrix units spread the rows of a tile.
+_TABLES |= {
+    "sm_80": _spread(_TABLES["sm_80"], row_warps=4, together={"bfloat16"}),
+    "sm_90": _spread(_TABLES["sm_90"], row_warps=8, together={"bfloat16"}),
+    "sm_120": _spread(_TABLES["sm_120"], row_warps=4, together={"bfloat16", "half"}),
+}
 
 
 # Where a pairwise function needs other tiles: its backward pass reads a gradient of each pair into registers.
