@@ -26,7 +26,7 @@ would take a look at numbers the host never sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -186,8 +186,8 @@ def add_positives(
     """Add the positives' part to that of the negatives, in place."""
     matrices = _matrices(p, similarity, symmetric)
     for (matrix, form), softmax, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
-        total.scale.sub_(softmax.pull * gaps * p.unit(matrix.gap.of_pairs))
-        _add_positives(total, -softmax.pull * p.scale, p, form)
+        total.scale.sub_(softmax.by_positive * gaps * p.unit(matrix.gap.of_pairs))
+        _add_positives(total, -softmax.by_positive * p.scale, p, form)
 
 
 def _matrices(p: Problem, similarity: str, symmetric: bool) -> list[tuple[Logits, _Form]]:
@@ -280,11 +280,7 @@ class _Pairs:
         """By one reference a run of tiles; where the device finds that unsafe, by each its own."""
         sums = [allocate(self.x, (n,), torch.float64) for n in (block.height, block.width)]
         unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
-        asked: dict[str, Any] = {
-            "FORMULA": form.formula,
-            "BY_ROW": matrix.rows,
-            "BY_COLUMN": matrix.columns,
-        }
+        logits = device.Logits(form.formula, self.centred, matrix.rows, matrix.columns)
         tile = self.plan.forward
         run = tile_plan.run_of_tiles(tile, block)
         parts = [row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x, run)]
@@ -294,17 +290,23 @@ class _Pairs:
                 tile,
                 block,
                 tables,
-                [*parts[0], *parts[1], run],
+                logits._replace(near=near),
+                device.LogSums(*parts[0], *parts[1]),
                 run=run,
-                NEAR=near,
-                KEPT=tile.kept,
-                **asked,
             )
         self._merge(parts, sums, unsafe, block, matrix, shared=True)
 
         tile = self.plan.separate
         parts = [row_sums(tile, block, 2, self.x), column_sums(tile, block, 2, self.x)]
-        self.launch(device.separate_log_sums, tile, block, tables, [*parts[0], *parts[1], unsafe], **asked)
+        self.launch(
+            device.separate_log_sums,
+            tile,
+            block,
+            tables,
+            logits,
+            device.LogSums(*parts[0], *parts[1]),
+            UNSAFE=unsafe,
+        )
         self._merge(parts, sums, unsafe, block, matrix, shared=False)
         return sums[0], sums[1]
 
@@ -348,55 +350,58 @@ class _Pairs:
         tile: Tile,
         block: Block,
         tables: _Tables,
-        outputs: Sequence[Tensor | int | None],
-        strides: Sequence[int] = (),
-        run: int = 1,
-        **constants: Any,
+        logits: device.Logits,
+        results: NamedTuple,
+        **others: Any,
     ) -> None:
-        u, v = self.u[block.rows], self.v[block.columns]
+        """A program for each tile, or for each ``run`` of tiles."""
         chunk = pair_tiles.CHUNK.value
         if tile.rows % chunk or tile.columns % chunk:
             raise ValueError(f"rows and columns of a tile must be multiples of {chunk}, got {tile}")
-        targets = None if self.targets is None else self.targets[block.rows]
-        programs = triton.cdiv(block.height, tile.rows * run) * triton.cdiv(block.width, tile.columns)
-        with torch.cuda.device_of(u):
+        height = tile.rows * others.get("run", 1)
+        programs = triton.cdiv(block.height, height) * triton.cdiv(block.width, tile.columns)
+        operands = self._operands(block, tables)
+        first_row = block.rows.start if self.targets is None else 0
+        with torch.cuda.device_of(self.u):
             kernel[(programs,)](
-                u,
-                v,
-                tables.rows[block.rows.start // chunk :],
-                tables.columns[block.columns.start // chunk :],
-                targets,
-                self.c,
-                *self.units.extents,
-                *outputs,
-                block.height,
-                block.width,
-                (block.rows.start if targets is None else 0) - block.columns.start,
-                u.stride(0),
-                v.stride(0),
-                *strides,
-                D=u.shape[1],
-                BLOCK_M=tile.rows,
-                BLOCK_N=tile.columns,
-                BLOCK_K=tile.depth_bytes // u.element_size(),
-                CENTRED=self.centred,
-                PIECES=tile.pieces,
-                GROUP=tile.group,
-                PRECISION=self.precision,
-                UPCAST=INTERPRETED,
-                INLINE_PTX=self.plan.inline_ptx,
+                operands,
+                results,
+                M=block.height,
+                N=block.width,
+                offset=first_row - block.columns.start,
+                LOGITS=logits,
+                ARITHMETIC=device.Arithmetic(
+                    self.u.shape[1], self.precision, INTERPRETED, self.plan.inline_ptx
+                ),
+                TILE=tile._replace(kept_rows=tile.kept),
                 num_warps=tile.warps,
                 num_stages=tile.stages,
                 enable_fp_fusion=True,  # no longer the default of Triton 3.10
-                **constants,
+                **others,
             )
+
+    def _operands(self, block: Block, tables: _Tables) -> device.Operands:
+        u, v = self.u[block.rows], self.v[block.columns]
+        chunk = pair_tiles.CHUNK.value
+        return device.Operands(
+            X=u,
+            Y=v,
+            x_stride=u.stride(0),
+            y_stride=v.stride(0),
+            ROWS=tables.rows[block.rows.start // chunk :],
+            COLUMNS=tables.columns[block.columns.start // chunk :],
+            TARGETS=None if self.targets is None else self.targets[block.rows],
+            C=self.c,
+            X_EXTENT=self.units.extents[0],
+            Y_EXTENT=self.units.extents[1],
+        )
 
 
 class _Sums(NamedTuple):
     """What one matrix of logits leaves, float64.
 
-    ``rows (3, M)``: sums over the pairs of each row of weights of the points themselves, of push times gap,
-    and of the gradient by the curvature. ``columns (1, N)``: those of the first kind.
+    ``rows (3, M)``: sums over the pairs of each row of weights of the points themselves, of gradients by
+    logits times gaps, and of the gradient by the curvature. ``columns (1, N)``: those of the first kind.
     """
 
     rows: Tensor
@@ -450,22 +455,19 @@ class _Negatives:
         by_row = row_sums(tile, block, _ROW_SUMS, workspace)
         by_column = column_sums(tile, block, _COLUMN_SUMS, workspace)
         own_x, gaps, curv = by_row
-        for near in sums.form.launches:
+        form = sums.form
+        by_softmax = softmax.rows is not None, softmax.columns is not None
+        logits = device.Logits(form.formula, self.pairs.centred, *by_softmax)
+        round_tf32 = self.dtype == torch.float32 and self.precision == "tf32"
+        for near in form.launches:
             self.pairs.launch(
                 device.pair_weights,
                 tile,
                 block,
                 tables,
-                [workspace, own_x, by_column[0], gaps, curv],
-                [workspace.stride(0)],
-                FORMULA=sums.form.formula,
-                BY_ROW=softmax.rows is not None,
-                BY_COLUMN=softmax.columns is not None,
-                UNITS_PER_RATE=_LN2 / sums.form.unit,
-                RESOLUTION=self.pairs.resolution,
-                ROUND_TF32=self.dtype == torch.float32 and self.precision == "tf32",
-                NEAR=near,
-                KEPT=tile.kept,
+                logits._replace(near=near),
+                device.Weights(workspace, workspace.stride(0), own_x, by_column[0], gaps, curv),
+                SLOPES=device.Slopes(_LN2 / form.unit, self.pairs.resolution, round_tf32),
             )
         add_tiles(by_row, sums.rows[:, block.rows])
         add_tiles(by_column, sums.columns[:, block.columns])
@@ -585,18 +587,21 @@ def _variants(target: str, dtype: torch.dtype, similarity: str, wanted: Sequence
         yield found[kernel].variant(
             f"contrastive.{kernel}[{str(dtype)[6:]},{similarity},{target}]",
             targets=(target,),
-            expect_mma="BLOCK_K" in constants,
-            units=constants.get("ITEMS") or constants["BLOCK_M"] * constants["BLOCK_N"],
+            expect_mma="ARITHMETIC" in constants or "BLOCK_K" in constants,
+            units=_units(constants),
         )
 
 
+def _units(constants: Mapping[str, Any]) -> int:
+    if "TILE" in constants:
+        return constants["TILE"].rows * constants["TILE"].columns
+    return constants.get("ITEMS") or constants["BLOCK_M"] * constants["BLOCK_N"]
+
+
 def _name(launched: Any) -> str:
-    constants = launched.constexprs
-    kinds = {
-        "near": constants.get("NEAR", False),
-    }
     name = launched.kernel.__name__.replace("separate_log_sums", "log_sums,separate")
-    return ",".join([name, *(kind for kind, present in kinds.items() if present)])
+    logits = launched.constexprs.get("LOGITS")
+    return f"{name},near" if logits and logits.near else name
 
 
 def _point_variants(width: int) -> Iterator[Variant]:

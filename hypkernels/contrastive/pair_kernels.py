@@ -7,9 +7,9 @@ multiplied as they are, without rounding:
 
     z = h_x B + h_y - c x.y
 
-``CENTRED``: float32 points are multiplied as ``u = k x - P o`` and ``v = k y - Q p``, with the centres ``o``
-and ``p`` of :class:`hypkernels.contrastive.problem.Side`. The products are as small as the points are near
-their centre, and so is what they round, above all in tf32. With the tilts ``t = P offset``
+Float32 points are *centred*: multiplied are ``u = k x - P o_x`` and ``v = k y - Q o_y``, with the centres
+``o_x`` and ``o_y`` of :class:`hypkernels.contrastive.problem.Side`. The products are as small as the points
+are near their centre, and so is what they round, above all in tf32. With the tilts ``t``
 
     z = lateral + radial,   lateral = t_x Q + P t_y - u.v,   radial = 2 sinh^2((b - a)/2)
 
@@ -20,6 +20,8 @@ of tiles; they are merged in a fixed order.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -78,195 +80,231 @@ _LOWEST, _HIGHEST = tl.constexpr(-1e38), tl.constexpr(3e38)
 _LEAST_OF_A_TERM = tl.constexpr(2.0 ** (24 - 126))
 
 
+class Operands(NamedTuple):
+    """What the logits of a block of pairs are made of.
+
+    ``X (M, D)`` and ``Y (N, D)`` are the points, or the centred ones; ``ROWS`` and ``COLUMNS`` their tables.
+    ``TARGETS``: the column of each row's positive, int32; None: that of its own number. ``C``: the curvature.
+    ``X_EXTENT`` and ``Y_EXTENT``: the largest ``sqrt(c)`` times norm on either side.
+    """
+
+    X: Any
+    Y: Any
+    x_stride: Any
+    y_stride: Any
+    ROWS: Any
+    COLUMNS: Any
+    TARGETS: Any
+    C: Any
+    X_EXTENT: Any
+    Y_EXTENT: Any
+
+
+class LogSums(NamedTuple):
+    """The largest logit, or the reference, and the sum relative to it: of each row, for each column of tiles;
+    of each column, for each row of tiles or for each run of them."""
+
+    ROW_MAX: Any
+    ROW_SUM: Any
+    COLUMN_MAX: Any
+    COLUMN_SUM: Any
+
+
+class Weights(NamedTuple):
+    """The matrix of weights and sums over it, as of :class:`LogSums`: of the points' own terms, ``X_SUM`` and
+    ``Y_SUM``, of gradients by logits times gaps, and of the terms of the gradient by ``log c``."""
+
+    WEIGHTS: Any
+    stride: Any
+    X_SUM: Any
+    Y_SUM: Any
+    GAP_SUM: Any
+    CURV_SUM: Any
+
+
+class Logits(NamedTuple):
+    """Which ones, at compile time.
+
+    ``near``: the formula for points that all are near each other, or for all others: of two launches one
+    returns at once.
+    """
+
+    formula: int
+    centred: bool
+    by_row: bool
+    by_column: bool
+    near: bool = False
+
+
+class Slopes(NamedTuple):
+    """What gradients by pairs need besides, at compile time.
+
+    ``units_per_rate``: of a gap, in what its rate is of; ``resolution``: of the product, see
+    :data:`~hypkernels.tritonlib.products.RESOLUTION`; ``round_tf32``: whether weights are rounded to it.
+    """
+
+    units_per_rate: float
+    resolution: float
+    round_tf32: bool
+
+
+class Arithmetic(NamedTuple):
+    """How products of ``width`` components are computed, and whether in instructions of NVIDIA's assembly."""
+
+    width: int
+    precision: str
+    upcast: bool
+    inline_ptx: bool
+
+
+class _Places(NamedTuple):
+    """Of a tile: the numbers of its rows, of the points to be read, and the rows' places in the table."""
+
+    row: tl.tensor
+    row_at: tl.tensor
+    column_at: tl.tensor
+    table_at: tl.tensor
+
+
 @triton.jit(do_not_specialize=["offset", "run"])
 def log_sums(
-    X,
-    Y,
-    ROWS,
-    COLUMNS,
-    TARGETS,
-    C,
-    X_EXTENT,
-    Y_EXTENT,
-    ROW_MAX,
-    ROW_SUM,
-    COLUMN_MAX,
-    COLUMN_SUM,
-    run,
+    operands,
+    sums,
     M,
     N,
     offset,
-    x_stride,
-    y_stride,
-    D: tl.constexpr,
-    FORMULA: tl.constexpr,
-    CENTRED: tl.constexpr,
-    BY_ROW: tl.constexpr,
-    BY_COLUMN: tl.constexpr,
-    NEAR: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    KEPT: tl.constexpr,
-    PIECES: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-    INLINE_PTX: tl.constexpr,
+    run,
+    LOGITS: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """The sums of ``2**(logit - reference)`` over each row of a tile and over each column of a run of tiles.
 
-    The reference is one for the ``run`` of tiles below each other: the largest logit of the first piece of the
-    first tile. One exponential serves a row and a column, and nothing is looked for in the other pairs. A sum
+    The reference is one for the ``run`` of tiles below each other: the largest logit of the first piece of
+    the first tile. One exponential serves a row and a column, and nothing is looked for in other pairs. A sum
     of logits far above it is infinite, of logits far below it is 0: :func:`merge_log_sums` finds both, and
-    then :func:`separate_log_sums` runs. Sums over columns stay in the registers of each thread until the run ends.
-    ``NEAR``: for points that all are near each other, or for all others; one of two launches does nothing.
+    then :func:`separate_log_sums` runs. Sums over columns stay in each thread's registers until the run ends.
     """
-    c = tl.load(C)
-    if _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA, NEAR):
-        return
-    first, j = tile_of_program(tl.program_id(0), tl.cdiv(M, run), N, BLOCK_M, BLOCK_N, GROUP)
-    height = tl.cdiv(M, BLOCK_M)
-    stop = j * height + tl.minimum(first * run + run, height)
-    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    FORMULA: tl.constexpr = LOGITS.formula
+    INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
+    BLOCK_M: tl.constexpr = TILE.rows
+    BLOCK_N: tl.constexpr = TILE.columns
+    KEPT: tl.constexpr = TILE.kept_rows
+    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
     SPREAD: tl.constexpr = KEPT > 1 and KEPT < BLOCK_M
     LANES: tl.constexpr = SUM_LANES if SPREAD else 2
+    if _is_for_other_launch(operands, LOGITS):
+        return
+    c = tl.load(operands.C)
+    first, j = tile_of_program(tl.program_id(0), tl.cdiv(M, run), N, BLOCK_M, BLOCK_N, TILE.group)
+    height = tl.cdiv(M, BLOCK_M)
+    stop = j * height + tl.minimum(first * run + run, height)
     column_sums = ()
-    for _ in tl.static_range(PIECES):
+    for _ in tl.static_range(TILE.pieces):
         column_sums += (tl.zeros([KEPT, WIDTH], tl.float32),)
     reference = _LOWEST
     # What a tile needs is computed from its number: kept from one tile to the next it would take registers.
     for tile in tl.range(j * height + first * run, stop, disable_licm=True):
         i, j = tile % height, tile // height
-        row = i * BLOCK_M + tl.arange(0, BLOCK_M)
-        row_at = tl.minimum(row, M - 1)
-        column_at = tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1)
-        at_row = ROWS + first_place(i * BLOCK_M) + places(BLOCK_M)
-        x = row_scalars(at_row, INLINE_PTX)
-        rate = row_scalar(at_row, RATE, INLINE_PTX)
-        whole = _is_whole(TARGETS, offset, i * BLOCK_M, j * BLOCK_N, row_at, M, N, BLOCK_M, BLOCK_N)
-
-        products = products_of_tile(
-            X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST
-        )
-        pieces = split(products, PIECES)
+        at = _places(operands, i, j, M, N, TILE)
+        x = row_scalars(at.table_at, INLINE_PTX)
+        rate = row_scalar(at.table_at, RATE, INLINE_PTX)
+        whole = _is_whole(operands.TARGETS, offset, at.row_at, i, j, M, N, TILE)
+        pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
 
         if i % run == 0:
-            y = column_scalars(COLUMNS + first_place(j * BLOCK_N) + places(WIDTH))
-            spread = spread_of_pairs(pieces[0], x, y, c, FORMULA, CENTRED)
+            y = column_scalars(_columns_of_piece(operands.COLUMNS, j, 0, TILE))
+            spread = spread_of_pairs(pieces[0], x, y, c, FORMULA, LOGITS.centred)
             if not whole:
                 column = j * BLOCK_N + tl.arange(0, WIDTH)
-                spread = tl.where(_counts(TARGETS, offset, row, row_at, column, M, N), spread, _HIGHEST)
+                spread = tl.where(_counts(operands.TARGETS, offset, at, column, M, N), spread, _HIGHEST)
             least = tl.min(spread, 1)[:, None]
-            largest = gap_of_spread(least, NEAR, FORMULA, INLINE_PTX) * minus(rate)
+            largest = gap_of_spread(least, LOGITS.near, FORMULA, INLINE_PTX) * minus(rate)
             # Of a matrix of one column: Triton 3.6 cannot reduce a vector here for sm_100.
             reference = tl.max(tl.max(tl.where(least < _HIGHEST, largest, _LOWEST), 0), 0)
 
         row_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
-        sums = ()
-        for piece in tl.static_range(PIECES):
-            y = column_scalars(COLUMNS + first_place(j * BLOCK_N) + place(piece * WIDTH) + places(WIDTH))
-            gap = gap_of_pairs(pieces[piece], x, y, c, NEAR, FORMULA, CENTRED, INLINE_PTX)
+        column_sums_before, column_sums = column_sums, ()
+        for piece in tl.static_range(TILE.pieces):
+            y = column_scalars(_columns_of_piece(operands.COLUMNS, j, piece, TILE))
+            gap = gap_of_pairs(pieces[piece], x, y, c, LOGITS.near, FORMULA, LOGITS.centred, INLINE_PTX)
             terms = exp2(tl.fma(gap, minus(rate), minus(reference)), INLINE_PTX)
             if not whole:
                 column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-                terms = tl.where(_counts(TARGETS, offset, row, row_at, column, M, N), terms, 0.0)
+                terms = tl.where(_counts(operands.TARGETS, offset, at, column, M, N), terms, 0.0)
             row_sum += lane_sums(terms, LANES) if SPREAD else group_sums(terms)
-            if BY_COLUMN:
-                sums += (column_sums[piece] + kept_sums(terms, KEPT),)
-        if BY_COLUMN:
-            column_sums = sums
-        if BY_ROW:
-            at = j.to(tl.int64) * M + row
-            tl.store(ROW_MAX + at, tl.zeros([BLOCK_M], tl.float32) + reference, mask=row < M)
-            tl.store(ROW_SUM + at, tl.sum(row_sum, 1), mask=row < M)
-    if BY_COLUMN:
+            sum_of_piece = column_sums_before[piece]
+            if LOGITS.by_column:
+                sum_of_piece += kept_sums(terms, KEPT)
+            column_sums += (sum_of_piece,)
+        if LOGITS.by_row:
+            out = j.to(tl.int64) * M + at.row
+            tl.store(sums.ROW_MAX + out, tl.zeros([BLOCK_M], tl.float32) + reference, mask=at.row < M)
+            tl.store(sums.ROW_SUM + out, tl.sum(row_sum, 1), mask=at.row < M)
+    if LOGITS.by_column:
         last = stop - 1
-        for piece in tl.static_range(PIECES):
+        for piece in tl.static_range(TILE.pieces):
             column = last // height * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-            at = (last % height // run).to(tl.int64) * N + column
-            tl.store(COLUMN_MAX + at, tl.zeros([WIDTH], tl.float32) + reference, mask=column < N)
-            tl.store(COLUMN_SUM + at, tl.sum(column_sums[piece], 0), mask=column < N)
+            out = (last % height // run).to(tl.int64) * N + column
+            tl.store(sums.COLUMN_MAX + out, tl.zeros([WIDTH], tl.float32) + reference, mask=column < N)
+            tl.store(sums.COLUMN_SUM + out, tl.sum(column_sums[piece], 0), mask=column < N)
 
 
 @triton.jit(do_not_specialize=["offset"])
 def separate_log_sums(
-    X,
-    Y,
-    ROWS,
-    COLUMNS,
-    TARGETS,
-    C,
-    X_EXTENT,
-    Y_EXTENT,
-    ROW_MAX,
-    ROW_SUM,
-    COLUMN_MAX,
-    COLUMN_SUM,
+    operands,
+    sums,
     UNSAFE,
     M,
     N,
     offset,
-    x_stride,
-    y_stride,
-    D: tl.constexpr,
-    FORMULA: tl.constexpr,
-    CENTRED: tl.constexpr,
-    BY_ROW: tl.constexpr,
-    BY_COLUMN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    PIECES: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-    INLINE_PTX: tl.constexpr,
+    LOGITS: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """As :func:`log_sums`, each row and each column of a tile relative to its own largest logit.
 
     For when :func:`merge_log_sums` has found one reference for all to be ``UNSAFE``.
     """
-    c = tl.load(C)
-    near = _all_near(X_EXTENT, Y_EXTENT)
+    FORMULA: tl.constexpr = LOGITS.formula
+    INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
+    BLOCK_M: tl.constexpr = TILE.rows
+    BLOCK_N: tl.constexpr = TILE.columns
+    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
+    c = tl.load(operands.C)
+    near = _all_near(operands)
     if tl.load(UNSAFE) == 0:
         return
-    i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
-    row = i * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_at = tl.minimum(row, M - 1)
-    column_at = tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1)
-    at_row = ROWS + first_place(i * BLOCK_M) + places(BLOCK_M)
-    x = row_scalars(at_row, INLINE_PTX)
-    rate = row_scalar(at_row, RATE, INLINE_PTX)
+    i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, TILE.group)
+    at = _places(operands, i, j, M, N, TILE)
+    x = row_scalars(at.table_at, INLINE_PTX)
+    rate = row_scalar(at.table_at, RATE, INLINE_PTX)
+    pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
 
-    products = products_of_tile(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
-    pieces = split(products, PIECES)
-
-    WIDTH: tl.constexpr = BLOCK_N // PIECES
     logits = ()
     row_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
-    for piece in tl.static_range(PIECES):
+    for piece in tl.static_range(TILE.pieces):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-        y = column_scalars(COLUMNS + first_place(j * BLOCK_N) + place(piece * WIDTH) + places(WIDTH))
-        gap = gap_of_pairs(pieces[piece], x, y, c, near, FORMULA, CENTRED, INLINE_PTX)
-        counts = _counts(TARGETS, offset, row, row_at, column, M, N)
+        y = column_scalars(_columns_of_piece(operands.COLUMNS, j, piece, TILE))
+        gap = gap_of_pairs(pieces[piece], x, y, c, near, FORMULA, LOGITS.centred, INLINE_PTX)
+        counts = _counts(operands.TARGETS, offset, at, column, M, N)
         logits += (tl.where(counts, gap * minus(rate), float("-inf")),)
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
 
     row_sum = tl.zeros([BLOCK_M], tl.float32)
-    for piece in tl.static_range(PIECES):
+    for piece in tl.static_range(TILE.pieces):
         row_sum += tl.sum(exp2(logits[piece] - row_max[:, None], INLINE_PTX), 1)
-        if BY_COLUMN:
+        if LOGITS.by_column:
             column_max = tl.maximum(tl.max(logits[piece], 0), _LOWEST)
             by_column = exp2(logits[piece] - column_max[None, :], INLINE_PTX)
             column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-            at = i.to(tl.int64) * N + column
-            tl.store(COLUMN_MAX + at, column_max, mask=column < N)
-            tl.store(COLUMN_SUM + at, tl.sum(by_column, 0), mask=column < N)
-    if BY_ROW:
-        at = j.to(tl.int64) * M + row
-        tl.store(ROW_MAX + at, row_max, mask=row < M)
-        tl.store(ROW_SUM + at, row_sum, mask=row < M)
+            out = i.to(tl.int64) * N + column
+            tl.store(sums.COLUMN_MAX + out, column_max, mask=column < N)
+            tl.store(sums.COLUMN_SUM + out, tl.sum(by_column, 0), mask=column < N)
+    if LOGITS.by_row:
+        out = j.to(tl.int64) * M + at.row
+        tl.store(sums.ROW_MAX + out, row_max, mask=at.row < M)
+        tl.store(sums.ROW_SUM + out, row_sum, mask=at.row < M)
 
 
 @triton.jit
@@ -302,119 +340,92 @@ def merge_log_sums(
 
 @triton.jit(do_not_specialize=["offset"])
 def pair_weights(
-    X,
-    Y,
-    ROWS,
-    COLUMNS,
-    TARGETS,
-    C,
-    X_EXTENT,
-    Y_EXTENT,
-    WEIGHTS,
-    X_SUM,
-    Y_SUM,
-    GAP_SUM,
-    CURV_SUM,
+    operands,
+    out,
     M,
     N,
     offset,
-    x_stride,
-    y_stride,
-    weights_stride,
-    D: tl.constexpr,
-    FORMULA: tl.constexpr,
-    CENTRED: tl.constexpr,
-    BY_ROW: tl.constexpr,
-    BY_COLUMN: tl.constexpr,
-    UNITS_PER_RATE: tl.constexpr,
-    RESOLUTION: tl.constexpr,
-    ROUND_TF32: tl.constexpr,
-    NEAR: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    KEPT: tl.constexpr,
-    PIECES: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-    INLINE_PTX: tl.constexpr,
+    LOGITS: tl.constexpr,
+    SLOPES: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """The negatives' gradient by ``-c x.y`` of each pair, a matrix, and what is summed over rows and columns.
 
-    The sums that are to cancel against products with the matrix are those of the rounded matrix. ``NEAR`` as
-    in :func:`log_sums`.
+    The sums that are to cancel against products with the matrix are those of the rounded matrix.
     """
-    c = tl.load(C)
-    if _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA, NEAR):
-        return
-    i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
-    WIDTH: tl.constexpr = BLOCK_N // PIECES
+    FORMULA: tl.constexpr = LOGITS.formula
+    INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
+    BLOCK_M: tl.constexpr = TILE.rows
+    BLOCK_N: tl.constexpr = TILE.columns
+    KEPT: tl.constexpr = TILE.kept_rows
+    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
     TOGETHER: tl.constexpr = KEPT > 1 and KEPT < BLOCK_M
     # Of a row, a thread has every fourth column of a half; or, of tcgen05 with eight warps, one side.
     BY_LANE: tl.constexpr = KEPT < BLOCK_M or WIDTH == 2 * SUM_LANES or FORMULA >= ANGLE_AT_X
     # Sums of lanes take registers, which longer formulas have not.
     LANES: tl.constexpr = 1 if FORMULA >= ANGLE_AT_X else SUM_LANES if BY_LANE else 2
-    row = i * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_at = tl.minimum(row, M - 1)
-    column_at = tl.minimum(j * BLOCK_N + tl.arange(0, BLOCK_N), N - 1)
-    at_row = ROWS + first_place(i * BLOCK_M) + places(BLOCK_M)
-    x = row_scalars(at_row, INLINE_PTX)
-    rate = row_scalar(at_row, RATE, INLINE_PTX)
-    whole = _is_whole(TARGETS, offset, i * BLOCK_M, j * BLOCK_N, row_at, M, N, BLOCK_M, BLOCK_N)
-    if BY_ROW:
-        row_total = row_scalar(at_row, TOTAL, INLINE_PTX)
-        row_weight = row_scalar(at_row, WEIGHT, INLINE_PTX)
+    if _is_for_other_launch(operands, LOGITS):
+        return
+    c = tl.load(operands.C)
+    i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, TILE.group)
+    at = _places(operands, i, j, M, N, TILE)
+    x = row_scalars(at.table_at, INLINE_PTX)
+    rate = row_scalar(at.table_at, RATE, INLINE_PTX)
+    whole = _is_whole(operands.TARGETS, offset, at.row_at, i, j, M, N, TILE)
+    if LOGITS.by_row:
+        row_total = row_scalar(at.table_at, TOTAL, INLINE_PTX)
+        row_weight = row_scalar(at.table_at, WEIGHT, INLINE_PTX)
+    pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
 
-    products = products_of_tile(X, Y, row_at, column_at, x_stride, y_stride, D, BLOCK_K, PRECISION, UPCAST)
-    pieces = split(products, PIECES)
-
-    corner = WEIGHTS + i.to(tl.int64) * BLOCK_M * weights_stride + j * BLOCK_N
-    corner += tl.arange(0, BLOCK_M)[:, None] * weights_stride
+    corner = out.WEIGHTS + i.to(tl.int64) * BLOCK_M * out.stride + j * BLOCK_N
+    corner += tl.arange(0, BLOCK_M)[:, None] * out.stride
     own_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
     gap_sum, curv_sum, radial_sum = own_sum, own_sum, own_sum
     column_sums = ()
-    for piece in tl.static_range(PIECES):
+    for piece in tl.static_range(TILE.pieces):
         # Every other column: of a row and a lane there is one, whose terms are added by the multiplication.
         products = halves(pieces[piece])
-        at_column = COLUMNS + first_place(j * BLOCK_N) + place(piece * WIDTH) + places(WIDTH)
+        at_column = _columns_of_piece(operands.COLUMNS, j, piece, TILE)
         y = halves_of_points(column_scalars(at_column))
         column_total = halves(column_scalar(at_column, TOTAL))
         column_weight = halves(column_scalar(at_column, WEIGHT))
         gradients = ()
         for half in tl.static_range(2):
-            gap = gap_of_pairs(products[half], x, y[half], c, NEAR, FORMULA, CENTRED, INLINE_PTX)
-            push = tl.zeros([BLOCK_M, WIDTH // 2], tl.float32)
-            if BY_ROW:
-                push = row_weight * exp2(tl.fma(gap, minus(rate), minus(row_total)), INLINE_PTX)
-            if BY_COLUMN:
+            gap = gap_of_pairs(
+                products[half], x, y[half], c, LOGITS.near, FORMULA, LOGITS.centred, INLINE_PTX
+            )
+            by_logit = tl.zeros([BLOCK_M, WIDTH // 2], tl.float32)
+            if LOGITS.by_row:
+                by_logit = row_weight * exp2(tl.fma(gap, minus(rate), minus(row_total)), INLINE_PTX)
+            if LOGITS.by_column:
                 terms = exp2(tl.fma(gap, minus(rate), minus(column_total[half])), INLINE_PTX)
-                push = tl.fma(terms, column_weight[half], push)
+                by_logit = tl.fma(terms, column_weight[half], by_logit)
             if FORMULA == INNER or not whole:  # where a branch would make the compiler spill
                 every_other = j * BLOCK_N + piece * WIDTH + half + 2 * tl.arange(0, WIDTH // 2)
-                push = tl.where(_counts(TARGETS, offset, row, row_at, every_other, M, N), push, 0.0)
-            gap_sum += sums_of_half(push * gap, LANES, BY_LANE)
+                counts = _counts(operands.TARGETS, offset, at, every_other, M, N)
+                by_logit = tl.where(counts, by_logit, 0.0)
+            gap_sum += sums_of_half(by_logit * gap, LANES, BY_LANE)
 
-            pull = push * rate if FORMULA == DIST else push * (rate * UNITS_PER_RATE)
-            gradients += (
-                _gradient(products[half], gap, pull, x, y[half], c, NEAR, FORMULA, CENTRED, RESOLUTION),
-            )
+            by_gap = by_logit * rate if FORMULA == DIST else by_logit * (rate * SLOPES.units_per_rate)
+            gradients += (_gradient(products[half], gap, by_gap, x, y[half], c, LOGITS, SLOPES.resolution),)
             curv_sum += sums_of_half(gradients[half].curv, LANES, BY_LANE)
             if FORMULA < ANGLE_AT_X:
                 radial = gradients[half].radial
                 radial_sum += sums_of_half(gradients[half].weight * radial * radial, LANES, BY_LANE)
         exact = join((gradients[0].weight, gradients[1].weight))
-        if INLINE_PTX and WEIGHTS.dtype.element_ty == tl.bfloat16:
-            weight, kept = to_bfloat16(exact)
+        if INLINE_PTX and out.WEIGHTS.dtype.element_ty == tl.bfloat16:
+            weight, stored = to_bfloat16(exact)
         else:
-            weight = rounded(round_to_tf32(exact) if ROUND_TF32 else exact, WEIGHTS.dtype.element_ty)
-            kept = weight.to(tl.float32)
+            weight = round_to_tf32(exact) if SLOPES.round_tf32 else exact
+            weight = rounded(weight, out.WEIGHTS.dtype.element_ty)
+            stored = weight.to(tl.float32)
         tl.store(corner + piece * WIDTH + tl.arange(0, WIDTH)[None, :], weight)
-        kept = halves(kept)
+        stored = halves(stored)
         by_y = ()
         for half in tl.static_range(2):
             by_x, one = own_terms(
-                gradients[half], kept[half], products[half], x, y[half], c, FORMULA, CENTRED
+                gradients[half], stored[half], products[half], x, y[half], c, FORMULA, LOGITS.centred
             )
             own_sum += sums_of_half(by_x, LANES, BY_LANE)
             by_y += (kept_sums(one, KEPT) if TOGETHER else one,)
@@ -422,55 +433,84 @@ def pair_weights(
             column_sums += (join(by_y),)
         else:
             column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
-            tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(join(by_y), 0), mask=column < N)
-    at = j.to(tl.int64) * M + row
-    tl.store(X_SUM + at, tl.sum(own_sum, 1), mask=row < M)
-    tl.store(GAP_SUM + at, tl.sum(gap_sum, 1), mask=row < M)
+            tl.store(out.Y_SUM + i.to(tl.int64) * N + column, tl.sum(join(by_y), 0), mask=column < N)
+    place_of_sum = j.to(tl.int64) * M + at.row
+    tl.store(out.X_SUM + place_of_sum, tl.sum(own_sum, 1), mask=at.row < M)
+    tl.store(out.GAP_SUM + place_of_sum, tl.sum(gap_sum, 1), mask=at.row < M)
     curv_sum += radial_sum * (0.5 / (1.0 + x.height))
-    tl.store(CURV_SUM + at, tl.sum(curv_sum, 1), mask=row < M)
+    tl.store(out.CURV_SUM + place_of_sum, tl.sum(curv_sum, 1), mask=at.row < M)
     if TOGETHER:
         column = j * BLOCK_N + tl.arange(0, BLOCK_N)
-        tl.store(Y_SUM + i.to(tl.int64) * N + column, tl.sum(side_by_side(column_sums), 0), mask=column < N)
+        sums = tl.sum(side_by_side(column_sums), 0)
+        tl.store(out.Y_SUM + i.to(tl.int64) * N + column, sums, mask=column < N)
 
 
 @triton.jit
-def _is_for_other_launch(X_EXTENT, Y_EXTENT, FORMULA: tl.constexpr, NEAR: tl.constexpr):
+def _places(operands, i, j, M, N, TILE: tl.constexpr):
+    """Past the end the last row and the last column again."""
+    row = i * TILE.rows + tl.arange(0, TILE.rows)
+    column = j * TILE.columns + tl.arange(0, TILE.columns)
+    table_at = operands.ROWS + first_place(i * TILE.rows) + places(TILE.rows)
+    return _Places(row, tl.minimum(row, M - 1), tl.minimum(column, N - 1), table_at)
+
+
+@triton.jit
+def _columns_of_piece(COLUMNS, j, piece, TILE: tl.constexpr):
+    """Places in the table."""
+    WIDTH: tl.constexpr = TILE.columns // TILE.pieces
+    return COLUMNS + first_place(j * TILE.columns) + place(piece * WIDTH) + places(WIDTH)
+
+
+@triton.jit
+def _products(operands, at, ARITHMETIC: tl.constexpr, TILE: tl.constexpr):
+    DEPTH: tl.constexpr = TILE.depth_bytes * 8 // operands.X.dtype.element_ty.primitive_bitwidth
+    return products_of_tile(
+        operands.X,
+        operands.Y,
+        at.row_at,
+        at.column_at,
+        operands.x_stride,
+        operands.y_stride,
+        ARITHMETIC.width,
+        DEPTH,
+        ARITHMETIC.precision,
+        ARITHMETIC.upcast,
+    )
+
+
+@triton.jit
+def _is_for_other_launch(operands, LOGITS: tl.constexpr):
     """Of a distance there are two, one for points that all are near each other and one for all others."""
-    if FORMULA > SQDIST:
+    if LOGITS.formula > SQDIST:
         return False
-    return _all_near(X_EXTENT, Y_EXTENT) != NEAR
+    return _all_near(operands) != LOGITS.near
 
 
 @triton.jit
-def _all_near(X_EXTENT, Y_EXTENT):
+def _all_near(operands):
     """Whether no two points are farther apart than the series of :func:`distance_in_bits` serves."""
-    return tl.load(X_EXTENT).to(tl.float32) + tl.load(Y_EXTENT).to(tl.float32) < NEAR_REACH
+    return tl.load(operands.X_EXTENT).to(tl.float32) + tl.load(operands.Y_EXTENT).to(tl.float32) < NEAR_REACH
 
 
 @triton.jit
-def _target(TARGETS, offset, row, row_at):
-    """The column of each row's positive: without ``TARGETS``, that of its number in the whole problem."""
-    target = row + offset if TARGETS is None else tl.load(TARGETS + row_at) + offset
-    return target[:, None]
-
-
-@triton.jit
-def _counts(TARGETS, offset, row, row_at, column, M, N):
+def _counts(TARGETS, offset, at, column, M, N):
     """Which pairs are negatives: no row is with its target, none is past the end."""
-    negative = column[None, :] != _target(TARGETS, offset, row, row_at)
-    return negative & (column < N)[None, :] & (row < M)[:, None]
+    target = at.row + offset if TARGETS is None else tl.load(TARGETS + at.row_at) + offset
+    negative = column[None, :] != target[:, None]
+    return negative & (column < N)[None, :] & (at.row < M)[:, None]
 
 
 @triton.jit
-def _is_whole(TARGETS, offset, row, column, row_at, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Whether all pairs of the tile from ``row`` and ``column`` are negatives: most tiles need no tests."""
-    inside = (row + BLOCK_M <= M) & (column + BLOCK_N <= N)
+def _is_whole(TARGETS, offset, row_at, i, j, M, N, TILE: tl.constexpr):
+    """Whether all pairs of a tile are negatives: most tiles need no tests."""
+    row, column = i * TILE.rows, j * TILE.columns
+    inside = (row + TILE.rows <= M) & (column + TILE.columns <= N)
     if TARGETS is None:
         first = row + offset - column
-        negatives = (first <= -BLOCK_M) | (first >= BLOCK_N)
+        negatives = (first <= -TILE.rows) | (first >= TILE.columns)
     else:
         target = tl.load(TARGETS + row_at) + (offset - column)
-        negatives = tl.max(((target >= 0) & (target < BLOCK_N)).to(tl.int32), 0) == 0
+        negatives = tl.max(((target >= 0) & (target < TILE.columns)).to(tl.int32), 0) == 0
     return inside & negatives
 
 
@@ -478,34 +518,34 @@ def _is_whole(TARGETS, offset, row, column, row_at, M, N, BLOCK_M: tl.constexpr,
 def _gradient(
     product,
     gap,
-    push,
+    by_gap,
     x,
     y,
     c,
-    NEAR: tl.constexpr,
-    FORMULA: tl.constexpr,
-    CENTRED: tl.constexpr,
+    LOGITS: tl.constexpr,
     RESOLUTION: tl.constexpr,
 ):
+    FORMULA: tl.constexpr = LOGITS.formula
+    CENTRED: tl.constexpr = LOGITS.centred
     if FORMULA == ANGLE_AT_X:
-        return angle_gradient(product, push, x, y, c, CENTRED, RESOLUTION)
+        return angle_gradient(product, by_gap, x, y, c, CENTRED, RESOLUTION)
     if FORMULA == ANGLE_AT_Y:
-        g = angle_gradient(product, push, y, x, c, CENTRED, RESOLUTION)
+        g = angle_gradient(product, by_gap, y, x, c, CENTRED, RESOLUTION)
         return Gradient(g.weight, g.radial, g.curv, g.y, g.x)
     radial = tl.fma(x.height, y.root, minus(y.lever))  # (A - B) / sqrt(B)
     if FORMULA == INNER:
-        return Gradient(push, radial, push, push, push)
+        return Gradient(by_gap, radial, by_gap, by_gap, by_gap)
     z = separation(product, x, y, c, CENTRED)
     slope = tl.rsqrt(sinh_squared(z))
     # Where all points are near each other every ``A`` is all but 1, and there are no registers to tell.
-    steepest = x.steepest if NEAR else x.steepest * (y.root * y.root)
+    steepest = x.steepest if LOGITS.near else x.steepest * (y.root * y.root)
     per_sinh = tl.minimum(slope, steepest, propagate_nan=tl.PropagateNan.ALL)
     distance = gap
     if FORMULA == SQDIST:
         distance = tl.sqrt(gap)
-        push *= distance * (2.0 * LN2)
+        by_gap *= distance * (2.0 * LN2)
     # With half the distance ``u`` and ``tanh(u) = z / sinh(2 u)``, ``u - tanh(u)``.
     tanh = z * slope
-    deficit = tanh * near_excess(z) if NEAR else tl.fma(distance, 0.5 * LN2, minus(tanh))
-    weight = push * per_sinh
-    return Gradient(weight, radial, push * deficit, weight, weight)
+    deficit = tanh * near_excess(z) if LOGITS.near else tl.fma(distance, 0.5 * LN2, minus(tanh))
+    weight = by_gap * per_sinh
+    return Gradient(weight, radial, by_gap * deficit, weight, weight)

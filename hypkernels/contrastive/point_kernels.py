@@ -119,7 +119,7 @@ def centre(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``k x - P o``"""
+    """``k x - P o``, with the side's own centre ``o``"""
     tile = row_tile(outer_size, inner_size, ROWS)
     x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
     k = tl.sqrt(load_scalar(C))
@@ -358,7 +358,7 @@ def _launch_mean_direction(points: Tensor, out: Tensor) -> None:
 
 
 def centred_points(side: Side, precision: str) -> Tensor:
-    """``k x - P o``, float32; for tf32 to nearest."""
+    """``k x - P o``, with the side's own centre ``o``, float32; for tf32 to nearest."""
     out = allocate(side.points, side.points.shape, torch.float32)
     launch_rows(
         centre,

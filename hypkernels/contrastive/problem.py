@@ -32,9 +32,9 @@ _CENTRE_SAMPLE = 128
 class Part(NamedTuple):
     """Some points of a :class:`Side` with their scalars ``(M, 1)``, float64.
 
-    ``rapidity`` is ``asinh(k|x|)`` less that of a typical point. With ``o`` the centre of the one side and
-    ``p`` of the other, ``offset`` is ``(1 + o.p)/2 - p.x/|x|``, so that
-    ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o).(y/|y| - p)``.
+    ``rapidity`` is ``asinh(k|x|)`` less that of a typical point. With ``o_x`` the centre of this side
+    and ``o_y`` of the other, ``offset`` is ``(1 + o_x.o_y)/2 - o_y.x/|x|``, so that
+    ``1 - cos(x, y) = offset_x + offset_y - (x/|x| - o_x).(y/|y| - o_y)``.
     """
 
     points: Tensor
@@ -287,13 +287,13 @@ class SoftmaxGradient(NamedTuple):
     """Gradient of the loss by one matrix of logits.
 
     By the negative ``l_ij`` it is ``row_weights_i exp(l_ij - row_totals_i)`` plus
-    ``column_weights_j exp(l_ij - column_totals_j)``, by each row's positive it is ``pull``. A direction in
-    which no softmax is taken is ``None``.
+    ``column_weights_j exp(l_ij - column_totals_j)``, by each row's positive it is ``by_positive``. A
+    direction in which no softmax is taken is ``None``.
     """
 
     rows: tuple[Tensor, Tensor] | None
     columns: tuple[Tensor, Tensor] | None
-    pull: Tensor
+    by_positive: Tensor
 
 
 def softmax_gradients(
@@ -314,18 +314,18 @@ def _softmax_gradient(
     """``weights`` is the gradient by the loss of each row and direction, ``gaps`` the positives'."""
     positives = gaps * -p.logits_per_unit(matrix.gap)
     rows = columns = None
-    pull = torch.zeros_like(positives)
+    by_positive = torch.zeros_like(positives)
     if matrix.rows:
         rows = (weights, torch.logaddexp(saved.row_negatives, positives))
-        pull -= weights * torch.sigmoid(saved.row_negatives - positives)
+        by_positive -= weights * torch.sigmoid(saved.row_negatives - positives)
     if matrix.columns:
         rivals, totals = _column_sums(p, positives, saved.column_negatives)
         column_weights = p.add_at_targets(torch.zeros_like(totals), weights)
         columns = (column_weights, totals)
-        pull -= weights * torch.sigmoid(rivals - positives)
+        by_positive -= weights * torch.sigmoid(rivals - positives)
         if p.targets is not None:
-            pull += (p.at_targets(column_weights) - weights) * torch.sigmoid(positives - rivals)
-    return SoftmaxGradient(rows, columns, pull)
+            by_positive += (p.at_targets(column_weights) - weights) * torch.sigmoid(positives - rivals)
+    return SoftmaxGradient(rows, columns, by_positive)
 
 
 def _column_sums(p: Problem, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

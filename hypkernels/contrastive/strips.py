@@ -98,8 +98,8 @@ def add_positives(
     """Add the positives' part to that of the negatives, in place."""
     matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
     for matrix, part, gaps in zip(matrices, softmaxes, saved.positives, strict=True):
-        total.scale.sub_(part.pull * gaps * p.unit(matrix.gap.of_pairs))
-        problem.add_positives(total, -part.pull * p.scale, p, matrix.gap)
+        total.scale.sub_(part.by_positive * gaps * p.unit(matrix.gap.of_pairs))
+        problem.add_positives(total, -part.by_positive * p.scale, p, matrix.gap)
 
 
 def _with_range(p: Problem, gap: Gap) -> Problem:
@@ -205,7 +205,7 @@ def _terms(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> t
     bits = uniform * (tile.unit / LN2)
     slope = _rounded(bits, gaps)
     top = _rounded(slope * least, gaps)
-    exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-slope, out=tile.push)
+    exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-slope, out=tile.gradient)
     if slope != bits:  # all negatives would have another scale than the positives
         exponents.add_(gaps, alpha=slope - bits)
     tile.set_positives(exponents, -math.inf)
@@ -218,7 +218,7 @@ def _rounded(number: float, like: Tensor) -> float:
 
 def _logits(tile: Tile, gaps: Tensor, per_unit: Tensor) -> tuple[Tensor, float]:
     """The negatives' logits less a level, and the level."""
-    logits = torch.mul(gaps, tile.unit, out=tile.push).mul_(-per_unit.unsqueeze(1))
+    logits = torch.mul(gaps, tile.unit, out=tile.gradient).mul_(-per_unit.unsqueeze(1))
     tile.set_positives(logits, -math.inf)
     level = logits.amax().item()
     return (logits.sub_(level), level) if abs(level) < _LARGEST_LEVEL else (logits, 0.0)
@@ -255,7 +255,7 @@ def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
 def _fill_push(
     tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor, part: SoftmaxGradient
 ) -> None:
-    """Make ``tile.push`` the gradient of the loss by the negatives' logits."""
+    """Make ``tile.gradient`` the gradient of the loss by the negatives' logits."""
     terms, level = _terms(tile, gaps, least, per_unit)
     sides = []
     if part.rows is not None:

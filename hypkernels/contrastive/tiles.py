@@ -93,7 +93,7 @@ class Tile:
     """A tile of pairs, computed in five buffers of its shape that all tiles share.
 
     ``h`` is of the pairs, ``value`` their gaps over ``unit``, ``inverse`` is ``2 / sinh(k d)`` where a form
-    wants it, ``push`` and ``spare`` are for what is made of them. ``general`` tells whether the general
+    wants it, ``gradient`` and ``spare`` are for what is made of them. ``general`` tells whether the general
     formulas gave the gaps; ``h`` is then what they took, and ``slopes`` the gradients that they gave by the
     points' inner products.
     """
@@ -102,7 +102,7 @@ class Tile:
         self.x, self.y, self.c = x, y, p.c
         self.rows, self.columns = x.place, y.place
         shape = (len(x.points), len(y.points))
-        self.h, self.value, self.inverse, self.push, self.spare = (
+        self.h, self.value, self.inverse, self.gradient, self.spare = (
             buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers
         )
         self._positives = _positives(p, x.place, y.place)
@@ -179,9 +179,9 @@ class _Form(NamedTuple):
 
     ``value(tile, least)`` fills ``tile.value`` with the gap over ``unit``, and ``tile.inverse`` if the slope
     needs it, ``least`` being the least ``h``; ``scalar(h)`` is the same for a number. ``slope(tile)`` turns
-    ``tile.push`` from the gradient by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each row,
-    the sum of ``(curv_power * gap - dgap/dh * h)`` over its pairs, weighted with their gradients; ``by_gap``
-    is that of the gap.
+    ``tile.gradient`` from the gradient by the gap into that by ``h``. ``by_curv(tile, by_gap)`` is, for each
+    row, the sum of ``(curv_power * gap - dgap/dh * h)`` over its pairs, weighted with their gradients;
+    ``by_gap`` is that of the gap.
     """
 
     unit: float
@@ -204,7 +204,7 @@ def _dist(tile: Tile, least: float) -> Tensor:
     w = torch.addcmul(h, q, tile.inverse, out=q)
     if least > _LEAST_OF_COARSE_SUMS:
         return torch.add(one, w, alpha=2, out=w).log2_()
-    u = torch.add(one, w, alpha=2, out=tile.push)
+    u = torch.add(one, w, alpha=2, out=tile.gradient)
     lost = torch.sub(u, 1, out=tile.spare).sub_(w, alpha=2).div_(u)
     return torch.sub(u.log2_(), lost, alpha=1 / LN2, out=w)
 
@@ -219,11 +219,11 @@ def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
     Either slope leaves the distance in ``value``.
     """
     whole = power * by_gap
-    rest = whole - _row_dots(tile.push, tile.h, tile.spare)
+    rest = whole - _row_dots(tile.gradient, tile.h, tile.spare)
     if rest.abs().sum() > _LEAST_DIFFERENCE * whole.abs().sum():
         return rest
     deficit = tanh_deficit(tile.value * (LN2 / 2), tile.h / (tile.h + 1))
-    return _row_dots(tile.push, deficit.div_(tile.inverse), tile.spare)
+    return _row_dots(tile.gradient, deficit.div_(tile.inverse), tile.spare)
 
 
 def sums(terms: Tensor, dim: int) -> Tensor:
@@ -246,28 +246,28 @@ _FORMS = {
         LN2,
         _dist,
         _dist_of,
-        lambda tile: tile.push.mul_(tile.inverse),
+        lambda tile: tile.gradient.mul_(tile.inverse),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 0.5),
     ),
     SQUARED_DISTANCE.value: _Form(
         LN2**2,
         lambda tile, least: _dist(tile, least).square_(),
         lambda h: _dist_of(h) ** 2,
-        lambda tile: tile.push.mul_(tile.value.sqrt_()).mul_(tile.inverse).mul_(2 * LN2),
+        lambda tile: tile.gradient.mul_(tile.value.sqrt_()).mul_(tile.inverse).mul_(2 * LN2),
         lambda tile, by_gap: _dist_by_curv(tile, by_gap, 1.0),
     ),
     NEGATIVE_INNER.value: _Form(
         1.0,
         lambda tile, least: torch.mul(tile.h, 2, out=tile.value).add_(1),
         lambda h: 1 + 2 * h,
-        lambda tile: tile.push.mul_(2),
-        lambda tile, by_gap: sums(tile.push, 1) / 2,
+        lambda tile: tile.gradient.mul_(2),
+        lambda tile, by_gap: sums(tile.gradient, 1) / 2,
     ),
     EXCESS_OF_INNER.value: _Form(
         1.0,
         lambda tile, least: torch.mul(tile.h, 2, out=tile.value),
         lambda h: 2 * h,
-        lambda tile: tile.push.mul_(2),
+        lambda tile: tile.gradient.mul_(2),
         lambda tile, by_gap: torch.zeros_like(by_gap),
     ),
 }
@@ -286,8 +286,8 @@ class GradientSums:
     def add_matrix(
         self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor, uniform: float | None
     ) -> None:
-        """Add what comes through one matrix of logits, ``-per_unit * gaps``: ``push`` is that by them."""
-        by_gap = _row_dots(tile.push, gaps, tile.spare).mul_(tile.unit)
+        """Add what comes through one matrix of logits, ``-per_unit * gaps``: ``gradient`` is that by them."""
+        by_gap = _row_dots(tile.gradient, gaps, tile.spare).mul_(tile.unit)
         self.scale[tile.rows] -= by_gap * self.p.unit(pairs)
         if tile.general:
             self._add_general(tile, pairs, gaps, per_unit)
@@ -297,20 +297,20 @@ class GradientSums:
         if self.p.learns.curv:
             self.curv += (form.by_curv(tile, by_gap) * per_unit).sum() / self.p.c
         if uniform is None:
-            tile.push.mul_(per_unit.unsqueeze(1))
+            tile.gradient.mul_(per_unit.unsqueeze(1))
         self._add_by_h(tile, 1.0 if uniform is None else uniform)
 
     def _add_by_h(self, tile: Tile, factor: float) -> None:
-        """From ``2 h = A B - 1 - c x.y``, the slopes by ``h`` being in ``tile.push``, less a ``factor``."""
+        """From ``2 h = A B - 1 - c x.y``, slopes by ``h`` being in ``tile.gradient``, less a ``factor``."""
         x, y, c = tile.x, tile.y, self.p.c
         A, B = x.scalars.A, y.scalars.A
-        by_row = (tile.push @ y.sums).double().mul_(factor / 2)
-        by_column = (x.sums.mT @ tile.push).double().mT.mul_(factor / 2)
+        by_row = (tile.gradient @ y.sums).double().mul_(factor / 2)
+        by_column = (x.sums.mT @ tile.gradient).double().mT.mul_(factor / 2)
         if self.x:
-            self.x.add(x.place, tile.push, y.factors, factor / 2, by_row[:, :1])
+            self.x.add(x.place, tile.gradient, y.factors, factor / 2, by_row[:, :1])
             self.x.point[x.place] -= c * by_row[:, 1:2] / A
         if self.y:
-            self.y.add(y.place, tile.push.mT, x.factors, -factor, by_column[:, :1])
+            self.y.add(y.place, tile.gradient.mT, x.factors, -factor, by_column[:, :1])
             self.y.point[y.place] -= c * by_column[:, 1:2] / B
         s_0, s_1, s_2 = by_row[:, 2:5].split(1, 1)
         apart = _apart(x.scalars, self.p.x)
@@ -319,7 +319,7 @@ class GradientSums:
     def _add_general(self, tile: Tile, pairs: PairFunction, gaps: Tensor, per_unit: Tensor) -> None:
         if tile.slopes is None:
             tile.slopes = tile.inverse.zero_()
-        weights = tile.push.mul_(-per_unit.unsqueeze(1))
+        weights = tile.gradient.mul_(-per_unit.unsqueeze(1))
         for band, pair in tile.bands():
             part = pairs.gradient(weights[band], gaps[band], pair)
             tile.slopes[band] += part.cross

@@ -324,18 +324,18 @@ def _distance(z, INLINE_PTX: tl.constexpr):
 
 @triton.jit
 def _gradient(
-    product, push, x, y, c, FORMULA: tl.constexpr, RESOLUTION: tl.constexpr, INLINE_PTX: tl.constexpr
+    product, by_value, x, y, c, FORMULA: tl.constexpr, RESOLUTION: tl.constexpr, INLINE_PTX: tl.constexpr
 ):
-    """``push`` is minus the gradient by the value of curvature -1, in this one's unit, times ``c``."""
+    """``by_value`` is minus the gradient by the value of curvature -1, in this one's unit, times ``c``."""
     if FORMULA == ANGLE_AT_X:
-        return angle_gradient(product, push, x, y, c, False, RESOLUTION)
+        return angle_gradient(product, by_value, x, y, c, False, RESOLUTION)
     radial = tl.fma(x.height, y.root, minus(y.lever))  # (A - B) / sqrt(B)
     if FORMULA == INNER:
-        return Gradient(push, radial, push, push, push)
+        return Gradient(by_value, radial, by_value, by_value, by_value)
     z = separation(product, x, y, c, False)
     slope = tl.rsqrt(sinh_squared(z))
     tanh = z * slope  # of half the distance
     far = distance_in_bits(z, False, INLINE_PTX) * (0.5 * LN2) - tanh
     deficit = tl.where(z < _SERIES_REACH, tanh * near_excess(z), far)
-    weight = push * slope
-    return Gradient(weight, radial, push * deficit, weight, weight)
+    weight = by_value * slope
+    return Gradient(weight, radial, by_value * deficit, weight, weight)

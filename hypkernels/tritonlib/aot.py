@@ -69,12 +69,11 @@ class Compiled:
 def compile_variant(variant: Variant, target: str) -> Binary | str:
     """The compiled kernel, or why there is none."""
     device = TARGETS[target]
-    names = variant.kernel.arg_names
     source = ASTSource(
         variant.kernel,
-        {name: variant.signature[name] for name in names},
-        dict(variant.constexprs),
-        {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned},
+        {name: variant.signature[name] for name in variant.kernel.arg_names},
+        {_path(variant, name): value for name, value in variant.constexprs.items()},
+        {_path(variant, name): [["tt.divisibility", 16]] for name in variant.aligned},
     )
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, **variant.options}
     try:
@@ -86,6 +85,13 @@ def compile_variant(variant: Variant, target: str) -> Binary | str:
     except Exception as error:  # whatever a compiler of three languages raises is this variant's result
         return "does not compile: " + "\n".join(f"{type(e).__name__}: {e}" for e in _with_causes(error))
     return read_binary(compiled)
+
+
+def _path(variant: Variant, name: str) -> tuple[int, ...]:
+    """The numbers of an argument and, for ``argument.field``, of the field."""
+    argument, _, field = name.partition(".")
+    index = variant.kernel.arg_names.index(argument)
+    return (index, variant.signature[argument]._fields.index(field)) if field else (index,)
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

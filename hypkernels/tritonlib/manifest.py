@@ -30,7 +30,8 @@ class Variant:
     Attributes:
         name: unique, of the form ``"maps.exp_map0_forward[fp32,D=512]"``.
         kernel: the ``@triton.jit`` function.
-        signature: argument -> Triton type: ``"*fp32"``, ``"i64"``, ``"constexpr"``.
+        signature: argument -> Triton type: ``"*fp32"``, ``"i64"``, ``"constexpr"``; or a named tuple of them.
+            Elsewhere a field of such an argument is called ``"argument.field"``.
         constexprs: the value of each argument that is ``"constexpr"`` in ``signature``.
         aligned: arguments divisible by 16: pointers of contiguous inputs, row strides.
         targets: a part of :data:`TARGETS`.
@@ -43,7 +44,7 @@ class Variant:
 
     name: str
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, Any]
     constexprs: Mapping[str, Any]
     aligned: tuple[str, ...]
     num_warps: int

@@ -6,8 +6,8 @@ All are functions of ``z = cosh(k d) - 1 = (A B - 1) - c x.y`` with ``A = 1 + h_
     lateral = P Q - c x.y,   radial = 2 sinh^2((b - a)/2),   z = lateral + radial
 
 ``product`` is that of the points as they are, from which ``z = h_x B + h_y - c x.y``; or, ``CENTRED``, that
-of ``u = k x - P o`` and ``v = k y - Q p`` with any two directions ``o`` and ``p``. Then
-``lateral = t_x Q + P t_y - u.v`` with the tilts ``t = P ((1 + o.p)/2 - p.x/|x|)``. Scalars of the points are
+of ``u = k x - P o_x`` and ``v = k y - Q o_y`` with any two directions ``o_x`` and ``o_y``. Then
+``lateral = t_x Q + P t_y - u.v`` with the tilts ``t``. All scalars of points are explained in
 :class:`~hypkernels.tritonlib.pair_tiles.Points`.
 """
 
@@ -153,14 +153,14 @@ def angle_of_pairs(product, apex, other, c, CENTRED: tl.constexpr):
 
 
 @triton.jit
-def angle_gradient(product, push, apex, other, c, CENTRED: tl.constexpr, RESOLUTION: tl.constexpr):
+def angle_gradient(product, by_gap, apex, other, c, CENTRED: tl.constexpr, RESOLUTION: tl.constexpr):
     """``x`` stands for the apex, without ``weight c x.y``; what is divided by norms is so elsewhere."""
     lateral, chord, z, extent = lateral_radial(product, apex, other, c, CENTRED)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
     gram = extent - lateral
     floor = extent * RESOLUTION
     floored = tl.maximum(z, floor, propagate_nan=tl.PropagateNan.ALL)
-    per_z = tl.where(floored == 0.0, 0.0, push / floored)
+    per_z = tl.where(floored == 0.0, 0.0, by_gap / floored)
     per_z_plus_2 = 1.0 / (floored + 2.0)
     opposite = _opposite(lateral, extent)
     width = tl.sqrt(tl.maximum(lateral, floor)) * tl.sqrt(tl.maximum(opposite, floor))

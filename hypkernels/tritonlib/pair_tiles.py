@@ -27,11 +27,26 @@ SUM_LANES, _ADJACENT = tl.constexpr(4), tl.constexpr(2)
 
 
 class Points(NamedTuple):
-    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile.
+    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile: words of all kernels of pairs.
 
-    ``root = A^-1/2`` and ``lever = h A^-1/2``; ``steepest``: ``A`` times the slope of the distance by ``z``
-    where the product leaves off to tell two such points apart. Over the ``A`` of another point it is that of
-    the pair, or larger where the two are so far apart that the product tells them apart anyway.
+    Of a point ``x``, with ``P = sqrt(c)|x|``, ``A = sqrt(1 + P^2)`` and the rapidity ``a = asinh(P)``, which
+    is ``sqrt(c)`` times its distance to the origin:
+
+    ========  =====================================================================================
+    height    ``h = A - 1``, how far above the hyperboloid's vertex the point lies
+    norm      ``P``
+    root      ``A^-1/2``
+    lever     ``h A^-1/2``: ``(A - B) B^-1/2`` of a pair is ``h_x root_y - lever_y``
+    growth    ``e^a - 1 = h + P``
+    shrink    ``e^(-a/2)``: of a pair, ``2 sinh((b - a)/2) = (growth_y - growth_x) shrink_x shrink_y``
+    tilt      ``t_x = P ((1 + o_x.o_y)/2 - o_y.x/|x|)``, what the product of centred points leaves out
+    steepest  ``A`` times the slope of the distance by ``z`` where the product leaves off to tell two
+              such points apart. Over the ``A`` of another point it is that of the pair, or larger
+              where the two are so far apart that the product tells them apart anyway.
+    ========  =====================================================================================
+
+    The table has three lines more. ``TOTAL`` and ``WEIGHT`` make the softmax of a row or column: the gradient
+    by a negative's logit is ``WEIGHT 2^(logit - TOTAL)``. ``RATE`` makes the logits: ``-RATE`` times the gap.
     """
 
     height: tl.tensor

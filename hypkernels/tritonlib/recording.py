@@ -32,10 +32,10 @@ _ROWS = 1 << 16
 
 
 class Launch(NamedTuple):
-    """One kernel launch, as Triton's compiler needs it."""
+    """One kernel launch, as Triton's compiler needs it: see the manifest's ``Variant``."""
 
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, Any]
     constexprs: Mapping[str, Any]
     aligned: tuple[str, ...]
     options: Mapping[str, Any]
@@ -77,23 +77,36 @@ def _launch(kernel: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Laun
     names = {param.name for param in kernel.params}
     bound = kernel.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in names})
     bound.apply_defaults()
-    signature, constexprs, aligned = {}, {}, []
+    signature: dict[str, Any] = {}
+    constexprs, aligned = {}, []
     for param in kernel.params:
         value = bound.arguments[param.name]
-        signature[param.name] = kind = _type(param, value)
-        if kind == "constexpr":
-            constexprs[param.name] = value
-        elif _is_aligned(param, value):
-            aligned.append(param.name)
+        signature[param.name] = kinds = _type(param, value)
+        for name, kind, part in _parts(param.name, kinds, value):
+            if kind == "constexpr":
+                constexprs[name] = part
+            elif _is_aligned(param, part):
+                aligned.append(name)
     options = {k: v for k, v in kwargs.items() if k not in names}
     return Launch(kernel, signature, constexprs, tuple(aligned), options)
 
 
-def _type(param: Any, value: Any) -> str:
+def _parts(name: str, kind: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """The argument, or the fields of a named tuple that is one: ``operands.X``."""
+    if isinstance(kind, str):
+        yield name, kind, value
+    else:
+        for field, kind_of_field, part in zip(kind._fields, kind, value, strict=True):
+            yield f"{name}.{field}", kind_of_field, part
+
+
+def _type(param: Any, value: Any) -> Any:
     if param.is_constexpr or value is None:
         return "constexpr"
     if isinstance(value, Tensor):
         return f"*{DTYPE_NAMES[value.dtype]}"
+    if isinstance(value, tuple):
+        return type(value)(*(_type(param, part) for part in value))
     if param.annotation_type:
         return param.annotation_type
     if isinstance(value, bool):

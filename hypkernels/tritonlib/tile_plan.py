@@ -166,7 +166,7 @@ _TABLES = {
         bfloat16=_HALF._replace(backward=_WIDE._replace(pieces=8)),
         half=_HALF._replace(backward=_WIDE._replace(pieces=8)),
         float32=Plan(
-            _EIGHT_PIECES,
+            _NARROW._replace(depth_bytes=64),
             _EIGHT_PIECES,
             _NARROW._replace(depth_bytes=64),
             _SMALL_SPLIT_PRODUCT,

@@ -30,6 +30,7 @@ OPTIONS: Mapping[str, Sequence[int]] = {
     "pieces": (1, 2, 4, 8, 16),
     "depth_bytes": (64, 128),
     "group": (4, 8, 16),
+    "run": (4, 16, 64),
 }
 LEAST_GAIN = 0.01
 TOLERANCE = 1e-4
