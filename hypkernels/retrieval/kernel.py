@@ -229,7 +229,7 @@ def launch_bounds(
 
 def _tile(plan: Plan) -> Tile:
     """Restrictions need registers, of which fewer warps have not enough."""
-    return plan.forward._replace(warps=_WARPS)
+    return plan.separate._replace(warps=_WARPS)
 
 
 def _precision(points: Tensor) -> str:

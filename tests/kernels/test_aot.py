@@ -8,6 +8,7 @@ import sys
 import types
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 from zlib import crc32
 
 import pytest
@@ -327,15 +328,22 @@ def test_variants_have_names_of_their_own(monkeypatch):
         manifest.variants()
 
 
+class _Group(NamedTuple):
+    X: object
+    stride: object
+    nothing: object
+
+
 @triton.jit
-def _arguments(X, Y, one, aligned, odd, large, number, flag, nothing, FUNCTION: tl.constexpr):
+def _arguments(X, Y, one, aligned, odd, large, number, flag, nothing, group, FUNCTION: tl.constexpr):
     pass
 
 
 def test_launches_are_recorded_as_triton_specialises_them():
     x = torch.empty(64, dtype=torch.bfloat16, device="meta")
     with recording.recorded_launches() as launches:
-        _arguments[(1,)](x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, FUNCTION=_scale, maxnreg=64)
+        group = _Group(x, 32, None)
+        _arguments[(1,)](x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, group, FUNCTION=_scale, maxnreg=64)
     (launch,) = launches
     assert launch.signature == {
         "X": "*bf16",
@@ -347,10 +355,11 @@ def test_launches_are_recorded_as_triton_specialises_them():
         "number": "fp32",
         "flag": "u1",
         "nothing": "constexpr",
+        "group": _Group("*bf16", "i32", "constexpr"),
         "FUNCTION": "constexpr",
     }
-    assert launch.constexprs == {"one": 1, "nothing": None, "FUNCTION": _scale}
-    assert launch.aligned == ("X", "aligned", "large")
+    assert launch.constexprs == {"one": 1, "nothing": None, "group.nothing": None, "FUNCTION": _scale}
+    assert launch.aligned == ("X", "aligned", "large", "group.X", "group.stride")
     assert launch.variant("a kernel").options == {"maxnreg": 64}
 
 
@@ -359,11 +368,16 @@ def test_what_runs_is_what_is_recorded():
     backend = make_backend(GPUTarget("cuda", 90, 32))
     binder = create_function_from_signature(_arguments.signature, _arguments.params, backend)
     x = torch.empty(64, dtype=torch.bfloat16)
-    arguments = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None)
+    arguments = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, _Group(x[1:], 48, None))
     _, specialization, _ = binder(*arguments, FUNCTION=_scale)
     with recording.recorded_launches() as launches:
         _arguments[(1,)](*arguments, FUNCTION=_scale)
     (launch,) = launches
-    assert [kind for kind, _ in specialization] == list(launch.signature.values())
-    aligned = [n for n, (_, kind) in zip(_arguments.arg_names, specialization, strict=True) if kind == "D"]
+    kinds = [kind for kind, _ in specialization]
+    assert kinds == list(launch.signature.values())
+    assert type(kinds[-2]) is type(launch.signature["group"]) is _Group
+    aligned = []
+    for name, (_, kind) in zip(_arguments.arg_names, specialization, strict=True):
+        fields = kind._asdict() if isinstance(kind, tuple) else {"": kind}
+        aligned += [f"{name}.{field}".rstrip(".") for field, kind in fields.items() if kind == "D"]
     assert aligned == list(launch.aligned)
