@@ -35,7 +35,7 @@ def shrink() -> None:
     from benchmarks import roofline, sampling, session
     from benchmarks.cases import CASES
     from benchmarks.providers import PROVIDERS
-    from hypkernels.tritonlib import tune
+    from hypkernels.contrastive import tune
 
     def small(shape):
         return {"B": rows(shape["B"]), "D": WIDTH} if "D" in shape else {"B": 2}
@@ -104,7 +104,7 @@ def commands(out: Path, share: int) -> Iterator[tuple[str, list[str]]]:
     yield "report", ["-m", "benchmarks.report", "--results", str(out), *pages]
     (found,) = out.glob("pretended/20*.json")
     yield "comparison", ["-m", "benchmarks.compare", str(found), str(found), "--all"]
-    tune = ["hypkernels.tritonlib.tune", "--rows", "40", "--width", str(WIDTH)]
+    tune = ["hypkernels.contrastive.tune", "--rows", "40", "--width", str(WIDTH)]
     for dtype in ("bfloat16", "float32"):
         yield f"tuner, {dtype}", [*pretended, *tune, "--dtype", dtype]
 

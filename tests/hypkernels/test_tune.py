@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("triton")
 
 from hypkernels.tritonlib.tile_plan import Plan, Tile
-from hypkernels.tritonlib.tune import OPTIONS, search, table
+from hypkernels.contrastive.tune import OPTIONS, search, table
 
 START = Tile(128, 128, 128, warps=8, stages=3, kept_rows=64)
 

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hypkernels.contrastive import kernel
 from hypkernels.tritonlib.tile_plan import default_plan
-from hypkernels.tritonlib.tune import random_problem, tune
+from hypkernels.contrastive.tune import random_problem, tune
 
 
 def problem():

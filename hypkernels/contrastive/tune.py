@@ -1,6 +1,6 @@
 """Find the fastest tiles of the contrastive loss on the GPU at hand, and print them as a table.
 
-    python -m hypkernels.tritonlib.tune --rows 32768 --width 512 --dtype bfloat16
+    python -m hypkernels.contrastive.tune --rows 32768 --width 512 --dtype bfloat16
 
 Each kernel's tile starts from the one in use; one of its numbers at a time is varied, and the best kept,
 until nothing gains. A tile that does not compile, does not run or changes the result does not count. Nothing
@@ -166,7 +166,7 @@ def table(plan: Plan) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hypkernels.tritonlib.tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m hypkernels.contrastive.tune", description=__doc__)
     parser.add_argument("--rows", type=int, default=32768, help="points on either side (default: 32768)")
     parser.add_argument("--width", type=int, default=512, help="their dimension (default: 512)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
