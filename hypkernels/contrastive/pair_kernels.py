@@ -190,7 +190,8 @@ def log_sums(
     BLOCK_M: tl.constexpr = TILE.rows
     BLOCK_N: tl.constexpr = TILE.columns
     KEPT: tl.constexpr = TILE.kept_rows
-    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
+    PIECES: tl.constexpr = TILE.pieces
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
     SPREAD: tl.constexpr = KEPT > 1 and KEPT < BLOCK_M
     LANES: tl.constexpr = SUM_LANES if SPREAD else 2
     if _is_for_other_launch(operands, LOGITS):
@@ -200,7 +201,7 @@ def log_sums(
     height = tl.cdiv(M, BLOCK_M)
     stop = j * height + tl.minimum(first * run + run, height)
     column_sums = ()
-    for _ in tl.static_range(TILE.pieces):
+    for _ in tl.static_range(PIECES):
         column_sums += (tl.zeros([KEPT, WIDTH], tl.float32),)
     reference = _LOWEST
     # What a tile needs is computed from its number: kept from one tile to the next it would take registers.
@@ -210,7 +211,7 @@ def log_sums(
         x = row_scalars(at.table_at, INLINE_PTX)
         rate = row_scalar(at.table_at, RATE, INLINE_PTX)
         whole = _is_whole(operands.TARGETS, offset, at.row_at, i, j, M, N, TILE)
-        pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
+        pieces = split(_products(operands, at, ARITHMETIC, TILE), PIECES)
 
         if i % run == 0:
             y = column_scalars(_columns_of_piece(operands.COLUMNS, j, 0, TILE))
@@ -225,7 +226,7 @@ def log_sums(
 
         row_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
         column_sums_before, column_sums = column_sums, ()
-        for piece in tl.static_range(TILE.pieces):
+        for piece in tl.static_range(PIECES):
             y = column_scalars(_columns_of_piece(operands.COLUMNS, j, piece, TILE))
             gap = gap_of_pairs(pieces[piece], x, y, c, LOGITS.near, FORMULA, LOGITS.centred, INLINE_PTX)
             terms = exp2(tl.fma(gap, minus(rate), minus(reference)), INLINE_PTX)
@@ -243,7 +244,7 @@ def log_sums(
             tl.store(sums.ROW_SUM + out, tl.sum(row_sum, 1), mask=at.row < M)
     if LOGITS.by_column:
         last = stop - 1
-        for piece in tl.static_range(TILE.pieces):
+        for piece in tl.static_range(PIECES):
             column = last // height * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
             out = (last % height // run).to(tl.int64) * N + column
             tl.store(sums.COLUMN_MAX + out, tl.zeros([WIDTH], tl.float32) + reference, mask=column < N)
@@ -270,7 +271,8 @@ def separate_log_sums(
     INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
     BLOCK_M: tl.constexpr = TILE.rows
     BLOCK_N: tl.constexpr = TILE.columns
-    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
+    PIECES: tl.constexpr = TILE.pieces
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
     c = tl.load(operands.C)
     near = _all_near(operands)
     if tl.load(UNSAFE) == 0:
@@ -279,11 +281,11 @@ def separate_log_sums(
     at = _places(operands, i, j, M, N, TILE)
     x = row_scalars(at.table_at, INLINE_PTX)
     rate = row_scalar(at.table_at, RATE, INLINE_PTX)
-    pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
+    pieces = split(_products(operands, at, ARITHMETIC, TILE), PIECES)
 
     logits = ()
     row_max = tl.full([BLOCK_M], _LOWEST, tl.float32)
-    for piece in tl.static_range(TILE.pieces):
+    for piece in tl.static_range(PIECES):
         column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
         y = column_scalars(_columns_of_piece(operands.COLUMNS, j, piece, TILE))
         gap = gap_of_pairs(pieces[piece], x, y, c, near, FORMULA, LOGITS.centred, INLINE_PTX)
@@ -292,7 +294,7 @@ def separate_log_sums(
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
 
     row_sum = tl.zeros([BLOCK_M], tl.float32)
-    for piece in tl.static_range(TILE.pieces):
+    for piece in tl.static_range(PIECES):
         row_sum += tl.sum(exp2(logits[piece] - row_max[:, None], INLINE_PTX), 1)
         if LOGITS.by_column:
             column_max = tl.maximum(tl.max(logits[piece], 0), _LOWEST)
@@ -359,7 +361,8 @@ def pair_weights(
     BLOCK_M: tl.constexpr = TILE.rows
     BLOCK_N: tl.constexpr = TILE.columns
     KEPT: tl.constexpr = TILE.kept_rows
-    WIDTH: tl.constexpr = BLOCK_N // TILE.pieces
+    PIECES: tl.constexpr = TILE.pieces
+    WIDTH: tl.constexpr = BLOCK_N // PIECES
     TOGETHER: tl.constexpr = KEPT > 1 and KEPT < BLOCK_M
     # Of a row, a thread has every fourth column of a half; or, of tcgen05 with eight warps, one side.
     BY_LANE: tl.constexpr = KEPT < BLOCK_M or WIDTH == 2 * SUM_LANES or FORMULA >= ANGLE_AT_X
@@ -376,21 +379,20 @@ def pair_weights(
     if LOGITS.by_row:
         row_total = row_scalar(at.table_at, TOTAL, INLINE_PTX)
         row_weight = row_scalar(at.table_at, WEIGHT, INLINE_PTX)
-    pieces = split(_products(operands, at, ARITHMETIC, TILE), TILE.pieces)
+    pieces = split(_products(operands, at, ARITHMETIC, TILE), PIECES)
 
     corner = out.WEIGHTS + i.to(tl.int64) * BLOCK_M * out.stride + j * BLOCK_N
     corner += tl.arange(0, BLOCK_M)[:, None] * out.stride
     own_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
     gap_sum, curv_sum, radial_sum = own_sum, own_sum, own_sum
     column_sums = ()
-    for piece in tl.static_range(TILE.pieces):
+    for piece in tl.static_range(PIECES):
         # Every other column: of a row and a lane there is one, whose terms are added by the multiplication.
         products = halves(pieces[piece])
         at_column = _columns_of_piece(operands.COLUMNS, j, piece, TILE)
         y = halves_of_points(column_scalars(at_column))
         column_total = halves(column_scalar(at_column, TOTAL))
         column_weight = halves(column_scalar(at_column, WEIGHT))
-        gradients = ()
         for half in tl.static_range(2):
             gap = gap_of_pairs(
                 products[half], x, y[half], c, LOGITS.near, FORMULA, LOGITS.centred, INLINE_PTX
@@ -408,12 +410,17 @@ def pair_weights(
             gap_sum += sums_of_half(by_logit * gap, LANES, BY_LANE)
 
             by_gap = by_logit * rate if FORMULA == DIST else by_logit * (rate * SLOPES.units_per_rate)
-            gradients += (_gradient(products[half], gap, by_gap, x, y[half], c, LOGITS, SLOPES.resolution),)
-            curv_sum += sums_of_half(gradients[half].curv, LANES, BY_LANE)
+            gradient = _gradient(products[half], gap, by_gap, x, y[half], c, LOGITS, SLOPES.resolution)
+            curv_sum += sums_of_half(gradient.curv, LANES, BY_LANE)
             if FORMULA < ANGLE_AT_X:
-                radial = gradients[half].radial
-                radial_sum += sums_of_half(gradients[half].weight * radial * radial, LANES, BY_LANE)
-        exact = join((gradients[0].weight, gradients[1].weight))
+                radial_sum += sums_of_half(
+                    gradient.weight * gradient.radial * gradient.radial, LANES, BY_LANE
+                )
+            if half == 0:  # no tuple of both: in one Triton 3.6 forgets the names
+                even = gradient
+            else:
+                odd = gradient
+        exact = join((even.weight, odd.weight))
         if INLINE_PTX and out.WEIGHTS.dtype.element_ty == tl.bfloat16:
             weight, stored = to_bfloat16(exact)
         else:
@@ -424,8 +431,9 @@ def pair_weights(
         stored = halves(stored)
         by_y = ()
         for half in tl.static_range(2):
+            gradient = even if half == 0 else odd
             by_x, one = own_terms(
-                gradients[half], stored[half], products[half], x, y[half], c, FORMULA, LOGITS.centred
+                gradient, stored[half], products[half], x, y[half], c, FORMULA, LOGITS.centred
             )
             own_sum += sums_of_half(by_x, LANES, BY_LANE)
             by_y += (kept_sums(one, KEPT) if TOGETHER else one,)
@@ -463,7 +471,10 @@ def _columns_of_piece(COLUMNS, j, piece, TILE: tl.constexpr):
 
 @triton.jit
 def _products(operands, at, ARITHMETIC: tl.constexpr, TILE: tl.constexpr):
+    WIDTH: tl.constexpr = ARITHMETIC.width
     DEPTH: tl.constexpr = TILE.depth_bytes * 8 // operands.X.dtype.element_ty.primitive_bitwidth
+    PRECISION: tl.constexpr = ARITHMETIC.precision
+    UPCAST: tl.constexpr = ARITHMETIC.upcast
     return products_of_tile(
         operands.X,
         operands.Y,
@@ -471,10 +482,10 @@ def _products(operands, at, ARITHMETIC: tl.constexpr, TILE: tl.constexpr):
         at.column_at,
         operands.x_stride,
         operands.y_stride,
-        ARITHMETIC.width,
+        WIDTH,
         DEPTH,
-        ARITHMETIC.precision,
-        ARITHMETIC.upcast,
+        PRECISION,
+        UPCAST,
     )
 
 

@@ -97,7 +97,7 @@ class _Table(NamedTuple):
 
 _WIDE, _NARROW = _tile(128, 128, 8, pieces=4), _tile(128, 64, 8, pieces=4)
 _FEW_WARPS = _tile(128, 128, 4, pieces=4)
-_HIGH = _tile(256, 128, 8, pieces=4)  # a quarter fewer bytes from L2 for each pair
+_HIGH = _tile(256, 128, 8, pieces=16)  # a quarter fewer bytes from L2 for each pair
 _EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
 _SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers

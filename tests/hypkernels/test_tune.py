@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from hypkernels.tritonlib.tile_plan import Plan, Tile
 from hypkernels.contrastive.tune import OPTIONS, search, table
+from hypkernels.tritonlib.tile_plan import Plan, Tile
 
 START = Tile(128, 128, 128, warps=8, stages=3, kept_rows=64)
 

@@ -6,8 +6,8 @@ from kernel_lane import DEVICE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hypkernels.contrastive import kernel
-from hypkernels.tritonlib.tile_plan import default_plan
 from hypkernels.contrastive.tune import random_problem, tune
+from hypkernels.tritonlib.tile_plan import default_plan
 
 
 def problem():
