@@ -15,7 +15,7 @@ SHARE      ?= 1
 COMPILE    ?= 8
 TIME_LIMIT ?= 240
 
-.PHONY: demo test test-fast test-op lint docs test-gpu bench bench-gpu dry-run-gpu bench-report clean
+.PHONY: demo test test-fast test-op lint docs test-gpu bench bench-gpu dry-run-gpu bench-report release audit clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hysac demo --out runs/demo
@@ -69,6 +69,21 @@ dry-run-gpu: $(VENV)/.installed-bench $(VENV)/.installed-test
 bench-report: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.report --results $(RESULTS)
 
+# The files of a release, in dist: the sources, a wheel with the compiled lane for Linux, and one without for the rest;
+# then each in an environment of its own, with a compiler and without. See docs/releasing.md.
+release: $(VENV)/.installed-release
+	rm -rf dist build runs/release
+	$(BIN)/python -m build --sdist
+	$(BIN)/python -m pip wheel --no-deps --no-cache-dir -w runs/release dist/*.tar.gz
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_17_$$(uname -m) -w dist runs/release/*.whl
+	HYPKERNELS_PURE=1 $(BIN)/python -m pip wheel --no-deps --no-cache-dir -w dist dist/*.tar.gz
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/try_release.py dist --resolved runs/release/resolved.txt
+
+# What a user's environment would hold, against the advisories for Python packages, which are asked for on the network.
+audit: $(VENV)/.installed-release
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r runs/release/resolved.txt
+
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
 
@@ -84,6 +99,10 @@ $(VENV)/.installed-test: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.installed-docs: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --no-compile --progress-bar on -e '.[docs]'
+	touch $@
+
+$(VENV)/.installed-release: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --no-compile --progress-bar on -e '.[release]'
 	touch $@
 
 $(VENV)/.installed-bench: pyproject.toml setup.py | $(BIN)/python

@@ -1,5 +1,6 @@
 """The compiled part: a library with a plain C interface, which needs neither Python nor PyTorch to build and
 serves every version of both. Without a compiler the installation succeeds and PyTorch computes.
+``HYPKERNELS_PURE=1`` leaves the compiled part out: docs/releasing.md.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 
 SOURCES = Path("hypkernels", "cpu", "src")
@@ -52,6 +54,9 @@ class BuildNative(build_ext):
             except CompileError as error:
                 print(f"the {name} kernels are left out: {error}", file=sys.stderr)
         objects += self._compile("library.cpp", "library", [*built, *extra])
+        # Without the folders that Python was linked with: a search path would stay in the wheel.
+        linker = self.compiler.linker_so
+        self.compiler.linker_so = [part for part in linker if not part.startswith(("-L", "-Wl,-rpath"))]
         path = Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, str(path), libraries=["m"], extra_postargs=extra)
@@ -70,10 +75,25 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", platform_tag
 
 
+class Checkout(sdist):
+    """With the tests, the pages and the results that they read."""
+
+    def make_distribution(self):
+        for folder in (".ci", "benchmarks", "docs", "findings", "tests"):
+            self.filelist.graft(folder)
+        self.filelist.extend([".gitignore", "CONTRIBUTING.md", "Makefile"])
+        self.filelist.global_exclude("*.pyc")
+        super().make_distribution()
+
+
 native = Extension(
     "hypkernels.cpu.libhypkernels",
     sources=[str(SOURCES / "kernels.cpp"), str(SOURCES / "library.cpp")],
     depends=sorted(str(header) for header in SOURCES.glob("*.h")),
     optional=True,
 )
-setup(ext_modules=[native], cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel})
+pure = os.environ.get("HYPKERNELS_PURE") == "1"
+setup(
+    ext_modules=[] if pure else [native],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel, "sdist": Checkout},
+)

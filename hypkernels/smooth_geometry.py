@@ -189,18 +189,16 @@ class Wedge(NamedTuple):
 
     longer_sq: Tensor
     n_sq: Tensor
+    square: Tensor
     collinear: Tensor
-
-    @property
-    def square(self) -> Tensor:
-        return self.longer_sq * self.n_sq
 
 
 def wedge(x: Tensor, y: Tensor) -> Wedge:
     """Along the longer point, because the square is smooth where the shorter one vanishes."""
     x_is_longer = dot(x, x) >= dot(y, y)
     split = smooth_split(torch.where(x_is_longer, x, y), torch.where(x_is_longer, y, x))
-    return Wedge(split.x_sq, dot(split.n, split.n), split.collinear)
+    n_sq = dot(split.n, split.n)
+    return Wedge(split.x_sq, n_sq, split.x_sq * n_sq, split.collinear)
 
 
 class SmoothPair(NamedTuple):
@@ -216,17 +214,17 @@ class SmoothPair(NamedTuple):
     A: Tensor
     B: Tensor
 
-    @property
-    def M(self) -> Tensor:
-        """``z/c`` for ``z = cosh(kd) - 1``."""
-        near = self.c * torch.minimum(self.x_sq, self.y_sq) < NEAR_ORIGIN**2
-        return torch.where(near, _near_origin(self), _away_from_origin(self, ~near))
-
 
 def smooth_pair(x: Tensor, y: Tensor, c: Tensor) -> SmoothPair:
     delta, x_sq, y_sq = y - x, dot(x, x), dot(y, y)
     A, B = torch.sqrt(1 + c * x_sq), torch.sqrt(1 + c * y_sq)
     return SmoothPair(c, x_sq, y_sq, dot(x, y), dot(delta, delta), dot(delta, x + y), wedge(x, y), A, B)
+
+
+def excess(pair: SmoothPair) -> Tensor:
+    """``M = z/c`` for ``z = cosh(kd) - 1``. Not a property: PyTorch 2.10 compiles none of tuples."""
+    near = pair.c * torch.minimum(pair.x_sq, pair.y_sq) < NEAR_ORIGIN**2
+    return torch.where(near, _near_origin(pair), _away_from_origin(pair, ~near))
 
 
 def _near_origin(pair: SmoothPair) -> Tensor:

@@ -1,15 +1,22 @@
 """What a fresh install must offer: every module imports, importing is light, the metadata is complete."""
 
 import importlib
+import os
 import pkgutil
+import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points, metadata
+from pathlib import Path
 
 import pytest
 
 import hypkernels
 import hysac
+from hypkernels.cpu import library
+
+ROOT = Path(__file__).parents[1]
 
 
 def modules(package):
@@ -52,3 +59,34 @@ def test_metadata():
     meta = metadata("hysac")
     assert meta["License-Expression"] == "Apache-2.0"
     assert {"plot", "train", "bench", "test"} <= set(meta.get_all("Provides-Extra"))
+
+
+def test_the_version_is_the_newest_released_one():
+    def first(file, pattern):
+        return re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1]
+
+    released = first("docs/changelog.md", r"^## (\S+), \d{4}-\d\d-\d\d$")
+    assert first("pyproject.toml", r'^version = "(.+)"$') == released
+    assert first("docs/citing.md", r"version = \{(.+)\}") == released
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason="there is no compiled library")
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="of Linux on x86-64")
+def test_the_library_needs_no_newer_glibc_than_the_wheel_says():
+    content = library._PATH.read_bytes()
+    needed = {tuple(map(int, found.split(b"."))) for found in re.findall(rb"GLIBC_([\d.]+)\0", content)}
+    assert needed
+    assert max(needed) <= (2, 17)
+    assert b"GLIBCXX" not in content
+
+
+@pytest.mark.slow
+def test_a_pure_build_has_no_library(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    build = ["build", f"--build-lib={tmp_path / 'lib'}", f"--build-base={tmp_path / 'base'}"]
+    pure = {**os.environ, "HYPKERNELS_PURE": "1"}
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", *build], cwd=ROOT, env=pure, check=True, capture_output=True
+    )
+    assert (tmp_path / "lib/hypkernels/cpu/rows.py").exists()
+    assert not list(tmp_path.rglob("libhypkernels*"))

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.torch_version import TorchVersion
 
 from hypkernels.contrastive import pair_kernels as device
 from hypkernels.contrastive import point_kernels, problem
@@ -47,8 +46,6 @@ from hypkernels.tritonlib.products import RESOLUTION, launch_product, operand, p
 from hypkernels.tritonlib.tile_plan import INTERPRETED, Block, Plan, Tile, default_plan, plan_for
 
 _LN2 = math.log(2)
-# Older ones want the sum in the dtype of the factors.
-_ADDMM_ADDS_TO_FLOAT32 = TorchVersion(torch.__version__) >= "2.10"
 # What is compiled ahead of time.
 _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
 _POINT_KERNELS = (
@@ -487,10 +484,7 @@ class _Negatives:
     def _add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """``out += a @ b``, with the weights ``a`` of pairs and points ``b``."""
         if not uses_product_tile(b):
-            if _ADDMM_ADDS_TO_FLOAT32:
-                torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
-            else:
-                out.add_(torch.mm(a, b, out_dtype=torch.float32))
+            torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
             return
         launch_product(out[None], a[None], b[None], self.pairs.plan.product, self.precision)
 

@@ -50,7 +50,9 @@ def load() -> CDLL:
         ValueError: ``HYPKERNELS_CPU_ISA`` names no instruction set, or none that this machine has.
     """
     if not _PATH.exists():
-        raise UnavailableError(f"{_PATH} does not exist: installed where there was no C++ compiler")
+        raise UnavailableError(
+            f"{_PATH} does not exist: installed where there was no C++ compiler, or from the wheel without it"
+        )
     try:
         library = CDLL(str(_PATH))
     except OSError as error:

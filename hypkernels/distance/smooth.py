@@ -10,16 +10,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from hypkernels.pair_geometry import dot
-from hypkernels.smooth_geometry import asinhc_of_square, smooth_pair, sqrt_or_0
+from hypkernels.smooth_geometry import asinhc_of_square, excess, smooth_pair, sqrt_or_0
 
 
 def elementwise_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    return -(1 / c + smooth_pair(x, y, c).M)
+    return -(1 / c + excess(smooth_pair(x, y, c)))
 
 
 def elementwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``2 h asinhc(k h)`` with ``k h = sinh(kd/2)``"""
-    h_sq = smooth_pair(x, y, c).M / 2
+    h_sq = excess(smooth_pair(x, y, c)) / 2
     return 2 * sqrt_or_0(h_sq) * asinhc_of_square(c * h_sq)
 
 

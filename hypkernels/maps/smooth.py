@@ -14,6 +14,7 @@ from hypkernels.smooth_geometry import (
     NEAR_ORIGIN,
     asinhc_of_square,
     cosh_of_square,
+    excess,
     in_units,
     large_exponent,
     sinhc_of_square,
@@ -72,5 +73,5 @@ def _tau_square(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
 
 def log_map(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """``f ((y - x) - z x)`` with ``f = kd / sinh(kd)``"""
-    z = c * smooth_pair(x, y, c).M
+    z = c * excess(smooth_pair(x, y, c))
     return asinhc_of_square(z * (z + 2)) * ((y - x) - z * x)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from kernel_lane import DEVICE, INTERPRETED
+from kernel_lane import DEVICE, FMA_ROUNDS_ONCE, INTERPRETED
 from row_kernel_cases import poisoned_memory
 from torch import Tensor
 
@@ -308,7 +308,7 @@ def test_what_the_product_cannot_tell_apart_leaves_the_curvature_alone():
     close = given.x + 1e-5 * given.y[:64]
     given = given._replace(y=torch.cat([given.y[:64], close]), targets=torch.arange(64))
     actual, expected = computed(given).curv, defined(given).curv
-    assert (actual - expected).abs() < 2e-5 * expected.abs()
+    assert (actual - expected).abs() < 3e-5 * expected.abs()
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,10 @@ def test_what_leaves_the_range_of_float32_shows(similarity, dtype, x_size, y_siz
         expected = in_float64(given, similarity)
         torch.testing.assert_close(actual.losses, expected.losses, rtol=1e-5, atol=1e-5)
         tolerance = FLOAT32 if dtype == torch.float32 else TOLERANCES[dtype]._replace(curv=1e-3, scale=1e-3)
-        assert_close(actual, expected, tolerance._replace(losses=1e-5, curv=1e-3))
+        # A logit that is rounded once is not the one in the total, which is rounded to float32.
+        apart = 2.0**-24 * expected.losses.abs().max().item() if FMA_ROUNDS_ONCE else 0.0
+        points, curv, scale = tolerance.points + apart, 1e-3 + apart, tolerance.scale + apart
+        assert_close(actual, expected, Tolerance(1e-5, points, curv, scale))
 
 
 # A product of tf32 is off by 1e-4 of its factors' norms at these widths, and logits are 10 times a distance.

@@ -2,6 +2,7 @@
 #include "cone.h"
 #include "contrastive.h"
 #include "distance.h"
+#include "glibc.h"
 #include "maps.h"
 #include "pairwise.h"
 #include "retrieval.h"
