@@ -127,9 +127,9 @@ def _spread(table: _Table, row_warps: int, together: Collection[str]) -> _Table:
 
 _AMD_PRODUCT = _amd_tile(128, 128)
 _AMD = Plan(
+    _amd_tile(128, 128, pieces=2)._replace(kept_rows=32),
     _amd_tile(128, 128, pieces=2),
-    _amd_tile(128, 128, pieces=2),
-    _amd_tile(128, 128, pieces=4),
+    _amd_tile(128, 128, pieces=8)._replace(kept_rows=1),
     _AMD_PRODUCT,
     inline_ptx=False,
 )
@@ -198,6 +198,8 @@ _PAIRWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("sm_100", "float32"): {"backward": _EIGHT_PIECES},
     ("sm_120", "half"): {"backward": _EIGHT_PIECES},  # distances take 115 registers: two blocks an SM
     ("sm_120", "angle"): {"backward": Tile(64, 64, 64, warps=4, stages=2, pieces=8)},
+    ("gfx942", "half"): {"backward": _amd_tile(128, 128, pieces=4)},
+    ("gfx942", "float32"): {"backward": _amd_tile(128, 128, pieces=4)},
 }
 
 
