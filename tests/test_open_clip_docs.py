@@ -23,6 +23,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_code_runs(tmp_path, monkeypatch):
     """All blocks in their order, as a reader would run them."""
     pytest.importorskip("webdataset", reason="open_clip_train needs webdataset: pip install webdataset")
@@ -66,6 +67,7 @@ def test_flags_of_the_table_exist(capsys):
         assert all(flag in known for flag in re.findall(r"`(--[\w-]+)", row))
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     """At a small size."""
     pytest.importorskip("webdataset", reason="open_clip_train needs webdataset: pip install webdataset")

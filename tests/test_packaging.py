@@ -38,6 +38,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         importlib.import_module("hypkernels.compat.geoopt")
 
 
+@pytest.mark.slow
 def test_hypkernels_import_is_light():
     """No Triton, no CUDA context, nothing of the model packages."""
     program = (

@@ -198,6 +198,7 @@ def test_headline_shapes_are_for_the_providers_of_the_summary_and_come_last():
     assert "hypkernels-torch-bf16" in every
 
 
+@pytest.mark.slow
 def test_only_the_training_step_needs_more_than_torch_and_triton():
     """The listing of all tests, the report and the comparison, in a process that finds no other package."""
     program = """

@@ -66,6 +66,7 @@ def python(code, **env):
     )
 
 
+@pytest.mark.slow
 def test_importing_compiles_and_starts_nothing():
     code = (
         "import sys, torch; before = set(sys.modules); import hypkernels; new = set(sys.modules) - before\n"
@@ -78,6 +79,7 @@ def test_importing_compiles_and_starts_nothing():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_environment_sets_the_default():
     result = python(
         "import hypkernels.backend as b; print(b.setting())\n"
@@ -88,6 +90,7 @@ def test_the_environment_sets_the_default():
     assert result.stdout.split() == ["reference", "torch", "reference"], result.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_environment_is_named():
     result = python("import hypkernels", HYPKERNELS_BACKEND="cuda")
     known = ", ".join(map(repr, backend.SETTINGS))

@@ -605,6 +605,7 @@ def test_gradcheck(similarity):
         assert torch.autograd.gradcheck(function, (x, y, curv, scale))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph(backend):
     def together(x, y, curv, scale):
@@ -931,6 +932,7 @@ def test_columns_in_blocks(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pairs():
     """Of everything PyTorch allocates, at its peak: beyond inputs and gradients at most 64 MiB."""
     x, y = (torch.randn(9000, 8).mul_(0.2).requires_grad_() for _ in range(2))

@@ -251,6 +251,7 @@ def test_no_derivative_is_silently_zero_in_a_graph(transform):
         compiled(IN_GRAPHS[transform], fullgraph=True)(*arguments())
 
 
+@pytest.mark.slow
 def test_a_derivative_breaks_the_graph_and_is_right():
     inputs, grad = arguments(), torch.func.grad(loss, ALL)
     assert equal(compiled(grad)(*inputs), grad(*inputs))

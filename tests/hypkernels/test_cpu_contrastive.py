@@ -200,6 +200,7 @@ def test_what_is_made_in_stages(shape, similarity, symmetric, dtype):
     assert_like_float64(sets(*shapes, dtype=dtype), pairings, curv, scale, tolerance, **options)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pairs():
     """Of a process, beyond points and gradients: a number of each row for each tile would be more."""
     script = """

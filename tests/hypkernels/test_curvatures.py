@@ -109,6 +109,7 @@ def test_pairs_of_one_set_under_several_curvatures(name):
         PAIRWISE[name](x, y, torch.ones(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ROWWISE, *PAIRWISE])
 def test_gradcheck_of_several_curvatures(name):
     function, count = ROWWISE[name] if name in ROWWISE else (PAIRWISE[name], 2)

@@ -73,6 +73,7 @@ def test_rows_in_memory_are_not_saved(tmp_path):
     assert index.search(QUERIES, 3).indices.shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_passwords_are_neither_shown_nor_saved(tmp_path):
     """What says where a database is stays out of the representation and of the header."""
     pytest.importorskip("qdrant_client")

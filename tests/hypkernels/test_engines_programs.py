@@ -54,6 +54,7 @@ def test_recall_of_drawn_sets_in_a_page(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_graphs_by_inner_product_find_little():
     """What docs/engines.md says of them, on few points."""
     pytest.importorskip("faiss")
@@ -72,6 +73,7 @@ def test_drawn_sets(regime):
     assert points.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_example_in_postgresql(postgresql_url, tmp_path):
     """With few rows; docs/engines.md has the command for a million, and what it printed."""
     command = [sys.executable, "docs/examples/search_in_postgresql.py", postgresql_url, "--table", "example"]

@@ -261,6 +261,7 @@ def test_a_huge_upstream_gradient_keeps_its_direction(name, backend):
         torch.testing.assert_close(scaled, expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_arithmetic_of_wide_numbers():
     """Against exact arithmetic, at exponents of thousands."""
     fractions, others = randn(200, seed=7), randn(200, seed=8)

@@ -540,6 +540,7 @@ def test_uncertainty_calibration(dtype):
     assert uncertainty_calibration(torch.zeros(0), torch.zeros(0, 6)) == 0
 
 
+@pytest.mark.slow
 def test_no_matrix_of_all_pairs(monkeypatch):
     monkeypatch.setattr(row_strips, "CPU_BYTES", 1 << 20)
     four = [points(600, 8, seed=seed).requires_grad_() for seed in range(4)]

@@ -316,6 +316,7 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(getattr(hk, name), (x, y, curv))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph(backend):
     def together(x, y, curv):

@@ -96,6 +96,7 @@ def everything_gradients(function, *args):
     return out.detach(), *torch.autograd.grad(out, args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph(backend):
     torch._dynamo.reset()

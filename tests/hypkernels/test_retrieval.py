@@ -506,6 +506,7 @@ def test_masks_of_pieces():
     assert piece.allowed.tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_importing_hypkernels_does_not_import_it():
     import subprocess
     import sys

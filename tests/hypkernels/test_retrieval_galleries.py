@@ -123,6 +123,7 @@ def test_other_files_are_refused(tmp_path, gallery):
         retrieval.open_gallery(np.ones((3, 4), ">f4"))
 
 
+@pytest.mark.slow
 @needs_library
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_does_not_grow_with_the_gallery(tmp_path):

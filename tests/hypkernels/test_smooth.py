@@ -385,6 +385,7 @@ def test_forward_mode_beyond_the_range_of_exponentials(length, dtype):
         assert (tangent[0, 0] > 1e30) & (tangent[0, 1] == 0), tangent
 
 
+@pytest.mark.slow
 def test_values_beyond_float64_in_a_compiled_function():
     torch._dynamo.reset()
     x, v = (torch.tensor(one, dtype=torch.float64) for one in ([[3.0, 0.0]], [[-3000.0, 4000.0]]))

@@ -231,6 +231,7 @@ def test_forward_checks_norms_of_samples_along_any_dimension():
         torch.func.vmap(tangent, in_dims=1)(x * torch.tensor([1e-60, 1.0, 1.0], dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", supported("forward")[0])
 def test_linearize(name):
     """Of all arguments, and in float32 with a curvature that is a number."""
@@ -408,6 +409,7 @@ def test_inductor_with_changing_numbers(name):
     compare_changing_numbers(name, "inductor")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("name", supported("compiled transform")[0])
 def test_transforms_in_a_compiled_function(name):
@@ -452,6 +454,7 @@ def test_transforms_in_a_compiled_function_leave_nan_what_is_refused_outside(nam
             assert all(result.isnan().all() for result in compiled(*wrong))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("name", supported("compiled transform")[1])
 def test_transforms_in_a_compiled_function_are_refused(name):

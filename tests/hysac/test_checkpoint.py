@@ -122,6 +122,7 @@ def test_a_flipped_bit_in_the_content_is_found(tmp_path):
     assert Checkpoint.load(path).step == 3
 
 
+@pytest.mark.slow
 def test_flipped_bits_anywhere_are_found_or_change_nothing(tmp_path):
     path = tmp_path / "step-00000003.pt"
     wanted = checkpoint()

@@ -94,6 +94,7 @@ def test_reliability_of_a_calibrated_curve():
     assert len(x) == 10
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     model = make_model(tmp_path / "model")
     paths = pictures(tmp_path / "data", 6)

@@ -212,6 +212,7 @@ class TestEvaluate:
         assert set(report["retrieval"]["T->I"]) == {"R@1", "R@10", "R@20"}
         assert report["safety"]["classification"]["text"]["calibrated_here"]
 
+    @pytest.mark.slow
     def test_calibration_and_options(self, toy, run, capsys, folder):
         arguments = ["evaluate", "--model-dir", str(run / "model"), "--val-data", str(toy / "val.jsonl")]
         arguments += ["--calibration-data", str(toy / "train.jsonl"), "--ks", "2", "--statistic", "avg"]
@@ -232,6 +233,7 @@ class TestEvaluate:
         told = capsys.readouterr().out
         assert all(f"picture: {folder / 'plots' / name}" in told for name in names)
 
+    @pytest.mark.slow
     def test_a_checkpoint_is_the_same_model(self, toy, run, capsys, folder):
         common = ["--val-data", str(toy / "val.jsonl"), "--bounds", str(run / "model" / "bounds.json")]
         reports = []
@@ -273,6 +275,7 @@ class TestEvaluate:
         assert "there are no bounds" in told.err
         assert "traversed" not in told.out
 
+    @pytest.mark.slow
     def test_bad_input(self, toy, run, fails, folder):
         data = ["--val-data", toy / "val.jsonl"]
         assert "is not a HySAC model" in fails(["evaluate", "--model-dir", folder, *data])
@@ -308,6 +311,7 @@ class TestBounds:
         assert main(arguments) == 0
         assert Bounds.load(out)["V"].avg == pytest.approx(Bounds.load(run / "model/bounds.json")["V"].avg)
 
+    @pytest.mark.slow
     def test_never_shrink_in_silence(self, toy, run, folder, fails):
         out = folder / "kept.json"
         shutil.copy(run / "model" / "bounds.json", out)
@@ -400,6 +404,7 @@ class TestDemo:
         assert "holds something other than a demonstration" in fails(["demo", "--out", run])
         assert sorted(run.iterdir()) == before
 
+    @pytest.mark.slow
     def test_in_small(self, folder, monkeypatch, capsys):
         """The whole demonstration with less data, twice into the same directory."""
         import hysac.demonstration

@@ -47,6 +47,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_table_has_every_item(made, model_dir, tmp_path, capsys, suffix):
     (tmp_path / "photos").mkdir()
@@ -108,6 +109,7 @@ def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypat
     assert not list(tmp_path.glob("scores*.part*"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_model_and_the_thresholds_that_it_began_with(
     model_dir, tmp_path, capsys, monkeypatch
 ):
@@ -151,6 +153,7 @@ def test_without_a_file_lines_are_printed(model_dir, capsys, monkeypatch):
     assert "not calibrated for texts: there are distances, and no decisions" in told.err
 
 
+@pytest.mark.slow
 def test_data_of_another_kind_is_warned_of(made, model_dir, tmp_path, capsys):
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(CAPTIONS * 8))
@@ -164,6 +167,7 @@ def test_data_of_another_kind_is_warned_of(made, model_dir, tmp_path, capsys):
     assert "the texts lie elsewhere than those that the model was calibrated on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_in_other_directions_are_warned_of(model_dir, tmp_path, capsys):
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"a dog {number}" for number in range(120)))
@@ -287,6 +291,7 @@ class TestCalibrate:
         given = ["calibrate", "--model-dir", str(model_dir), "--data", str(data), "--device", "cpu"]
         return main([*given, *arguments])
 
+    @pytest.mark.slow
     def test_unpaired_items(self, model_dir, tmp_path, capsys):
         data = self.labelled(tmp_path / "labelled.csv", 240)
         assert self.run(model_dir, data, "--target-fpr", "0.05") == 0

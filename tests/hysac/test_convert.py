@@ -684,6 +684,7 @@ def test_infer_model_cfg_needs_a_vision_transformer():
 ODD_SHAPES = ((), (3,), (0, 4), (5, 3, 2, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ODD_SHAPES)
 @pytest.mark.parametrize("layout", ["of transformers", "of open_clip"])
 def test_no_tensor_of_an_odd_shape_is_taken(tmp_path, shape, layout):

@@ -335,6 +335,7 @@ def write_text(path, text):
     return str(path)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(shards, folder):
     common = ["--workers", "0", "--device", "cpu", "--batch-size", "3"]
     train = [

@@ -70,11 +70,13 @@ def test_items_are_pairs_of_pictures_and_captions():
         dataset[12]
 
 
+@pytest.mark.slow
 def test_the_default_sizes():
     assert len(toy("train", None)) == DEFAULT_SIZES["train"] == 2048
     assert len(toy("val", None)) == DEFAULT_SIZES["val"] == 256
 
 
+@pytest.mark.slow
 def test_the_pictures_are_the_same_in_every_process_and_order():
     run = subprocess.run([sys.executable, "-c", FINGERPRINT], capture_output=True, text=True, check=True)
     elsewhere = dict(line.split() for line in run.stdout.splitlines())
@@ -111,6 +113,7 @@ def test_a_seed_is_another_choice_of_scenes():
     assert len(jitters) == 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_scene_occurs_once_in_one_split(seed):
     train, val = (make_scenes(split, MAX_SIZES[split], seed) for split in ("train", "val"))
@@ -123,6 +126,7 @@ def test_every_scene_occurs_once_in_one_split(seed):
         assert len(set(captions)) == len(captions)
 
 
+@pytest.mark.slow
 def test_every_hazard_and_every_attribute_occurs_in_every_split():
     for split in ("train", "val"):
         dataset = toy(split, None)
@@ -137,6 +141,7 @@ def test_every_hazard_and_every_attribute_occurs_in_every_split():
         }
 
 
+@pytest.mark.slow
 def test_captions_fit_the_context_and_name_what_is_there():
     for scene in make_scenes("train", 2048, 0):
         for name in ATTRIBUTES:

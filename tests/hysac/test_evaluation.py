@@ -71,6 +71,7 @@ def share_found(queries, gallery, k, curv=CURV):
 
 
 class TestRetrieval:
+    @pytest.mark.slow
     def test_every_column_is_what_sorting_gives(self):
         e = quadruplets()
         s, v, u, g = e["S"], e["V"], e["U"], e["G"]

@@ -253,6 +253,7 @@ def test_the_loss_of_int8_is_told(made, scorer):
         assert told["decisions_changed"] == np.mean((found > threshold) != (wanted.numpy() > threshold))
 
 
+@pytest.mark.slow
 def test_the_example_scores_as_hysac_does(made, tmp_path):
     """In a process that has no torch."""
     texts = ["--text", CAPTIONS[0], "--text", LONG]
@@ -389,6 +390,7 @@ class TestRefusals:
             export_model(made / "model", tmp_path / "out", **options)
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_a_graph_that_differs(self, made, tmp_path, monkeypatch):
         self.give_programs(monkeypatch, lambda points, distances: (points, distances * 1.001))
         message = (
@@ -414,6 +416,7 @@ class TestRefusals:
         }
         monkeypatch.setattr(exporting, "FORMATS", fake)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("formats", [[], ["tflite"], "onnx"])
     def test_formats(self, made, tmp_path, formats):
         self.refused(made, tmp_path, ValueError, "formats must be some of onnx, pt2, aoti", formats=formats)

@@ -116,6 +116,7 @@ def test_nothing_else_is_fetched(repositories, run):
     assert (directory / "bounds.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_scorer_of_the_hub_has_the_thresholds(repositories, tmp_path):
     directory = make_model(tmp_path / "model")
     points = calibrate(directory)

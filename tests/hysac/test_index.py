@@ -293,6 +293,7 @@ class TestCommands:
     def run(self, *arguments):
         return main([str(argument) for argument in arguments])
 
+    @pytest.mark.slow
     def test_from_photographs_to_what_is_found(self, model_dir, tmp_path, capsys):
         photos, out = model_dir.parent / "photos", tmp_path / "photos.index"
         common = ["--device", "cpu"]

@@ -367,6 +367,7 @@ class TestCommands:
     def run(self, *arguments):
         return main([str(argument) for argument in arguments])
 
+    @pytest.mark.slow
     def test_build_search_add_delete(self, home, tmp_path, capsys):
         installed("faiss")
         out, device = tmp_path / "photos.index", ["--device", "cpu"]
@@ -454,6 +455,7 @@ def database():
         yield url.replace("tester@", "tester:open-sesame@")
 
 
+@pytest.mark.slow
 def test_rows_in_postgresql(database, tmp_path, scorer, monkeypatch, capsys):
     import psycopg
 

@@ -223,6 +223,7 @@ def test_gradients_are_those_of_the_definition(kind):
     assert checked == len(exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_compile_and_checkpointing(kind):
     model = adapted_model(kind)

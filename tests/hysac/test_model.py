@@ -601,6 +601,7 @@ def test_gradient_checkpointing(kind):
     assert_same_gradients(gradients_of(model, model), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_compile_in_one_graph(kind):
     model = spread_scalars(make_model(kind))
@@ -688,6 +689,7 @@ def test_unknown_tokenizer():
         hysac.get_tokenizer("ViT-B-33")
 
 
+@pytest.mark.slow
 def test_import_leaves_the_registry_alone():
     program = (
         "import open_clip; before = open_clip.list_models(); import hysac;"

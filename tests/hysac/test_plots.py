@@ -286,6 +286,7 @@ def test_curves_of_nothing(tmp_path):
         plots.training_curves(tmp_path)
 
 
+@pytest.mark.slow
 def test_saved_files(tmp_path, embeddings, traversal, dataset):
     paths = plots.save_plots(tmp_path / "new", dataset, embeddings, traversal)
     assert [path.stem for path in paths] == ["distances", "polar", "retrieved_images", "retrieved_texts"]
@@ -296,6 +297,7 @@ def test_saved_files(tmp_path, embeddings, traversal, dataset):
         assert (pixels < 255).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_saved_files_of_texts_alone(tmp_path, embeddings, dataset):
     alone = Embeddings(None, None, embeddings["S"], embeddings["U"], CURV)
     paths = plots.save_plots(

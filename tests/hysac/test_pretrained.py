@@ -73,6 +73,7 @@ def test_round_trip(tmp_path, options):
     assert_equal_outputs(loaded, model)
 
 
+@pytest.mark.slow
 def test_inference_is_deterministic(tmp_path):
     """Also with a tower that drops patches in training."""
     model = make_model(force_patch_dropout=0.5)
@@ -259,6 +260,7 @@ def test_other_versions_and_tensors_are_refused(tmp_path):
         hysac.from_pretrained(tmp_path, verify=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [20_000, 500])
 def test_a_file_size_limit_leaves_the_old_model(tmp_path, limit):
     """The kernel refuses the write, as it does on a full disk: first of the towers, then of their config."""

@@ -63,6 +63,7 @@ def test_the_farthest_window_of_a_long_text_counts(scorer):
     np.testing.assert_allclose(short.distance, scorer(texts=["a cat"])[0].distance, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_threshold_decides(model_dir):
     distances = [score.distance for score in SafetyScorer.from_pretrained(model_dir)(texts=CAPTIONS)]
     middle = float(np.median(distances))
@@ -87,6 +88,7 @@ def test_the_threshold_decides(model_dir):
         SafetyScorer.from_pretrained(model_dir, threshold="youden")
 
 
+@pytest.mark.slow
 def test_thresholds_of_other_weights_are_refused(tmp_path):
     first, second = make_model(tmp_path / "first"), make_model(tmp_path / "second", seed=1)
     calibrate(first)

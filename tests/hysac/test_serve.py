@@ -323,6 +323,7 @@ class TestPictures:
     def test_reveal_is_true_or_false(self, client):
         assert client.get("/pictures/0?reveal=1").status_code == 422
 
+    @pytest.mark.slow
     def test_an_image_that_is_gone(self, tmp_path):
         scorer, index = make_index(tmp_path)
         (tmp_path / "secret-photos" / "0.png").unlink()
@@ -374,6 +375,7 @@ class TestGuard:
         ):
             assert HEADERS.items() <= dict(answer.headers).items()
 
+    @pytest.mark.slow
     def test_unknown_paths_and_methods(self, client):
         assert client.get("/nowhere").status_code == 404
         assert client.get("/page/../app.py").status_code == 404
@@ -408,6 +410,7 @@ class TestGuard:
                 connection.sendall(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 99\r\n\r\n")
                 assert connection.recv(100).startswith(b"HTTP/1.1 504")
 
+    @pytest.mark.slow
     def test_a_model_that_takes_too_long(self, scorer, monkeypatch):
         other, release = bare(scorer), threading.Event()
         encode = other.encode_rows
@@ -461,6 +464,7 @@ class TestGuard:
             ):
                 assert client.get("/healthz", headers={"host": host}).status_code == status
 
+    @pytest.mark.slow
     def test_bodies_that_are_held_together(self, scorer):
         limits = Limits(body=1000, bodies=1500, timeout=20)
         with serving(create_app(scorer, limits=limits)) as address:
@@ -500,6 +504,7 @@ def test_no_answer_tells_a_path(client, made):
             assert told not in answer.text
 
 
+@pytest.mark.slow
 def test_no_path_in_what_an_index_lacks(tmp_path):
     scorer, index = make_index(tmp_path)
     index.delete([name for name in index.names() if name.endswith(".png")])

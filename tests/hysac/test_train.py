@@ -320,6 +320,7 @@ class TestConfig:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_what_a_run_leaves(self, config):
         result = train(config)
         assert (result.status, result.step, result.signal) == ("finished", 6, None)
@@ -350,6 +351,7 @@ class TestRun:
         assert bounds["curv"] == from_pretrained(result.model_dir).curvature.item()
         assert bounds["V"]["avg"] == pytest.approx(best["distance V"])
 
+    @pytest.mark.slow
     def test_training_lowers_the_loss(self, config):
         result = train(replace(config, epochs=12, val_data=None, log_every_n_steps=3))
         losses = [record["loss"] for record in read_log(result.run_dir / "metrics.jsonl")]
@@ -358,6 +360,7 @@ class TestRun:
         assert result.metrics == {}
         assert not (result.model_dir / "bounds.json").exists()
 
+    @pytest.mark.slow
     def test_a_step_is_adamw_on_the_loss(self, config):
         """One step against autograd and torch's own optimizer on the same batch."""
         config = replace(
@@ -388,6 +391,7 @@ class TestRun:
             moved, step = trained[name] - initial[name], (wanted - initial[name]).detach()
             assert (moved - step)[clear].norm() <= 2e-3 * step[clear].norm(), name
 
+    @pytest.mark.slow
     def test_accumulation_gives_the_big_batch(self, config):
         def weights(name, **options):
             result = train(replace(config, name=name, val_data=None, eps=1e-4, **options))
@@ -407,6 +411,7 @@ class TestRun:
         assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(0.01, rel=1e-3)
         assert window.means(run.processes)["grad_norm"] > 0.1
 
+    @pytest.mark.slow
     def test_a_step_never_waits_for_the_device(self, config, monkeypatch):
         run = _Run(config, Processes(0, 1, torch.device("cpu")), Path(config.logs) / "run")
         steps = run._steps()
@@ -431,6 +436,7 @@ class TestRun:
                 window.means(run.processes)
         assert window.steps == 2
 
+    @pytest.mark.slow
     def test_scalars_are_clamped_after_the_step(self, config):
         result = train(replace(config, lr=3.0, epochs=1, warmup=0, val_data=None, grad_clip_norm=1.0))
         model = from_pretrained(result.model_dir)
@@ -438,6 +444,7 @@ class TestRun:
         assert 1 / 0.07 - 1e-4 <= model.logit_scale.exp().item() <= 100 + 1e-4
         assert model.visual_alpha.item() <= 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["amp_bf16", "amp"])
     def test_mixed_precision_keeps_float32_weights(self, config, precision):
         result = train(replace(config, precision=precision, epochs=1))
@@ -446,6 +453,7 @@ class TestRun:
         assert bool(stored.scaler) == (precision == "amp")
         assert math.isfinite(result.metrics["loss"])
 
+    @pytest.mark.slow
     def test_adapters_train_alone(self, config):
         # Away from the ends of its range: there the scale may be held back.
         config = replace(
@@ -464,10 +472,12 @@ class TestRun:
         assert stored["visual.proj"].dtype == torch.bfloat16
         assert all(t.dtype == torch.float32 for name, t in stored.items() if "lora_" in name)
 
+    @pytest.mark.slow
     def test_a_fixed_curvature_stays(self, config):
         result = train(replace(config, curv_init=0.3, learn_curv=False, lr=1e-2))
         assert from_pretrained(result.model_dir).curvature.item() == pytest.approx(0.3)
 
+    @pytest.mark.slow
     def test_trains_on_from_a_model_directory(self, config, tmp_path):
         save_pretrained(toy_model(curv_init=0.5), tmp_path / "start")
         result = train(replace(config, model=f"local-dir:{tmp_path / 'start'}", epochs=1, lr=1e-7))
@@ -481,6 +491,7 @@ class TestRun:
         ):
             train(replace(config, **change))
 
+    @pytest.mark.slow
     def test_divergence_is_told(self, config):
         message = (
             r"step \d: 1 step was skipped, 3 in a row now: not finite: image features of 8 of 8 "
@@ -490,6 +501,7 @@ class TestRun:
         with pytest.raises(FloatingPointError, match=message):
             train(replace(config, val_data=None, lr=1e30, warmup=0, max_bad_steps=3, log_every_n_steps=1))
 
+    @pytest.mark.slow
     def test_a_bad_step_is_skipped_and_told(self, config, caplog, monkeypatch):
         """The third step's gradient is made infinite: the weights stay, and training goes on."""
         norms, weights = [], []
@@ -515,18 +527,21 @@ class TestRun:
         assert [record["skipped_steps"] for record in records] == [0, 0, 1, 0, 0, 0]
         assert ["loss" in record for record in records] == [True, True, False, True, True, True]
 
+    @pytest.mark.slow
     def test_patience(self, config):
         result = train(replace(config, epochs=9, patience=2, lr=1e-12))
         assert (result.status, result.step, result.selection.best_step) == ("stopped early", 9, 3)
         again = train(replace(config, epochs=9, patience=2, lr=1e-12, resume="latest"))
         assert (again.status, again.step) == ("stopped early", 9)
 
+    @pytest.mark.slow
     def test_max_steps_ends_the_schedule(self, config):
         result = train(replace(config, epochs=100, max_steps=4, log_every_n_steps=1, warmup=0, lr=1e-3))
         rates = [r["lr"] for r in read_log(result.run_dir / "metrics.jsonl") if r["kind"] == "train"]
         assert rates == pytest.approx([1e-3 * math.cos(math.pi * s / 8) ** 2 for s in range(4)])
         assert result.metrics
 
+    @pytest.mark.slow
     def test_what_a_killed_process_left_half_done_is_undone(self, config):
         """Between the two renames of a model directory, and while files were written."""
         first = train(replace(config, max_steps=1))
@@ -542,6 +557,7 @@ class TestRun:
         assert not any(path.exists() for path in leftovers)
         assert from_pretrained(again.model_dir).curv_init == 1.0
 
+    @pytest.mark.slow
     def test_tensorboard(self, config):
         result = train(replace(config, epochs=1, report_to="tensorboard"))
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -554,6 +570,7 @@ class TestRun:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_a_directory_with_another_run(self, config):
         train(replace(config, max_steps=1))
         with pytest.raises(ValueError, match="holds a run already"):
