@@ -110,7 +110,7 @@ class Lorentz(geoopt.Lorentz):
         """``sqrt(<u, u>_L)`` of tangent vectors of any size; 0, with gradient 0, where that is not real."""
         (vectors,) = _last(dim, u)
         wide = vectors.double()
-        return _number(sqrt_or_0(_inner(wide, wide).clamp(min=0)), u.dtype, keepdim, dim)
+        return _number(sqrt_or_0(_inner(wide, wide)), u.dtype, keepdim, dim)
 
     def inner(
         self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False, dim: int = -1

@@ -85,9 +85,9 @@ def safety_metrics(
 def metrics_of(
     queries: Queries,
     *,
-    thresholds: Mapping[str, float] | None = None,
-    aperture_scale: float = 1.0,
-    min_radius: float = 0.1,
+    thresholds: Mapping[str, float] | None,
+    aperture_scale: float,
+    min_radius: float,
 ) -> dict[str, Any]:
     """:func:`safety_metrics` of queries that are redirected already, or will be once."""
     embeddings = queries.embeddings

@@ -1,5 +1,6 @@
 """Bad arguments are refused by name, before any work."""
 
+import inspect
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
 
 import hypkernels as hk
+from hypkernels import objectives
 
 NAMES = FUNCTIONS
 PAIRS = [name for name in NAMES if name not in ONE_POINT]
@@ -178,3 +180,24 @@ def test_numbers_of_numpy(name, kind):
     torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match="Observed exception"):
         torch.compile(function, fullgraph=True, backend="aot_eager")(kind(2))
+
+
+DEFAULTS = {
+    **dict.fromkeys(("curv", "logit_scale", "part_logit_scale", "part_whole_logit_scale"), 1.0),
+    **{"aperture_scale": 1.0, "min_radius": 0.1, "margin": 0.0, "leak": 0.0, "offset": 0, "part_offset": 0},
+    **{"inter_aperture_scale": 0.7, "intra_aperture_scale": 1.2},
+    **{"entail_weight": 0.2, "calibration_weight": 10.0},
+}
+PUBLISHED = {"atmg_loss": {"curv": 0.1}, "uncha_loss": {"leak": 0.1}, "UNCHALoss": {"leak": 0.1}}
+
+
+@pytest.mark.parametrize("module", [hk, objectives])
+def test_numbers_that_are_left_out(module):
+    """One default of one name in all functions, but for those that a publication gives."""
+    for name in module.__all__:
+        if not callable(getattr(module, name)):
+            continue
+        for parameter in inspect.signature(getattr(module, name)).parameters.values():
+            if type(parameter.default) in (int, float):
+                expected = (DEFAULTS | PUBLISHED.get(name, {}))[parameter.name]
+                assert parameter.default == expected, (name, parameter)

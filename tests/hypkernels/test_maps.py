@@ -1,5 +1,7 @@
 """Exponential and logarithmic maps: accuracy, degenerate points, and how they undo each other."""
 
+import math
+
 import mpmath as mp
 import pytest
 import torch
@@ -94,6 +96,18 @@ def test_identity_to_first_order_at_the_origin():
         assert not out.any()
         assert torch.equal(grad_x, upstream)
         assert grad_curv == 0
+
+
+@pytest.mark.parametrize("beyond", [-0.5, 0.5])
+def test_from_far_out_to_near_the_origin(beyond):
+    """Straight inward by more than half of float64's digits: ``asinh|x| - tau`` is what is left of both."""
+    x = torch.tensor([[math.sinh(22.0), 0.0]], dtype=torch.float64)
+    v = torch.tensor([[-(22.0 + beyond) * math.cosh(22.0), 0.0]], dtype=torch.float64)
+    radius, start = mp.asinh(mp.mpf(x[0, 0].item())), mp.mpf(x[0, 0].item())
+    tau = -mp.mpf(v[0, 0].item()) / mp.sqrt(1 + start**2)
+    found = hk.exp_map(x, v, 1.0)[0, 0].item()
+    # A rounding of either length moves the difference by as much: a few ulp of 22, of sinh(1/2).
+    assert found == pytest.approx(float(mp.sinh(radius - tau)), rel=8 * 22 * 2.0**-52 / math.tanh(0.5))
 
 
 def test_zero_velocity_stays():

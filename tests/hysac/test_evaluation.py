@@ -164,7 +164,7 @@ class TestRetrieval:
         table = retrieval_table(Embeddings(e["V"], None, e["S"], e["U"], curv=CURV), (1,))
         assert list(table) == ["T->I", "I->T"]
 
-    @pytest.mark.parametrize("ks", [(), (0,), (1.5,), (True,)])
+    @pytest.mark.parametrize("ks", [(), (0,), (1.5,), (True,), (1, 0)])
     def test_bad_cut_offs(self, ks):
         with pytest.raises(ValueError, match="ks must be positive integers"):
             retrieval_table(quadruplets(), ks)

@@ -242,6 +242,11 @@ class TestBounds:
         assert bounds["S"].low_05 == pytest.approx(0.3)
         assert bounds["S"].up_95 == pytest.approx(0.3)
 
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("rounding", [-1e-9, 1e-9])
+    def test_a_mean_rounded_beyond_the_percentiles_is_none_of_skewed_distances(self, rounding):
+        ClassBounds(low_05=0.3, avg=0.3 * (1 + rounding), up_95=0.3)
+
     def test_fit_at_the_origin_is_refused(self):
         with pytest.raises(ValueError, match="low_05 must be positive"):
             fit_bounds(Embeddings(None, None, torch.zeros(4, 3), torch.zeros(4, 3), curv=1.0))

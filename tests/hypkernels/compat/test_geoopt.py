@@ -461,8 +461,14 @@ def test_the_ball_reaches_its_boundary():
     outside = ball.projx(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     assert ball.check_point_on_manifold(outside)
     assert torch.allclose(outside[0], torch.tensor([0.6, 0.8]))
+    # The norm is rounded to float32 after the projection: half an ulp of each of two coordinates.
+    ulps_inside = (1 - outside[0].double().norm().item()) / torch.finfo(torch.float32).eps
+    assert abs(ulps_inside - 4) <= 0.5
     assert ball.check_point_on_manifold(ball.expmap0(1e3 * far))
     assert not ball.check_point_on_manifold(torch.tensor([[1.0, 0.0]]))
+    end = ball.expmap(torch.tensor([[0.9, 0.0]]), torch.tensor([[0.0, 1e6]]))
+    # Moebius addition of (0, 1) to (0.9, 0); projected 4 ulps inside, and rounded.
+    assert torch.allclose(end, torch.tensor([[1.8, 0.19]]) / 1.81, rtol=0, atol=6 * 2.0**-23)
 
 
 @pytest.mark.parametrize("c", [1e-6, 0.3, 100.0])
