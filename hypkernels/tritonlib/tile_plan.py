@@ -164,7 +164,7 @@ _TABLES = {
         angle=_ANGLE._replace(forward=_EIGHT_PIECES._replace(kept_rows=1)),
     ),
     "sm_120": _Table(
-        bfloat16=_HALF._replace(backward=_WIDE._replace(pieces=8)),
+        bfloat16=_HALF._replace(backward=_WIDE._replace(pieces=16)),
         half=_HALF._replace(backward=_WIDE._replace(pieces=8)),
         float32=Plan(
             _NARROW._replace(depth_bytes=64),
@@ -176,7 +176,7 @@ _TABLES = {
         angle=Plan(
             _NARROW._replace(depth_bytes=64, stages=2),
             _EIGHT_PIECES._replace(stages=2),
-            Tile(64, 64, 64, warps=4, stages=2, pieces=8),
+            Tile(64, 64, 64, warps=4, stages=2, pieces=16),
             _SMALL_SPLIT_PRODUCT,
             inline_ptx=True,
         ),
