@@ -326,7 +326,7 @@ class _Root:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             self._refuse(name)
         try:
-            real = path.resolve() if path.is_symlink() else path
+            real = _resolved(path) if path.is_symlink() else path
             inside = self._is_inside(real.parent)
         except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
             raise ValueError(f"{name[:80]!r} is no path: {error}"[:400]) from None
@@ -335,13 +335,20 @@ class _Root:
         return path
 
     def _folder_is_inside(self, folder: Path) -> bool:
-        return folder.resolve().is_relative_to(self._real)
+        return _resolved(folder).is_relative_to(self._real)
 
     def _refuse(self, name: str) -> NoReturn:
         raise ValueError(
             f"image {name!r} lies outside of {self._folder}, or may; name the folder of all images as "
             "image_root, or allow_outside_root (--allow-outside-root)"
         )
+
+
+def _resolved(path: Path) -> Path:
+    real = path.resolve()
+    if real.is_symlink():  # Python 3.13 gives a link where older ones raise
+        raise OSError("its links lead in a circle")
+    return real
 
 
 def _choose_layout(

@@ -143,6 +143,10 @@ def test_images_outside_of_the_root_are_refused_unless_allowed(tmp_path, name):
     write_jsonl(path, [row(0), row(1, safe_image="circle.png")])
     with pytest.raises(ValueError, match=r"line 2: 'circle\.png' is no path"):
         load_manifest(path)
+    (root / "round").symlink_to("round")
+    write_jsonl(path, [row(0), row(1, safe_image="round/x.png")])
+    with pytest.raises(ValueError, match=r"line 2: 'round/x\.png' is no path"):
+        load_manifest(path)
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
