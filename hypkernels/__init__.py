@@ -1,5 +1,11 @@
 """Exact, fused Lorentz-model hyperbolic geometry for PyTorch.
 
+A point is its space components ``x``, shape ``(..., D)``; ``curv`` is the positive ``c`` of the
+sectional curvature ``-c``::
+
+    x = hk.exp_map0(features, curv)  # sinh(sqrt(c)|v|) / (sqrt(c)|v|) * v
+    loss = hk.contrastive_loss(x, y, curv, s)  # InfoNCE on logits -s d(x_i, y_j)
+
 What works under which transform of PyTorch:
 
 | transform | row-wise, `entailment_loss` | pairwise | contrastive, `HySACLoss` |
@@ -12,11 +18,11 @@ What works under which transform of PyTorch:
 | `compile(fullgraph=True)`, changing floats | yes | yes | yes |
 | `torch.func` derivatives in a compiled function | slower | slower | refused |
 
-``slower`` takes a formula in plain float64 PyTorch instead of the closed-form gradient, for norms,
-scales and curvatures that are 0 or from ``2**-160`` to ``2**160``, and refuses others by a
-``ValueError``. A compiled function, which knows no values, makes NaN of them and of what is no
-curvature; reverse derivatives of exponentials that float64 does not hold may be NaN there, too.
-``refused`` is a ``NotImplementedError`` that names the function.
+``slower`` differentiates a formula in plain float64 PyTorch instead of the closed-form gradient. It
+serves norms, scales and curvatures that are 0 or from ``2**-160`` to ``2**160``, and refuses others by a
+``ValueError``. A compiled function cannot read values: it returns NaN for those others and for a
+``curv`` that is not positive and finite. In a compiled function reverse derivatives of exponentials that
+float64 does not hold may be NaN, too. ``refused`` is a ``NotImplementedError`` that names the function.
 """
 
 from hypkernels.backend import use_backend

@@ -1,9 +1,12 @@
 """The losses of hyperbolic representation learning, as functions and as modules.
 
 Points are space components, as in :mod:`hypkernels.lorentz`. Every geometric quantity is computed in
-float32 or better whatever the points' dtype and whatever autocast says, so both losses take the
-half-precision outputs of a model directly. Results are float64 for float64 points, else float32, and
-differentiable once.
+float32 or better whatever the points' dtype and whatever autocast says, so that all losses take the
+half-precision outputs of a model directly. Results are float64 for float64 points, else float32.
+``entailment_loss`` is differentiable any number of times, the contrastive losses once::
+
+    contrastive = hk.contrastive_loss(image, text, curv, logit_scale)  # InfoNCE on -s d(image_i, text_j)
+    entailment = hk.entailment_loss(text, image, curv)  # a text's cone should hold its image
 """
 
 from __future__ import annotations
@@ -58,9 +61,9 @@ def contrastive_loss(
 
         0.5 * [CE(l_i*, t_i) + CE(l_*{t_i}, i)]
 
-    the first over all ``y``, the second, in the column of the row's target, over all ``x``;
-    ``symmetric=False`` keeps the first alone. With the defaults this is the contrastive loss of MERU,
-    ``0.5 * [CE(-s d(x_i, y_j), i) + CE(-s d(y_i, x_j), i)]``.
+    The first term runs over all ``y``. The second runs over all ``x``, in the column of the row's
+    target; ``symmetric=False`` leaves it out. With the defaults this is the contrastive loss of MERU
+    (Desai et al., ICML 2023), ``0.5 * [CE(-s d(x_i, y_j), i) + CE(-s d(y_i, x_j), i)]``.
 
     Args:
         x: ``(M, D)`` space components, float64, float32, bfloat16 or float16.
@@ -68,30 +71,34 @@ def contrastive_loss(
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         logit_scale: ``s >= 0``, a float or a tensor of one element; or a tensor ``(M,)``, one scale for each
             row of logits. A row's scale goes with its logits into the columns' cross entropies too.
-        similarity: which gap. ``"dist"``, the geodesic distance; ``"sqdist"``, its square; ``"inner"``, minus
-            the Lorentz inner product; ``"angle"``, the exterior angle of :func:`hypkernels.oxy_angle` at the
-            item that chooses: at ``x_i`` in the rows' cross entropy, at ``y_j`` in the columns'.
+        similarity: which ``gap``: ``"dist"``, the geodesic distance; ``"sqdist"``, its square;
+            ``"inner"``, minus the Lorentz inner product; or ``"angle"``, the exterior angle
+            :func:`hypkernels.oxy_angle` at the query of the cross entropy: at ``x_i`` in the rows' term,
+            at ``y_j`` in the columns'.
         targets: ``(M,)`` int64 or int32, for each row of ``x`` the index of its positive in ``y``. By default
-            row ``i`` belongs to ``y_i``. Several rows may share a target; in its column each counts the
-            others as negatives.
+            the positive of row ``i`` is ``y_i``. Several rows may share a target; in the target's column
+            each of these rows counts the others as negatives.
         reduction: ``"mean"`` or ``"sum"`` over the rows, 0 if there are none; ``"none"``, ``(M,)``.
         symmetric: whether the columns' cross entropies take part.
-        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or ``"tf32"``;
-            ``None`` leaves it to ``torch.set_float32_matmul_precision``. On a CPU all are the float32
-            product, and for float64 points all are the float64 product.
+        precision: the coarsest product of matrices allowed on a GPU, ``"ieee"``, ``"tf32x3"`` or
+            ``"tf32"``; ``None`` leaves it to ``torch.set_float32_matmul_precision``. It makes no
+            difference on a CPU, where products are float32, nor for float64 points, whose products are
+            float64.
 
     Returns:
         A scalar, or ``(M,)``; float64 for float64 points, else float32.
 
-    The positives are computed exactly and kept apart from the negatives, so the loss and its gradients
-    keep their digits however small they are, in float32 down to a loss of about 1e-17. Negatives come from
-    a product of matrices, whose rounding leaves ``cosh(sqrt(c) d)`` of a pair uncertain by up to
-    ``2e-6 c|x||y|`` in float32 and ``4e-15 c|x||y|`` in float64. That shows where a negative has nearly the
-    direction of its row, seen from the origin: within 2e-3 radians in float32, 1e-7 in float64. Of points
-    on one ray from the origin the distance and the angle are lost beyond ``c|x||y|`` of about 1e5 and 1e14;
-    gradients stay bounded. On a GPU norms up to ``1e9 / sqrt(c)`` are supported in float32, and NaN is
-    returned beyond. A distance of 0 has gradient 0. No matrix ``(M, N)`` is ever
-    held: beyond inputs and gradients, memory is bounded.
+    Memory beyond inputs and gradients is bounded: no matrix ``(M, N)`` is ever held. A distance of 0 has
+    gradient 0.
+
+    Positives are computed exactly and kept apart from the negatives. The loss and its gradients
+    therefore keep their digits however small they are, in float32 down to a loss of about 1e-17.
+    Negatives come from a product of matrices. Its rounding leaves ``cosh(sqrt(c) d)`` of a pair
+    uncertain by up to ``2e-6 c|x||y|`` in float32 and ``4e-15 c|x||y|`` in float64. This error shows
+    where the directions of a row and a negative from the origin nearly agree: within 2e-3 radians in
+    float32, 1e-7 in float64. For points on one ray from the origin, distance and angle are lost beyond
+    ``c|x||y|`` of about 1e5 in float32 and 1e14 in float64; gradients stay bounded. On a GPU, float32
+    points may have norms up to ``1e9 / sqrt(c)``; beyond that the loss is NaN.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. On a CPU
@@ -120,7 +127,7 @@ def contrastive_losses(
 ) -> list[Tensor]:
     """:func:`contrastive_loss` of several pairings of shared point sets, in one call.
 
-    What belongs to one set, such as its norms and directions, is computed once.
+    Norms and directions of a set are computed once for all its pairings.
     HySAC's four terms are the pairings ``(0, 2), (1, 3), (0, 3), (1, 2)`` of safe texts, unsafe texts, safe
     images and unsafe images; HyCoCLIP's are ``(0, 1), (2, 1), (3, 0)`` of images, texts, boxes of images and
     of texts, with ``symmetric=[True, False, False]``.
@@ -155,15 +162,17 @@ def ring_contrastive_losses(
     counts: Sequence[int] | None = None,
     group: Any = None,
 ) -> list[Tensor]:
-    """:func:`contrastive_losses` over the points of all processes, of which each holds its own alone.
+    """:func:`contrastive_losses` over the points of all processes; each holds only its own.
 
-    Row ``i`` belongs to row ``i`` of its pairing's other set on the same process, and the rows and columns of
-    all processes are its negatives, both ways. Every process passes the sets that are columns of a pairing on
-    to the next one until they are home again. So a process holds its own points, columns of two others and
-    the columns' gradients, however many processes there are, and each logit is computed by one process, once
-    in the forward and once in the backward pass. docs/parallel.md has the numbers.
+    The positive of row ``i`` is row ``i`` of the pairing's other set on the same process. The negatives
+    are the rows and columns of all processes, both ways. Each process passes the sets that are columns
+    of a pairing on to the next process, until they are home again. A process therefore holds its own
+    points, the columns of two other processes and the columns' gradients, however many processes there
+    are. Each logit is computed by one process, once in the forward and once in the backward pass.
+    docs/parallel.md has the bytes sent and held.
 
-    All processes call it with the same arguments but for the points, and all call ``backward``.
+    All processes call this function with the same arguments except ``points``, and all call
+    ``backward``.
 
     Args:
         points: this process's sets, each ``(B, D)``; ``B`` may be 0 and another on other processes.
@@ -171,16 +180,17 @@ def ring_contrastive_losses(
             which travels. Fewer different ``y`` are less to send.
         curv, similarity, precision: of :func:`contrastive_loss`.
         logit_scale: ``s >= 0``, a float or a tensor of one element.
-        counts: ``B`` of every process, in the order of ranks; ``None`` asks them, for which a GPU has to be
-            waited for.
+        counts: ``B`` of every process, in the order of ranks. ``None`` asks the processes, which makes
+            the host wait for a GPU.
         group: the ``torch.distributed`` process group; ``None`` is the default one.
 
     Returns:
-        For each pairing the losses ``(B,)`` of this process's rows; float64 for float64 points, else float32.
-        The loss of a row is that of :func:`contrastive_loss` with ``reduction="none"`` on the points of all
-        processes, one below the other. Gradients by the points are those of the *sum* over processes of what
-        each makes of its losses. Gradients by the scalars are this process's part of that, and whole once
-        they are summed. That is what averaging parameters' gradients (as DDP and FSDP do) expects.
+        For each pairing the losses ``(B,)`` of this process's rows; float64 for float64 points, else
+        float32. The loss of a row is that of :func:`contrastive_loss` with ``reduction="none"`` on the
+        points of all processes, one below the other. Gradients by the points are those of the *sum* over
+        processes of what each process makes of its losses. Gradients by the scalars are this process's
+        part of those, and their sum over processes is the whole. DDP and FSDP, which average parameters'
+        gradients, expect this.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name; on every
@@ -335,9 +345,9 @@ def entailment_loss(
 
         max(0, angle - aperture_scale * half_aperture(apex) + margin) + leak * angle
 
-    with ``angle = oxy_angle(apex, point)``. With the defaults this is the entailment loss of MERU;
-    HyCoCLIP and HySAC scale the aperture; UNCHA adds a tenth of the angle (``leak=0.1``), so that points
-    inside a cone keep moving to its axis.
+    where ``angle = oxy_angle(apex, point)``. With the defaults this is the entailment loss of MERU
+    (Desai et al., ICML 2023). HyCoCLIP and HySAC set ``aperture_scale``. UNCHA sets ``leak=0.1``, so
+    that points inside a cone keep moving to its axis.
 
     Args:
         apex: the general items, ``(..., D)`` space components, float64, float32, bfloat16 or float16.
@@ -347,15 +357,16 @@ def entailment_loss(
         aperture_scale: factor of the half-aperture, not negative. 0 leaves the plain angle.
         min_radius: ``K > 0`` of the half-aperture ``asin(2K / (sqrt(c)|apex|))``, which is pi/2 inside
             ``sqrt(c)|apex| = 2K``.
-        margin: radians by which a point has to lie inside the cone to cost nothing; negative allows as much
-            outside.
+        margin: radians by which a point must lie inside the cone for a loss of 0. A negative margin lets
+            it lie that far outside.
         leak: weight of the plain angle, not negative.
         reduction: ``"mean"`` or ``"sum"`` over all pairs, 0 if there are none; or ``"none"``, the broadcast
             shape.
 
     Returns:
-        float64 for float64 points, else float32. A point that coincides with its apex, and any point under an
-        apex at the origin, is inside the cone: loss and gradient are 0 for ``margin = leak = 0``.
+        A scalar, or the broadcast shape ``(...)``; float64 for float64 points, else float32. A point
+        that coincides with its apex is inside the cone, and so is any point under an apex at the origin:
+        loss and gradient are then 0 for ``margin = leak = 0``.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name.
@@ -382,9 +393,9 @@ def entailment_losses(
 ) -> list[Tensor]:
     """:func:`entailment_loss` of several pairings of shared point sets, in one call.
 
-    The compiled CPU lane makes the gradient of a set in one place, for all its pairings.
-    HySAC's three cones are the pairings ``(0, 2), (1, 3), (2, 1)`` of safe texts, unsafe texts, safe images
-    and unsafe images; HyCoCLIP's four are ``(1, 0), (3, 2), (2, 0), (3, 1)`` of images, texts, boxes of
+    On a CPU, compiled code accumulates the gradient of a set in one place, for all its pairings. HySAC's
+    three cones are the pairings ``(0, 2), (1, 3), (2, 1)`` of safe texts, unsafe texts, safe images and
+    unsafe images; HyCoCLIP's four are ``(1, 0), (3, 2), (2, 0), (3, 1)`` of images, texts, boxes of
     images and of texts, with ``aperture_scale=[0.7, 0.7, 1.2, 1.2]``.
 
     Args:

@@ -1,8 +1,8 @@
-"""Losses of all pairs that :func:`hypkernels.contrastive_loss` is not: of other targets, signs and distances.
+"""Further losses of all pairs: soft targets, scales of either sign, sigmoid loss, product spaces.
 
-They compute in float64, a strip of rows at a time and again for the gradient, and never hold a matrix of all
-pairs: see :mod:`hypkernels.row_strips`, also for what of it holds under which transform. They are
-differentiable any number of times. Points are space components.
+They compute in float64, a strip of rows at a time and once more for the gradient, and never hold a
+matrix of all pairs: :mod:`hypkernels.row_strips` does that, and states what works under which transform.
+They are differentiable any number of times. Points are space components.
 """
 
 from __future__ import annotations
@@ -67,13 +67,14 @@ def row_contrastive_loss(
     """Cross entropy of rows with several weighted targets each, and a scale of either sign.
 
     With logits ``l_ij = -s_i gap(x_i, y_j)``, target weights ``q``, row weights ``w`` and counts ``m``, the
-    loss of row ``i``
+    loss of row ``i`` is
 
         w_i sum_j q_ij (log sum_k m_k exp(l_ik) - l_ij)
 
-    A negative scale makes the far ones similar. For the other direction exchange ``x`` and ``y``. Where each
-    row has one target and ``s >= 0``, :func:`hypkernels.contrastive_loss` computes the same faster, and row
-    weights are ``(w * contrastive_loss(..., reduction="none")).mean()``.
+    With a negative scale, points far apart count as similar. Only the rows' direction is computed:
+    exchange ``x`` and ``y`` for the other. Where each row has one target and ``s >= 0``,
+    :func:`hypkernels.contrastive_loss` computes the same faster; row weights are
+    then ``(w * contrastive_loss(..., symmetric=False, reduction="none")).mean()``.
 
     Args:
         x: ``(M, D)`` space components, float64, float32, bfloat16 or float16.
@@ -86,16 +87,15 @@ def row_contrastive_loss(
         target_weights: ``q``, floating, of the shape of ``targets``, or ``(M, N)`` without them; 1 by
             default. They need not sum to 1.
         row_weights: ``w``, floating, ``(M,)``; 1 by default.
-        counts: ``m``, floating, int64 or int32, ``(N,)``, not negative: how often each of ``y`` counts among
-            those that rows choose from, as if it stood there so many times; 1 by default. A constant to the
-            gradient.
-        reduction: ``"mean"``, the sum over the number of rows, whatever the weights, 0 if there are none;
-            ``"sum"``, or ``"none"``, ``(M,)``.
+        counts: ``m``, floating, int64 or int32, ``(N,)``, not negative: how often each ``y_k`` counts in
+            the softmax, as if ``y`` held it so many times; 1 by default. Counts get no gradient.
+        reduction: ``"mean"``, the sum divided by the number of rows, whatever the weights, 0 if there
+            are no rows; ``"sum"``; or ``"none"``, ``(M,)``.
 
     Returns:
-        A scalar, or ``(M,)``; float64 for float64 points, else float32. Named targets are computed by the
-        exact row-wise formulas, all other pairs as by :func:`hypkernels.pairwise_dist`. Both kinds of weights
-        have gradients.
+        A scalar, or ``(M,)``; float64 for float64 points, else float32. Pairs that ``targets`` names are
+        computed by the exact row-wise formulas, all other pairs as by :func:`hypkernels.pairwise_dist`.
+        Both kinds of weights get gradients.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range, by name. Values
@@ -144,9 +144,9 @@ def sigmoid_loss(
     targets: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """SigLIP's loss on hyperbolic logits: every pair by itself is one or is none, and there is no softmax.
+    """SigLIP's sigmoid loss on hyperbolic logits: each pair is classified by itself, without a softmax.
 
-    With ``l_ij = b - s_i gap(x_i, y_j)`` and ``t_i`` the target of row ``i``, the loss of row ``i``
+    With ``l_ij = b - s_i gap(x_i, y_j)`` and ``t_i`` the target of row ``i``, the loss of row ``i`` is
 
         softplus(-l_{i t_i}) + sum_{j != t_i} softplus(l_ij)
 
@@ -159,8 +159,8 @@ def sigmoid_loss(
         similarity: which gap, of :func:`hypkernels.contrastive_loss`; an angle is that at ``x_i``.
         targets: ``(M,)`` int64 or int32, for each row of ``x`` the index of its positive in ``y``. By default
             row ``i`` belongs to ``y_i``.
-        reduction: ``"mean"``, the sum of all pairs over the number of rows, 0 if there are none; ``"sum"``,
-            or ``"none"``, ``(M,)``.
+        reduction: ``"mean"``, the sum over all pairs divided by the number of rows, 0 if there are no
+            rows; ``"sum"``; or ``"none"``, ``(M,)``.
 
     Returns:
         A scalar, or ``(M,)``; float64 for float64 points, else float32. Positives are computed by the exact
@@ -199,9 +199,12 @@ def product_contrastive_loss(
 ) -> Tensor:
     """:func:`hypkernels.contrastive_loss` in a product of hyperbolic spaces with curvatures of their own.
 
-    With ``d_n`` the distance in factor ``n``, that of two points is ``sum_n d_n`` (``"l1"``) or
-    ``sqrt(sum_n d_n^2)`` (``"l2"``, the geodesic one), and the loss that of logits ``-s d(x_i, y_j)``.
-    PHyCLIP takes means instead of sums.
+    The logits are ``-s d(x_i, y_j)``. With ``d_n`` the distance in factor ``n``, the distance of two
+    points is
+
+        d = sum_n d_n  ("l1")  or  sqrt(sum_n d_n^2)  ("l2", the geodesic distance)
+
+    PHyCLIP takes means instead of sums (``averaged``).
 
     Args:
         x: ``(M, N, D)`` space components of ``N`` factors, float64, float32, bfloat16 or float16.

@@ -1,8 +1,11 @@
-"""Whole objectives of hyperbolic models, each in one line and in memory that does not grow with the pairs.
+"""Whole training objectives of hyperbolic models. No matrix of all pairs is held.
 
 Points are space components, as in :mod:`hypkernels.losses`. Curvatures and scales are positive numbers, not
-their logarithms, and learn if they are tensors that do. Results are float64 for float64 points, else float32,
-and gradients are exact: those of the definition in each docstring.
+their logarithms; tensors among them get gradients. Results are float64 for float64 points, else float32.
+Gradients are exactly those of the definition in each docstring::
+
+    objective = meru_loss(image, text, curv, logit_scale)
+    objective.loss.backward()  # objective.contrastive and objective.entailment can be logged
 """
 
 from hypkernels.objectives.atmg import atmg_loss

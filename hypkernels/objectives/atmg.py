@@ -22,7 +22,7 @@ def atmg_loss(
     all_text: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """ATMG's contrastive loss of exterior angles, small at a text and large at an image.
+    """ATMG's contrastive loss of exterior angles: small at texts, large at images.
 
         1/2 [CE(-s oxy_angle(text_i, image_j), i) + CE(+s oxy_angle(image_i, text_j), i)]
 

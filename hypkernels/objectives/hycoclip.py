@@ -28,10 +28,11 @@ def hycoclip_loss(
     all_text: Tensor | None = None,
     offset: int = 0,
 ) -> Objective:
-    """HyCoCLIP's objective: boxes entail the whole they are of, texts entail images.
+    """HyCoCLIP's objective (Pal et al., ICLR 2025): boxes entail their wholes, texts entail images.
 
-    With ``CE(x, Y)`` the mean cross entropy of the logits ``-s d(x_i, Y_j)`` with the target ``i``, and
-    ``H(a, p, e)`` the mean of ``max(0, oxy_angle(a_i, p_i) - e half_aperture(a_i))``
+    A box is a part of an image, or of a text. With ``CE(x, Y)`` the mean cross entropy of the logits
+    ``-s d(x_i, Y_j)`` with the target ``i``, and ``H(a, p, e)`` the mean of
+    ``max(0, oxy_angle(a_i, p_i) - e half_aperture(a_i))``, the objective is
 
         1/4 [CE(image, text) + CE(text, image) + CE(box_image, text) + CE(box_text, image)]
             + entail_weight / 2 [H(text, image, inter) + H(box_text, box_image, inter)
@@ -42,10 +43,10 @@ def hycoclip_loss(
         text, box_image, box_text: ``(B, D)``, same dtype and device; row ``i`` of all four belongs together.
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         logit_scale: ``s >= 0``, a float or a tensor of one element.
-        entail_weight: of the entailment, not negative.
-        inter_aperture_scale: ``inter``, of texts over images.
-        intra_aperture_scale: ``intra``, of boxes over wholes.
-        min_radius: positive, of the half-aperture.
+        entail_weight: weight of the entailment term, not negative.
+        inter_aperture_scale: ``inter``, the factor of the half-aperture of texts over images.
+        intra_aperture_scale: ``intra``, the factor of the half-aperture of boxes over wholes.
+        min_radius: ``K > 0`` of :func:`hypkernels.half_aperture`.
         all_image, all_text, offset: of :func:`meru_loss`.
 
     Returns:

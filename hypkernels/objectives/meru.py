@@ -23,7 +23,7 @@ def meru_loss(
     all_text: Tensor | None = None,
     offset: int = 0,
 ) -> Objective:
-    """MERU's objective: texts entail their images, and each finds the other among all.
+    """MERU's objective (Desai et al., ICML 2023): InfoNCE on distances, and text cones over images.
 
         1/2 [CE(-s d(image_i, text_j), i) + CE(-s d(text_i, image_j), i)]
             + entail_weight * mean_i max(0, oxy_angle(text_i, image_i) - half_aperture(text_i))
@@ -33,12 +33,12 @@ def meru_loss(
         text: ``(B, D)``, same dtype and device.
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         logit_scale: ``s >= 0``, a float or a tensor of one element.
-        entail_weight: of the entailment, not negative.
-        min_radius: positive, of the half-aperture.
-        all_image, all_text: what rows choose among, ``(N, D)``: those gathered from all processes. By default
-            ``image`` and ``text``.
-        offset: row ``i`` belongs to ``all_text[offset + i]``: with as many rows a process, its rank times
-            ``B``.
+        entail_weight: weight of the entailment term, not negative.
+        min_radius: ``K > 0`` of :func:`hypkernels.half_aperture`.
+        all_image, all_text: the candidates of the cross entropies, ``(N, D)``: images and texts gathered
+            from all processes. By default ``image`` and ``text``.
+        offset: the positive of row ``i`` is ``all_text[offset + i]``. Where each process has ``B`` rows,
+            it is the rank times ``B``.
 
     Returns:
         An :class:`Objective` of three scalars. Memory beyond inputs and gradients is bounded.

@@ -33,7 +33,7 @@ def phyclip_loss(
     """PHyCLIP's objective: distances and cones are means over the factors of a product.
 
     With ``d_n`` and ``H_n`` the distance and the hinge in factor ``n`` of :func:`hycoclip_loss`, the
-    objective is that of
+    objective is :func:`hycoclip_loss`'s formula with
 
         d = mean_n d_n  ("l1")  or  sqrt(mean_n d_n^2)  ("l2"),    H = mean_n H_n
 

@@ -1,4 +1,4 @@
-"""Entailment in cones that open away from any point, as HySAC's code means to have it."""
+"""Entailment in cones that open away from a given point instead of the origin."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ def rooted_entailment_loss(
 
         max(0, angle - aperture_scale * aperture + margin) + leak * angle
 
-    where ``angle`` is the exterior one at the apex in the triangle root, apex, point, and ``aperture`` is
-    ``asin(2 min_radius / sinh(sqrt(c) d(root, apex)))``: the loss after the isometry
-    :func:`hypkernels.translation.to_origin`.
+    ``angle`` is the exterior angle at the apex of the triangle of root, apex and point. ``aperture`` is
+    ``asin(2 min_radius / sinh(sqrt(c) d(root, apex)))``. The loss is that of the points after the
+    isometry :func:`hypkernels.translation.to_origin`, which moves the root to the origin.
 
     Args:
         apex: the general items, ``(..., D)`` space components, float64, float32, bfloat16 or float16.
         point: the specific items, same dtype, device and width; leading dimensions broadcast.
-        root: ``(D,)`` or what broadcasts against both; it may learn.
+        root: ``(D,)``, or a shape that broadcasts against ``apex`` and ``point``. It gets a gradient.
         curv, aperture_scale, min_radius, margin, leak, reduction: of :func:`hypkernels.entailment_loss`.
 
     Returns:
-        float64 for float64 points, else float32. An apex at the root entails everything.
+        A scalar, or the broadcast shape ``(...)``; float64 for float64 points, else float32. An apex at
+        the root entails everything.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name.

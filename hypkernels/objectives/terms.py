@@ -12,7 +12,7 @@ from hypkernels.losses import contrastive_losses
 
 
 class Objective(NamedTuple):
-    """``loss = contrastive + entail_weight * entailment``; the terms are there to be logged."""
+    """``loss = contrastive + entail_weight * entailment``, and the two terms, to be logged; scalars."""
 
     loss: Tensor
     contrastive: Tensor

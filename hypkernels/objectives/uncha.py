@@ -1,4 +1,4 @@
-"""UNCHA's objective: parts, each softened by its uncertainty."""
+"""UNCHA's objective: parts of images and texts, with logits scaled down by uncertainty."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def uncertainty(points: Tensor) -> Tensor:
 
 
 def uncertainty_calibration(residual: Tensor, points: Tensor) -> Tensor:
-    """UNCHA's calibration: points far outside of their cones are to be uncertain, others not.
-
-    With ``u = uncertainty(points)`` and the residuals ``r``, constants to the gradient
+    """UNCHA's calibration of uncertainty: high for points far outside of their cones, low for others.
 
         mean(r / (2 exp(u)) + u / 2)
+
+    with ``u = uncertainty(points)``. The residuals ``r`` get no gradient.
 
     Args:
         residual: ``r >= 0``, floating, ``(...)``: of :func:`hypkernels.entailment_loss`, not reduced.
@@ -102,11 +102,12 @@ def part_whole_loss(
     counts: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """UNCHA's contrastive loss of packed parts, each softened by its uncertainty.
+    """UNCHA's contrastive loss of packed parts, each with its logits scaled down by its uncertainty.
 
-    With ``u_i = uncertainty(part_i)`` and ``T_i = clamp(exp(-u_i / 2), 0.1, 10)``, a constant to the gradient
+        CE(-s T_i d(part_i, whole_j), owner_i)    with T_i = clamp(exp(-u_i / 2), 0.1, 10)
 
-        CE(-s T_i d(part_i, whole_j), owner_i)
+    where ``u_i = uncertainty(part_i)``. ``T_i`` gets no gradient. *Packed* parts are the parts of all
+    wholes in one tensor.
 
     Args:
         part: all parts of all wholes, ``(P, D)`` space components, in any order; a whole may have none.
@@ -114,9 +115,9 @@ def part_whole_loss(
         owner: for each part the index of its whole, ``(P,)`` int64 or int32.
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         logit_scale: ``s >= 0``, a float or a tensor of one element.
-        counts: how often each whole counts among those that a part chooses from, ``(N,)`` of
-            :func:`hypkernels.row_losses.row_contrastive_loss`; once by default. UNCHA's code counts it once
-            for each of its parts.
+        counts: ``(N,)``, how often each whole counts in the softmax, as in
+            :func:`hypkernels.row_losses.row_contrastive_loss`; once by default. UNCHA's code counts a
+            whole once for each of its parts.
         reduction: ``"mean"`` or ``"sum"`` over the parts, 0 if there are none; ``"none"``, ``(P,)``.
 
     Returns:
@@ -159,7 +160,7 @@ def uncha_loss(
     all_owner: Tensor | None = None,
     part_offset: int = 0,
 ) -> Objective:
-    """UNCHA's objective: wholes among wholes, parts among parts, and uncertain parts among wholes.
+    """UNCHA's objective: InfoNCE of wholes, parts, and parts among wholes; cones with calibration.
 
     With ``CE`` of :func:`hycoclip_loss`, ``P`` of :func:`part_whole_loss`, where a whole counts once for each
     of its parts, and ``L(a, p, e)`` the mean of the leaky hinges
@@ -185,17 +186,18 @@ def uncha_loss(
         curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         logit_scale, part_logit_scale, part_whole_logit_scale: at least 0, a float or a tensor of one element
             each. UNCHA starts with 1/0.07, 1/0.05 and 1/0.06.
-        entail_weight: of the entailment, not negative.
-        calibration_weight: of the calibration and the entropy, not negative.
-        inter_aperture_scale: ``inter``, of texts over images.
-        intra_aperture_scale: ``intra``, of parts over wholes.
+        entail_weight: weight of the entailment term, not negative.
+        calibration_weight: weight of the calibration and the entropy, not negative.
+        inter_aperture_scale: ``inter``, the factor of the half-aperture of texts over images.
+        intra_aperture_scale: ``intra``, the factor of the half-aperture of parts over wholes.
         leak: weight of the plain angle in a hinge, not negative.
-        min_radius: positive, of the half-aperture.
+        min_radius: ``K > 0`` of :func:`hypkernels.half_aperture`.
         all_image, all_text, offset: of :func:`meru_loss`.
         all_part_image, all_part_text: the parts of all processes, ``(Q, D)``. By default ``part_image`` and
             ``part_text``.
-        all_owner: the index into ``all_image`` for each of these, ``(Q,)``, where there are others.
-        part_offset: part ``i`` is number ``part_offset + i`` of them.
+        all_owner: for each part of all processes the index of its image in ``all_image``, ``(Q,)``. By
+            default ``owner``.
+        part_offset: part ``i`` of this process is ``all_part_image[part_offset + i]``.
 
     Returns:
         An :class:`Objective` of three scalars; entropies are those of this process's parts. Memory beyond

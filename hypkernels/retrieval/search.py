@@ -64,29 +64,34 @@ def topk(
 ) -> Neighbours:
     """The ``k`` nearest items of each query by geodesic distance, exactly.
 
+    ``topk(queries, gallery, 10, curv=0.7)`` returns distances and indices, ``(Q, 10)`` each.
+
     Args:
         queries: space components ``(Q, D)``, float64, float32, bfloat16 or float16; ``Q`` may be 0.
         gallery: ``N`` points of the same width, see :func:`hypkernels.retrieval.open_gallery`; its dtype may
             be another.
         k: how many, from 1 to ``N``.
-        curv: positive ``c`` of the hyperboloid, a float or a tensor of one element.
-        allow: only these items: indices, or ``(N,)`` of bool. All by default.
-        deny: not these items, in the same form.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
+        allow: the items to search: indices, or ``(N,)`` of bool. All by default.
+        deny: items to leave out, in the same form.
         groups: ``(N,)`` integers from 0, the group of each item.
-        query_groups: with ``groups``: the group that each query searches, ``(Q,)`` integers, or the groups,
-            ``(Q, G)`` of bool.
-        cone: ``"query"``: only items in the query's entailment cone; ``"item"``: only items whose cone holds
-            the query. ``oxy_angle <= aperture_scale * half_aperture``, in float64; a point is in its own cone
-            and everything in that of the origin.
-        min_radius, aperture_scale: of the cones, positive.
-        progress: called with the number of items read and ``N`` after each piece. What it raises ends the
-            search.
+        query_groups: with ``groups``: the group that each query searches, ``(Q,)`` integers; or the
+            groups, ``(Q, G)`` of bool.
+        cone: ``"query"`` searches only items in the query's entailment cone; ``"item"`` only items whose
+            cone holds the query. A point is in a cone where
+            ``oxy_angle <= aperture_scale * half_aperture``, in float64. A point is in its own cone, and
+            every point is in the cone of the origin.
+        min_radius, aperture_scale: positive numbers of the cones, see
+            :func:`hypkernels.entailment_loss`.
+        progress: called after each piece of the gallery with the number of items read and ``N``. An
+            exception that it raises ends the search.
 
     Returns:
-        ``(distances, indices)``, each ``(Q, k)``, the nearest first and ties in the order of the gallery:
-        float64 if queries or gallery are, else float32, and int64. Where the restrictions leave fewer than
-        ``k``, the rest is infinity and -1. Detached, on the queries' device. Distances beyond
-        ``709 / sqrt(c)``, which only points of float64 have, are all infinite.
+        ``(distances, indices)``, each ``(Q, k)``, the nearest first, ties in the order of the gallery.
+        Distances are float64 if queries or gallery are, else float32; indices are int64. Where the
+        restrictions leave fewer than ``k`` items, the rest is infinity and -1. Both tensors are detached
+        and on the queries' device. Distances beyond ``709 / sqrt(c)``, which only float64 points have,
+        are infinite.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or range, by name, before any work;
@@ -114,15 +119,19 @@ def rerank(
     k: int,
     curv: float | Tensor = 1.0,
 ) -> Neighbours:
-    """The ``k`` nearest of each query's own candidates, exactly: what another index found, put right.
+    """The ``k`` nearest of each query's own candidates, exactly, such as those of an approximate index.
 
     Args:
-        candidates: ``(Q, m)`` indices into the gallery, int64 or int32, with -1 for none. A repeated one
-            counts once.
+        queries, gallery, curv: of :func:`topk`.
+        candidates: ``(Q, m)`` indices into the gallery, int64 or int32, with -1 for none. A repeated
+            index counts once.
         k: how many, at most ``m``.
 
     Returns:
-        As :func:`topk`, of these candidates alone.
+        ``(distances, indices)`` as of :func:`topk`, of these candidates alone.
+
+    Raises:
+        TypeError, ValueError: as :func:`topk`.
     """
     problem = _Problem("rerank", queries, gallery, curv)
     items = _checked_candidates(candidates, problem)
@@ -158,9 +167,14 @@ def rank_counts(
     """How many items are nearer than each query's target, and how many others exactly as near.
 
     Args:
-        targets: ``(Q,)`` int64 or int32, the index of each query's true item, counted or not.
+        targets: ``(Q,)`` int64 or int32, the index of each query's true item. The restrictions may leave
+            it out.
 
     The other arguments and errors are those of :func:`topk`.
+
+    Returns:
+        ``(nearer, tied, tied_before)``, each ``(Q,)`` int64: the items nearer than the target, the
+        others exactly as near, and those of them with a smaller index.
     """
     problem = _Problem("rank_counts", queries, gallery, curv)
     indices = _checked_targets(targets, problem)
@@ -192,8 +206,8 @@ def positive_rank(
 ) -> Tensor:
     """The rank of each query's target, 0 for the nearest, ``(Q,)`` int64: its place in :func:`topk`'s order.
 
-    That is the number of items that are nearer, and of those as near with a smaller index. The arguments are
-    those of :func:`rank_counts`.
+    The rank is the number of nearer items, plus the number of items as near with a smaller index. The
+    arguments are those of :func:`rank_counts`.
     """
     counts = rank_counts(
         queries,
@@ -227,13 +241,13 @@ def range_search(
     aperture_scale: float = 1.0,
     progress: Progress | None = None,
 ) -> RangeResult:
-    """All items within ``radius`` of each query, it included: ``distance <= radius`` in float64.
+    """All items with ``distance <= radius`` of each query, compared in float64.
 
     Args:
         radius: a geodesic length, not negative.
 
-    The other arguments and errors are those of :func:`topk`. The result is as large as it is: memory grows
-    with it, and with nothing else.
+    The other arguments and errors are those of :func:`topk`. Memory grows with the number of items
+    found, and with nothing else.
 
     Returns:
         ``(limits, distances, indices)``: ``(Q + 1,)``, and one entry for each item found.

@@ -49,7 +49,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probability",
         choices=("logistic", "isotonic", "none"),
-        help="its curve; by default isotonic for 1000 items of each class and more, else logistic",
+        help="curve of the probability; by default isotonic from 1000 items of each class on, else logistic",
     )
     add_scorer(parser, decides=False)
 

@@ -15,7 +15,9 @@ replaced.
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="directory to write to")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the weights and the order")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="seed of the weights and of the data's order"
+    )
 
 
 def _demo(args: argparse.Namespace) -> int:

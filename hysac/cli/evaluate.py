@@ -56,10 +56,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     safety = add_redirection(parser)
     safety.add_argument(
-        "--aperture-scale", type=float, metavar="X", default=1.0, help="of the cones, as in training"
+        "--aperture-scale",
+        type=float,
+        metavar="X",
+        default=1.0,
+        help="factor of the cones' half-aperture, as in training",
     )
     safety.add_argument(
-        "--min-radius", type=float, metavar="X", default=0.1, help="of the cones, as in training"
+        "--min-radius",
+        type=float,
+        metavar="X",
+        default=0.1,
+        help="K of the cones' half-aperture, as in training",
     )
     add_start(parser)
     output = parser.add_argument_group("output")
@@ -69,7 +77,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", metavar="FILE", help="JSON file; by default evaluation.json beside the model"
     )
-    output.add_argument("--format", default="text", choices=tuple(STYLES), help="of the printed tables")
+    output.add_argument("--format", default="text", choices=tuple(STYLES), help="form of the printed tables")
     output.add_argument("--plots", metavar="DIR", help="directory for pictures (needs images and matplotlib)")
 
 

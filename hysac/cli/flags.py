@@ -19,12 +19,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--model-dir", metavar="DIR", help="a model directory, or a run with one")
     source.add_argument(
-        "--checkpoint", metavar="RUN", help="a run, for its newest checkpoint, or a checkpoint file"
+        "--checkpoint", metavar="RUN", help="a checkpoint file, or a run, which means its newest one"
     )
     group.add_argument(
         "--device", metavar="DEVICE", help="such as cpu or cuda:1; by default a GPU if there is one"
     )
-    group.add_argument("--precision", default="fp32", choices=TRAINING_PRECISIONS[:4], help="of the towers")
+    group.add_argument(
+        "--precision", default="fp32", choices=TRAINING_PRECISIONS[:4], help="what the towers compute in"
+    )
     group.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
@@ -68,7 +70,7 @@ def add_scorer(
         group.add_argument(
             "--threshold",
             metavar="NAME",
-            help="the operating point that decides; by default the one calibrated for",
+            help="the operating point that decides; by default the one chosen by `hysac calibrate`",
         )
     group.add_argument(
         "--device", metavar="DEVICE", help="such as cpu or cuda:1; by default a GPU if there is one"
@@ -80,9 +82,9 @@ def add_scorer(
         reading.add_argument(
             "--workers", type=int, metavar="N", help="processes that read; by default one a CPU"
         )
-    reading.add_argument("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help="of an image")
+    reading.add_argument("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help="largest image read")
     reading.add_argument(
-        "--background", default="none", choices=BACKGROUNDS, help="behind transparent pixels"
+        "--background", default="none", choices=BACKGROUNDS, help="colour behind transparent pixels"
     )
 
 
@@ -100,7 +102,7 @@ def add_engine_use(parser: argparse.ArgumentParser) -> None:
     """The flags of a command that searches an index."""
     group = parser.add_argument_group("engine")
     add_database(group)
-    group.add_argument("--exact", action="store_true", help="compare every point, whatever engine there is")
+    group.add_argument("--exact", action="store_true", help="compare every point, without the index's engine")
 
 
 def add_labelled(parser: argparse.ArgumentParser, of: str = "data") -> None:
@@ -132,13 +134,17 @@ def add_redirection(parser: argparse.ArgumentParser) -> Any:
         "--statistic",
         default=DEFAULT_STATISTIC,
         choices=("low_05", "avg", "up_95"),
-        help="the bound of redirection",
+        help="the safe class's distance to the origin that unsafe queries are moved to",
     )
     group.add_argument(
         "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
     )
-    group.add_argument("--mode", default="geodesic", choices=("geodesic", "paper"), help="of redirection")
-    group.add_argument("--alpha", type=float, metavar="X", default=0.8, help="of mode paper")
+    group.add_argument(
+        "--mode", default="geodesic", choices=("geodesic", "paper"), help="rule of redirection"
+    )
+    group.add_argument(
+        "--alpha", type=float, metavar="X", default=0.8, help="parameter of --mode paper; larger is stricter"
+    )
     return group
 
 

@@ -64,20 +64,26 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     delete.add_argument("names", nargs="+", metavar="NAME", help="as `hysac index info --names` prints it")
     add_database(delete)
     delete.set_defaults(run=_delete)
-    engine = actions.add_parser("engine", help="let another engine propose", formatter_class=Formatter)
+    engine = actions.add_parser(
+        "engine", help="let another vector engine propose candidates", formatter_class=Formatter
+    )
     engine.add_argument("--index", required=True, metavar="INDEX", help="the index")
     _add_engine(engine, required=True)
     engine.set_defaults(run=_engine)
-    info = actions.add_parser("info", help="say what is in it", formatter_class=Formatter)
+    info = actions.add_parser("info", help="print what an index holds", formatter_class=Formatter)
     info.add_argument("--index", required=True, metavar="INDEX", help="the index")
     info.add_argument("--names", action="store_true", help="print every item's name")
     info.set_defaults(run=_info)
 
 
 def _add_engine(group: Any, **options: Any) -> None:
-    group.add_argument("--engine", choices=ENGINES, help="what proposes the nearest", **options)
+    group.add_argument("--engine", choices=ENGINES, help="vector engine that proposes candidates", **options)
     group.add_argument(
-        "--engine-option", action="append", default=[], metavar="K=V", help="of the engine; may be repeated"
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="an argument of the engine's class; may be repeated",
     )
     add_database(group)
 

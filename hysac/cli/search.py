@@ -44,14 +44,16 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", help="a caption, or an image's path")
     parser.add_argument("--index", required=True, metavar="INDEX", help="what `hysac index build` made")
     how = parser.add_argument_group("redirection")
-    how.add_argument("--to", default="origin", choices=("origin", "nearest-safe"), help="where to")
+    how.add_argument(
+        "--to", default="origin", choices=("origin", "nearest-safe"), help="where an unsafe query moves"
+    )
     how.add_argument(
         "--statistic",
         default=DEFAULT_STATISTIC,
         choices=("low_05", "avg", "up_95"),
-        help="of the safe class: the bound",
+        help="the safe class's distance to the origin that unsafe queries are moved to",
     )
-    how.add_argument("--mode", default="geodesic", choices=("geodesic", "paper"), help="how far")
+    how.add_argument("--mode", default="geodesic", choices=("geodesic", "paper"), help="rule of redirection")
     how.add_argument(
         "--margin", type=float, metavar="X", default=0.0, help="added to the bound; negative is stricter"
     )
@@ -64,15 +66,17 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_query(parser)
     parser.add_argument("-k", type=int, default=10, metavar="K", help="how many items")
     parser.add_argument(
-        "--policy", default="as-asked", choices=POLICIES, help="for unsafe queries, see below"
+        "--policy", default="as-asked", choices=POLICIES, help="what an unsafe query gets, see below"
     )
-    parser.add_argument("--modality", choices=("image", "text", "any"), help="what is searched")
+    parser.add_argument("--modality", choices=("image", "text", "any"), help="kind of items searched")
 
 
 def _add_redirect(parser: argparse.ArgumentParser) -> None:
     _add_query(parser)
-    parser.add_argument("--steps", type=int, default=8, metavar="N", help="places on the way, ends included")
-    parser.add_argument("--modality", choices=("image", "text"), help="whose safe class is the end")
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help="points on the path, ends included")
+    parser.add_argument(
+        "--modality", choices=("image", "text"), help="modality whose safe class ends the path"
+    )
 
 
 def _search(args: argparse.Namespace) -> int:

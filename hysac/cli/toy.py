@@ -23,7 +23,7 @@ def _add_toy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-size", type=int, metavar="N", help="quadruplets to validate on; by default 256"
     )
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="which scenes")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the scenes")
 
 
 def _toy(args: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--out", metavar="FILE", help="JSON file; by default unsafe_queries.json beside the model"
     )
-    output.add_argument("--format", default="text", choices=tuple(STYLES), help="of the printed tables")
+    output.add_argument("--format", default="text", choices=tuple(STYLES), help="form of the printed tables")
 
 
 def _unsafe_eval(args: argparse.Namespace) -> int:

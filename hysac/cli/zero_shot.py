@@ -60,14 +60,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"openai (80), simple (7), or a file with one a line; by default '{DEFAULT_TEMPLATES[0]}'",
     )
-    data.add_argument("--image-column", default="image", metavar="COLUMN", help="of a manifest")
-    data.add_argument("--class-column", default="class", metavar="COLUMN", help="of a manifest")
+    data.add_argument("--image-column", default="image", metavar="COLUMN", help="a manifest's images")
+    data.add_argument("--class-column", default="class", metavar="COLUMN", help="a manifest's classes")
     data.add_argument("--image-root", metavar="DIR", help="what its image paths are relative to")
     add_scorer(parser, decides=False)
     add_start(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="JSON file; by default zero_shot.json beside the model")
-    output.add_argument("--format", default="text", choices=tuple(STYLES), help="of the printed tables")
+    output.add_argument("--format", default="text", choices=tuple(STYLES), help="form of the printed tables")
 
 
 def _zero_shot(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ def evaluate_embeddings(
     aperture_scale: float = 1.0,
     min_radius: float = 0.1,
 ) -> EvaluationReport:
-    """Everything in this package for one set of embeddings; see the functions the report names."""
+    """The report of one set of embeddings: all numbers of :class:`EvaluationReport`."""
     has_retrieval = any(embeddings.has(column.classes) for column in COLUMNS)
     queries = Queries(embeddings, traversal, redirections)
     return EvaluationReport(

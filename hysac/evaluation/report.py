@@ -14,7 +14,7 @@ SYMBOLS = {"S": "T", "V": "I", "U": "T*", "G": "I*"}
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All numbers of one evaluation; fractions are in [0, 1], distances geodesic lengths.
+    """All numbers of one evaluation: shares in [0, 1], distances as geodesic lengths.
 
     Attributes:
         quadruplets: how many were evaluated.
@@ -23,9 +23,10 @@ class EvaluationReport:
         tag_sizes: quadruplets per tag.
         per_tag: :func:`hysac.evaluation.per_tag`.
         safety: :func:`hysac.evaluation.safety_metrics`.
-        made_with: by what model, data and settings; empty where it was not told.
-        retention: the model it started from, ``start``, and what is left of its recalls, ``recalls``, see
-            :func:`hysac.evaluation.retention.retrieval_retention`; empty where none was compared.
+        made_with: the model, data and settings of the evaluation; empty where the caller gave none.
+        retention: ``start``, the CLIP that the model was trained from, and ``recalls``, the share of its
+            recalls that the model keeps, see :func:`hysac.evaluation.retention.retrieval_retention`;
+            empty where none was compared.
     """
 
     quadruplets: int

@@ -46,7 +46,9 @@ def safety_metrics(
     aperture_scale: float = 1.0,
     min_radius: float = 0.1,
 ) -> dict[str, Any]:
-    """How well the space separates safe from unsafe. Everything a missing class would need is left out.
+    """How well the space separates safe from unsafe: ROC, distances, order, cones and nearest items.
+
+    A number that needs a class which ``embeddings`` lacks is left out.
 
     Args:
         embeddings: the quadruplets.

@@ -58,37 +58,40 @@ class HySACLoss(ClipLikeLoss):
     divides by the sum of the weights and then by 7: at ``entail_weight=1`` its loss is 1/49 of this one,
     which AdamW does not notice and SGD, gradient clipping and logged values do.
 
-    **Several processes.** Averaged over the processes (as DDP does), every parameter's gradient equals that
-    of one process holding the global batch: with ``local_loss`` and ``gather_with_grad`` (cheapest: each
-    process computes its own rows), with ``gather_with_grad`` alone, and with neither. ``local_loss`` without
-    ``gather_with_grad`` drops part of the gradient and is refused. The entailment terms, and with
-    ``local_loss`` the contrastive ones, report this process's rows: the mean over processes is the global
-    loss. Processes may hold different numbers of quadruplets, also none: each row counts the same. The hosts
-    tell each other the numbers in every call; where the default process group carries no tensors of the CPU,
-    as with NCCL alone, the first call makes a Gloo group for it.
+    Points lie on the unit hyperboloid, curvature -1: a model of curvature ``c`` passes ``sqrt(c) * x``.
 
-    ``ring=True`` gives the same averaged gradients without any process holding the features of all: images
-    go from process to process, so that memory does not grow with the number of processes, each logit is
-    computed once instead of twice, and up to a quarter less is sent (docs/parallel.md). The terms report this
+    **Several processes.** Averaged over the processes (as DDP does), every parameter's gradient equals
+    that of one process holding the global batch. This holds with ``local_loss`` and ``gather_with_grad``
+    (the cheapest: each process computes its own rows), with ``gather_with_grad`` alone, and with
+    neither. ``local_loss`` without ``gather_with_grad`` drops part of the gradient and is refused. The
+    entailment terms report this process's rows, and with ``local_loss`` so do the contrastive ones: the
+    mean over processes is the global loss. Processes may hold different numbers of quadruplets, or none:
+    each row counts the same. The hosts tell each other these numbers in every call. Where the default
+    process group carries no CPU tensors, as with NCCL alone, the first call makes a Gloo group for that.
+
+    ``ring=True`` gives the same averaged gradients, and no process holds the features of all. Images go
+    from process to process. Memory does not grow with the number of processes, each logit is computed
+    once instead of twice, and up to a quarter less is sent (docs/parallel.md). The terms report this
     process's rows.
 
-    **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the whole
-    accumulated batch, each time with one part's features attached to the graph, so that the gradient of
-    ``logit_scale`` would be counted k times; pass ``accum_freq=k`` to count it once. What a HySAC model
-    returns while training tells the number of its forward passes: another ``accum_freq`` is refused.
+    **Gradient accumulation.** In open_clip's scheme (``--accum-freq k``) the loss runs k times on the
+    whole accumulated batch, each time with one part's features attached to the graph. The gradient of
+    ``logit_scale`` would then be counted k times: pass ``accum_freq=k`` to count it once. The output of
+    a HySAC model in training mode tells the number of its forward passes: another ``accum_freq`` is
+    refused.
 
     Args:
         local_loss: compute only this process's rows against the gathered columns.
-        gather_with_grad: return to each process the gradients that the others have for its features.
+        gather_with_grad: send the gradients of gathered features back to the process that they came
+            from.
         cache_labels: accepted for ClipLoss's signature; the targets are one ``arange``, never worth keeping.
         rank, world_size: this process's place in the default process group.
         use_horovod: not supported; True raises.
         entail_weight: weight of the three entailment terms, >= 0.
-        aperture_scale: factor on the half-aperture, > 0; larger cones ask for less.
-        min_radius: ``K`` of the half-aperture ``asin(2K / |x|)``, > 0; within ``2K`` of the origin it is
-            pi/2.
+        aperture_scale: factor of the half-aperture, > 0. Fewer points lie outside of larger cones.
+        min_radius: ``K > 0`` of the half-aperture ``asin(2K / |x|)``, which is pi/2 for ``|x| <= 2K``.
         accum_freq: the number of times open_clip's accumulation calls this loss per step.
-        ring: gather nothing, see above.
+        ring: send images from process to process instead of gathering features, see above.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range, ``local_loss`` without
@@ -114,13 +117,14 @@ class HySACLoss(ClipLikeLoss):
                 process has quadruplets.
             text_features: the same for the texts. Everything is computed in the wider of their dtypes, and at
                 least in float32.
-            logit_scale: positive factor of the distances, a float or a one-element tensor. A model of
-                curvature ``c`` with temperature ``s`` passes ``sqrt(c) * x`` and ``s / sqrt(c)``.
+            logit_scale: positive factor of the distances, a float or a tensor of one element. A model of
+                curvature ``c`` with inverse temperature ``s`` passes ``sqrt(c) * x`` and
+                ``s / sqrt(c)``.
             logit_bias: accepted for ClipLoss's signature; a constant added to all logits cancels in a
                 softmax.
-            output_dict: return the terms by name instead of their sum.
-            unit_hyperboloid: what the model adds to its output while training, one element for each forward
-                pass; there must be ``accum_freq``, if gradients are asked for.
+            output_dict: return the terms by name instead of their sum. unit_hyperboloid: the entry that
+            the model adds to its output in training mode, one element for
+                each forward pass. Where gradients are recorded there must be ``accum_freq`` elements.
 
         Returns:
             The sum, a scalar; or a dict of seven scalars named

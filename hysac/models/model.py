@@ -59,8 +59,11 @@ class _Bounded(torch.autograd.Function):
 class HySAC(OpenClipModel):
     """Hyperbolic Safety-Aware CLIP: open_clip's towers and a learnable hyperboloid (arXiv 2503.12127).
 
-    Made from an open_clip model by :meth:`from_clip` or :func:`hysac.create_model`; it stays an instance of
-    open_clip's ``CLIP`` or ``CustomTextCLIP``. Its state dict is open_clip's plus three names.
+    :meth:`from_clip` or :func:`hysac.create_model` makes it of an open_clip model. It stays an instance
+    of open_clip's ``CLIP`` or ``CustomTextCLIP``. Its state dict is open_clip's plus three names::
+
+        points = model.encode_text(tokens, normalize=True)  # (B, D), space components on the hyperboloid
+        scores = hysac.unsafe_score(points, model.curvature)  # (B,), distances to the origin
 
     =================  ==============================  ===========================  ===================
     parameter (log)    what it is                      range of its exponential     initial value

@@ -12,13 +12,14 @@ class LorentzClipLoss(ClipLikeLoss):
     """MERU's objective (Desai et al., ICML 2023) with :class:`open_clip.loss.ClipLoss`'s interface.
 
     With the scale ``s``, the geodesic distance ``d``, the exterior angle ``phi`` and the half-aperture
-    ``omega``::
+    ``omega``, the terms are::
 
         contrastive = 1/2 [ CE(-s * d(image_i, text_j), i) + CE(-s * d(text_i, image_j), i) ]
         entailment  = mean_i max(0, phi(text_i, image_i) - aperture_scale * omega(text_i))
 
-    and the total ``contrastive + entail_weight * entailment``: a text is more general than its image. Memory
-    beyond inputs and gradients is bounded: no matrix of all pairs is held.
+    The total is ``contrastive + entail_weight * entailment``: a text is more general than its image.
+    Points lie on the unit hyperboloid, curvature -1. Memory beyond inputs and gradients is bounded: no
+    matrix of all pairs is held.
 
     Args:
         local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod: as in ``ClipLoss``.
@@ -26,12 +27,13 @@ class LorentzClipLoss(ClipLikeLoss):
             ``local_loss`` without ``gather_with_grad`` drops part of them and is refused, as ``use_horovod``
             is. The numbers of pairs may differ from process to process: see :class:`hysac.HySACLoss`.
         entail_weight: weight of the entailment, >= 0; 0 leaves the term out.
-        aperture_scale: factor on the half-aperture, > 0; larger cones ask for less.
-        min_radius: ``K`` of the half-aperture ``asin(2K / |x|)``, > 0.
-        accum_freq: the number of times open_clip's accumulation, ``--accum-freq``, calls this loss per step:
-            the gradient of the scale, and with it the curvature's, is then counted once. What a HySAC model
-            returns while training tells the number of its forward passes: another one is refused.
-        ring: gather nothing, and send one set of features from process to process: the same averaged
+        aperture_scale: factor of the half-aperture, > 0. Fewer points lie outside of larger cones.
+        min_radius: ``K > 0`` of the half-aperture ``asin(2K / |x|)``.
+        accum_freq: the number of times open_clip's accumulation, ``--accum-freq``, calls this loss per
+            step. The gradient of the scale, and with it the curvature's, is then counted once. The
+            output of a HySAC model in training mode tells the number of its forward passes: another
+            ``accum_freq`` is refused.
+        ring: send one set of features from process to process instead of gathering: the same averaged
             gradients in memory that does not grow with the processes, see :class:`hysac.HySACLoss`.
 
     Raises:
@@ -90,9 +92,9 @@ class LorentzClipLoss(ClipLikeLoss):
             logit_scale: positive factor of the distances, a float or a one-element tensor: ``s / sqrt(c)``.
             logit_bias: accepted for ClipLoss's signature; a constant added to all logits cancels in a
                 softmax.
-            output_dict: return the terms by name instead of their sum.
-            unit_hyperboloid: what the model adds to its output while training, one element for each forward
-                pass; there must be ``accum_freq``, if gradients are asked for.
+            output_dict: return the terms by name instead of their sum. unit_hyperboloid: the entry that
+            the model adds to its output in training mode, one element for
+                each forward pass. Where gradients are recorded there must be ``accum_freq`` elements.
 
         Returns:
             The sum, a scalar; or a dict of scalars, already weighted: ``contrastive_loss`` and, unless

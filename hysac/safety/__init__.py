@@ -1,7 +1,7 @@
-"""Safety from the distance to the origin: a score, bounds per class, and the redirection of unsafe queries.
+"""Safety by the distance to the origin: a score, bounds of each class, and the redirection of unsafe queries.
 
-Safe concepts lie near the origin of a HySAC space and unsafe ones far from it. Letters are the paper's: S
-safe text, V safe image, U unsafe text, G unsafe image.
+Safe items lie near the origin of a HySAC space and unsafe ones far from it. Classes have the paper's
+letters: S safe text, V safe image, U unsafe text, G unsafe image.
 """
 
 from hysac.embeddings import MODALITIES

@@ -59,12 +59,14 @@ class ClassBounds:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The distances to the origin of each class of a model, by the paper's letters: ``bounds["V"].up_95``.
+    """Statistics of each class's distances to the origin, by the paper's letters: ``bounds["V"].up_95``.
+
+    S is safe text, V safe image, U unsafe text, G unsafe image.
 
     Attributes:
-        classes: letter -> :class:`ClassBounds`, for all of S, V, U, G or some of them.
-        curv: positive ``c`` of the space they were measured in; None for the published ``hysac_bounds.json``,
-            which does not record it.
+        classes: letter -> :class:`ClassBounds`, for some or all of S, V, U and G.
+        curv: positive ``c`` of the space that the distances were measured in; None for the published
+            ``hysac_bounds.json``, which does not record it.
     """
 
     classes: Mapping[str, ClassBounds]
@@ -165,9 +167,10 @@ def check_replaces(path: Path, classes: Iterable[str]) -> None:
 
 
 def fit_bounds(embeddings: Embeddings) -> Bounds:
-    """The bounds of every class that ``embeddings`` has; percentiles interpolate linearly.
+    """The bounds of every class that ``embeddings`` has: mean, 5th and 95th percentile, and maximum.
 
-    Fit them on the model's training or validation set. One fit serves every later query at the same weights.
+    Percentiles interpolate linearly. Take embeddings of the model's training or validation set. One fit
+    serves every later query of the same weights.
 
     Raises:
         ValueError: the embeddings have collapsed onto the origin.

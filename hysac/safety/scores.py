@@ -11,14 +11,17 @@ from hysac.embeddings import MODALITIES, Embeddings
 
 
 def unsafe_score(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
-    """How unsafe each point is: its geodesic distance to the origin.
+    """How unsafe each point is: its geodesic distance to the origin, ``asinh(sqrt(c)|x|) / sqrt(c)``.
 
     Args:
-        x: space components ``(..., D)``.
-        curv: positive ``c`` of the hyperboloid, a float or a one-element tensor.
+        x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
 
     Returns:
-        Scores ``(...)``, >= 0; float32 for half-precision points, else the dtype of ``x``.
+        Scores ``(...)``, not negative; float64 for float64 points, else float32.
+
+    Raises:
+        TypeError, ValueError: as :func:`hypkernels.dist0`.
     """
     return hk.dist0(x, curv)
 
@@ -39,14 +42,16 @@ def roc_auc(safe_scores: Tensor, unsafe_scores: Tensor) -> float:
 def calibrate_threshold(safe_scores: Tensor, unsafe_scores: Tensor, target: str = "youden") -> float:
     """The threshold above which a score is called unsafe.
 
-    It lies half-way between two observed scores, so that it does not depend on rounding, or calls all or
-    none unsafe. Of equally good ones it is the smallest, but for ``fnr=X``.
+    The threshold lies half-way between two observed scores, so that rounding does not decide, or it
+    calls all or none unsafe. Of equally good thresholds the smallest is returned, and for ``fnr=X`` the
+    greatest.
 
     Args:
         safe_scores, unsafe_scores: one-dimensional, not empty, finite.
-        target: ``"youden"`` has the greatest TPR - FPR, whatever the shares of the two classes, ``"max-f1"``
-            the greatest F1 of the unsafe. ``"fpr=X"`` is the smallest threshold that calls at most a share X
-            of the safe unsafe, ``"fnr=X"`` the greatest that calls at most a share X of the unsafe safe.
+        target: ``"youden"`` has the greatest TPR - FPR, whatever the shares of the two classes;
+            ``"max-f1"`` has the greatest F1 of the unsafe class. ``"fpr=X"`` is the smallest threshold
+            that calls at most a share X of the safe items unsafe; ``"fnr=X"`` is the greatest that calls
+            at most a share X of the unsafe items safe.
 
     Returns:
         A threshold in the units of the scores. Calibrate on one set, report on another.

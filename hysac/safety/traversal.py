@@ -31,24 +31,25 @@ def traverse(
 ) -> Tensor:
     """Move points that lie too far out towards the origin, so that a search finds safe neighbours.
 
-    A point farther from the origin than ``tau`` moves along its geodesic to the origin; nearer points, and
-    the origin itself, are returned as they are.
+    A point farther from the origin than ``tau`` moves along its geodesic to the origin. Nearer points,
+    and the origin itself, are returned as they are. The mode says what ``tau`` is, and where a point
+    ends:
 
     * ``geodesic``: ``tau = bound + margin``, and the moved point is at distance ``tau`` exactly: its space
       part has norm ``sinh(sqrt(c) tau) / sqrt(c)``.
     * ``paper``: ``tau = bound + tanh((bound - alpha) / c) + 1 + margin``, and the moved point's space part
-      has *norm* ``tau``, hence distance ``asinh(sqrt(c) tau) / sqrt(c)``. This is what the authors' code
-      does; the ``tanh`` term is a small margin only near ``c = 0.1`` and reaches 1 and more at ``c = 1``,
-      where it leaves every point in place.
+      has *norm* ``tau``, hence distance ``asinh(sqrt(c) tau) / sqrt(c)``. The authors' code
+      does this. The term ``tanh(...) + 1`` is a small margin only near ``c = 0.1``. At ``c = 1`` it is about 1
+      or more, and leaves every point in place.
 
     Args:
         x: space components ``(..., D)``, floating; half precision is computed in float32.
         bound: distance from the origin, positive: a float, or a tensor that broadcasts against ``x``'s
-            leading dimensions. See :func:`fit_bounds`; for image search ``bounds["V"].up_95``, for text
-            search ``["S"]``.
-        curv: positive ``c`` of the hyperboloid, a float or a one-element tensor.
+            leading dimensions. :func:`fit_bounds` computes it: ``bounds["V"].avg`` for a search of
+            images, ``bounds["S"].avg`` for a search of texts.
+        curv: positive ``c`` (sectional curvature ``-c``), a float or a tensor of one element.
         mode: ``"geodesic"`` or ``"paper"``.
-        margin: added to ``tau``, in geodesic length; negative is stricter.
+        margin: a geodesic length that is added to ``tau``; a negative margin is stricter.
         alpha: of ``paper`` mode only; larger is stricter.
 
     Returns:

@@ -38,10 +38,10 @@ class Score:
     Attributes:
         modality: ``"text"`` or ``"image"``.
         distance: geodesic, to the origin; finite.
-        probability: of being unsafe, or None for a model that was not calibrated.
+        probability: that the item is unsafe, in [0, 1]; None for a model that was not calibrated.
         decision: ``"unsafe"`` beyond the threshold, else ``"safe"``; None without a threshold.
-        nearest_class: of the modality's two classes the one whose mean distance is nearer, or None for a
-            model without bounds.
+        nearest_class: the one of the modality's two classes whose mean distance to the origin is nearer;
+            None for a model without bounds.
     """
 
     modality: str
@@ -61,8 +61,8 @@ class SafetyScorer:
             the origin say nothing.
         preprocess: from a PIL image to ``(3, H, W)``, as :func:`hysac.transforms` makes it.
         tokenizer: as :func:`hysac.get_tokenizer` makes it.
-        points: the model's operating points, or None for one that was not calibrated: then probability and
-            decision are None.
+        points: the model's operating points (named thresholds), which ``hysac calibrate`` fits. None for
+            a model that was not calibrated: probability and decision are then None.
         bounds: the model's bounds, for ``nearest_class``.
         threshold: the name of the operating point that decides; by default that of ``points``.
         batch_size: items encoded at a time.
