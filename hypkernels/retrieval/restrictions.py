@@ -40,13 +40,13 @@ class Restrictions(NamedTuple):
 def checked_restrictions(
     queries: Tensor,
     gallery: Gallery,
-    allow: Tensor | None = None,
-    deny: Tensor | None = None,
-    groups: Tensor | None = None,
-    query_groups: Tensor | None = None,
-    cone: Cone | None = None,
-    min_radius: float = 0.1,
-    aperture_scale: float = 1.0,
+    allow: Tensor | None,
+    deny: Tensor | None,
+    groups: Tensor | None,
+    query_groups: Tensor | None,
+    cone: Cone | None,
+    min_radius: float,
+    aperture_scale: float,
 ) -> Restrictions:
     """The arguments that all searches share."""
     check_choice("cone", cone, (None, "query", "item"))

@@ -1,5 +1,6 @@
 """The programs: recall of a file of embeddings, and the example that fills PostgreSQL."""
 
+import math
 import os
 import re
 import subprocess
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from engine_cases import points_and_queries
 
+from hypkernels.lorentz import dist0
 from hypkernels.retrieval import engines, recall
 from hypkernels.retrieval.drawn import REGIMES, draw
 
@@ -71,6 +74,25 @@ def test_drawn_sets(regime):
     again, _ = draw(regime, 100, 7, 5)
     assert points.equal(again)
     assert points.isfinite().all()
+
+
+def radii(regime):
+    """Of drawn points, doubles that float32 has rounded by 1 part in 2**24."""
+    return dist0(torch.cat(draw(regime, 4000, 21, 5)).double())
+
+
+def test_drawn_sets_lie_where_their_names_say():
+    for regime, low, high in (("near", 0.3, 1.2), ("far", 0.5, 6.0)):
+        least, most = radii(regime).aminmax()
+        width = high - low
+        assert low - 1e-6 < least < low + 0.01 * width  # 4021 are within: all miss in 1 of e**40 draws
+        assert high - 0.01 * width < most < high + 1e-6
+    levels = radii("tree") / 0.8
+    torch.testing.assert_close(levels, levels.round(), rtol=1e-6, atol=0)
+    assert levels.round().long().bincount().tolist() == [1, 4, 16, 64, 256, 1024, 2656]
+    spread = draw("clustered", 4000, 1, 400)[0].double().norm(dim=1)
+    assert (math.sinh(0.5) ** 2 + 0.35**2) ** 0.5 - 0.1 < spread.min()
+    assert spread.max() < (math.sinh(1.5) ** 2 + 0.35**2) ** 0.5 + 0.1
 
 
 @pytest.mark.slow

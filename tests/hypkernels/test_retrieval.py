@@ -1,6 +1,7 @@
 """Searches of galleries against all distances in float64, made of single pairs and sorted."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -336,6 +337,18 @@ def test_a_point_is_in_its_own_cone_and_all_are_in_that_of_the_origin(backend):
     assert_nearest(retrieval.topk(origin, gallery, 50, CURV, cone="query"), nearest(origin, gallery, 50))
 
 
+def test_the_largest_radius_makes_every_cone_a_half_space(backend):
+    """Twice the largest number is infinite."""
+    queries, gallery = points(MANY, 4), points(60, 4, seed=1)
+    for cone in ("query", "item"):
+        widest, wide = (
+            retrieval.topk(queries, gallery, 60, CURV, cone=cone, min_radius=min_radius)
+            for min_radius in (sys.float_info.max, 1e9)
+        )
+        assert 0 < (widest.indices >= 0).double().mean() < 1
+        assert_same(widest, wide)
+
+
 def test_the_boundary_of_a_cone(backend):
     """Items a little within and a little beyond it, at the same distance."""
     apex = torch.tensor([[0.8, 0.0]], dtype=torch.float64)
@@ -509,7 +522,6 @@ def test_masks_of_pieces():
 @pytest.mark.slow
 def test_importing_hypkernels_does_not_import_it():
     import subprocess
-    import sys
 
     code = "import sys, hypkernels; sys.exit('hypkernels.retrieval' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

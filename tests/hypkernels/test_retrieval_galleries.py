@@ -119,8 +119,9 @@ def test_other_files_are_refused(tmp_path, gallery):
         retrieval.open_gallery(gallery, "items")
     with pytest.raises(TypeError, match="gallery must be float64, float32 or float16 as an array"):
         retrieval.open_gallery(np.ones((3, 4), int))
-    with pytest.raises(ValueError, match="byte order"):
-        retrieval.open_gallery(np.ones((3, 4), ">f4"))
+    for array in (np.ones((3, 4), np.dtype("f4").newbyteorder("S")), np.ones((3, 4))[::-1]):
+        with pytest.raises(ValueError, match="gallery must be an array of this machine's byte order and"):
+            retrieval.open_gallery(array)
 
 
 @pytest.mark.slow
