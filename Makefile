@@ -10,7 +10,7 @@ RESULTS    ?= benchmarks/results
 COMMIT     ?=
 WORKERS    ?= 2
 SEED       ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
-PYTEST      = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --randomly-seed=$(SEED)
+PYTEST      = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
 SHARE      ?= 1
 COMPILE    ?= 8
 TIME_LIMIT ?= 240

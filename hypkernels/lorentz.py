@@ -201,9 +201,9 @@ def elementwise_dist(x: Tensor, y: Tensor, curv: float | Tensor = 1.0) -> Tensor
     Returns:
         Lengths of the broadcast shape ``(...)``; float64 for float64 points, float32 otherwise. For
         ``x = y`` the distance and its gradients are exactly 0. Elsewhere the gradients by ``x`` and
-        ``y`` have norm at most 1. The distance has no second derivative at ``x = y``: autograd returns
-        0. It also returns 0 for the second derivative of the square there, which is wrong: differentiate
-        ``|v|_L^2`` of ``v = log_map(x, y)`` instead, see :func:`exp_map`.
+        ``y`` have norm at most 1. The distance has no second derivative at ``x = y``: there autograd
+        returns 0. It also returns 0 for the second derivative of the square there, which is wrong:
+        differentiate ``|v|_L^2`` of ``v = log_map(x, y)`` instead, see :func:`exp_map`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.

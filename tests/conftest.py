@@ -33,6 +33,20 @@ def pytest_collection_modifyitems(config, items):
     items[:] = chosen
 
 
+class LongFilesFirst:
+    """Files with slow tests, in their order, then the others: no process ends with long ones alone."""
+
+    @staticmethod
+    @pytest.hookimpl(trylast=True)  # after they are shuffled
+    def pytest_collection_modifyitems(items):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(LongFilesFirst())
+
+
 def _of_op(op, items):
     """An op's own tests are in files of its name, the others' cases have the names of its functions."""
     if op is None:

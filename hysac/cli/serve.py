@@ -53,7 +53,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-body", type=float, default=16, metavar="MIB", help="largest request, in MiB")
     limits.add_argument("--timeout", type=float, default=30, metavar="S", help="longest request, in seconds")
-    limits.add_argument("--threads", type=int, default=4, metavar="N", help="threads that read images and search")
+    limits.add_argument(
+        "--threads", type=int, default=4, metavar="N", help="threads that read images and search"
+    )
     limits.add_argument(
         "--queue", type=int, default=4096, metavar="N", help="images and texts that may wait for the model"
     )

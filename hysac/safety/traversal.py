@@ -39,8 +39,8 @@ def traverse(
       part has norm ``sinh(sqrt(c) tau) / sqrt(c)``.
     * ``paper``: ``tau = bound + tanh((bound - alpha) / c) + 1 + margin``, and the moved point's space part
       has *norm* ``tau``, hence distance ``asinh(sqrt(c) tau) / sqrt(c)``. The authors' code
-      does this. The term ``tanh(...) + 1`` is a small margin only near ``c = 0.1``. At ``c = 1`` it is about 1
-      or more, and leaves every point in place.
+      does this. The term ``tanh(...) + 1`` is a small margin only near ``c = 0.1``. At ``c = 1`` it is
+      about 1 or more, and leaves every point in place.
 
     Args:
         x: space components ``(..., D)``, floating; half precision is computed in float32.
