@@ -6,7 +6,6 @@ The Makefile's ``test-fast`` and ``test-op`` are made of them.
 from __future__ import annotations
 
 from importlib import import_module
-from itertools import groupby
 from pathlib import Path
 from zlib import crc32
 
@@ -25,26 +24,14 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # in the order of the files
+@pytest.hookimpl(trylast=True)  # after they are shuffled
 def pytest_collection_modifyitems(config, items):
     chosen = _shared(config.getoption("--share"), _of_op(config.getoption("--op"), items))
     kept = set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = chosen
-
-
-class LongFilesFirst:
-    """Files with slow tests, in their order, then the others: no process ends with long ones alone."""
-
-    @staticmethod
-    @pytest.hookimpl(trylast=True)  # after they are shuffled
-    def pytest_collection_modifyitems(items):
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
-
-
-def pytest_configure(config):
-    config.pluginmanager.register(LongFilesFirst())
+    # Files with slow tests begin, in that order: no process is to end alone with long ones.
+    slow = {item.path for item in chosen if item.get_closest_marker("slow")}
+    items[:] = sorted(chosen, key=lambda item: item.path not in slow)
 
 
 def _of_op(op, items):
@@ -65,11 +52,13 @@ def _parameters(item):
 
 
 def _shared(share, items):
-    """The first case of each test, and of the others those whose names say so: no pattern of parameters."""
+    """Of each test its first case in this order, and those whose names say so: no pattern of parameters."""
     if share == 1:
         return items
-    chosen = []
-    for _, cases in groupby(items, lambda item: item.nodeid.partition("[")[0]):
-        first, *others = cases
-        chosen += [first, *(one for one in others if crc32(one.name.encode()) % share == 0)]
+    seen, chosen = set(), []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test not in seen or crc32(item.name.encode()) % share == 0:
+            chosen.append(item)
+        seen.add(test)
     return chosen
