@@ -9,7 +9,7 @@ import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
 
 import hypkernels as hk
-from hypkernels import objectives
+from hypkernels import objectives, retrieval
 
 NAMES = FUNCTIONS
 PAIRS = [name for name in NAMES if name not in ONE_POINT]
@@ -191,7 +191,7 @@ DEFAULTS = {
 PUBLISHED = {"atmg_loss": {"curv": 0.1}, "uncha_loss": {"leak": 0.1}, "UNCHALoss": {"leak": 0.1}}
 
 
-@pytest.mark.parametrize("module", [hk, objectives])
+@pytest.mark.parametrize("module", [hk, objectives, retrieval])
 def test_numbers_that_are_left_out(module):
     """One default of one name in all functions, but for those that a publication gives."""
     for name in module.__all__:

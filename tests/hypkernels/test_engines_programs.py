@@ -29,8 +29,9 @@ def test_recall_of_a_file(tmp_path, capsys):
     np.save(tmp_path / "queries.npy", queries.numpy())
     files = [str(tmp_path / "points.npy"), "--queries", str(tmp_path / "queries.npy"), "--curv", "0.5"]
     recall.main([*files, "--engines", "exact", "pgvector", "--postgresql", ""])
-    header, _, exact, *rest = rows(capsys.readouterr().out)
+    header, ruler, exact, *rest = rows(capsys.readouterr().out)
     assert header == ["engine", "settings", "recall", "build, s", "query, ms"]
+    assert ruler == ["---", "---", *["---:"] * 3]
     assert re.fullmatch(r"exact [0-9.]+", exact[0])
     assert exact[1:3] == ["as it comes", "1.000 / 1.000"]
     assert float(exact[3]) >= 0
@@ -79,6 +80,19 @@ def test_drawn_sets(regime):
 def radii(regime):
     """Of drawn points, doubles that float32 has rounded by 1 part in 2**24."""
     return dist0(torch.cat(draw(regime, 4000, 21, 5)).double())
+
+
+def test_branches_of_a_tree_come_closer():
+    """Noise of ``exp(-r/2)`` is added to a parent at ``r``, whose length is that of all noise before."""
+    points = REGIMES["tree"](1365, 16, torch.Generator().manual_seed(0))
+    for level in (3, 4, 5):
+        children = torch.arange((4**level - 1) // 3, (4 ** (level + 1) - 1) // 3)
+        cosines = torch.cosine_similarity(points[children], points[(children - 1) // 4])
+        length = (1 + sum(math.exp(-0.8 * above) for above in range(level - 1))) ** 0.5
+        tangent = math.exp(-0.4 * (level - 1)) / length
+        assert cosines.min() > 0
+        # The root's 16 normal numbers are in all of them: their length is within a third.
+        assert (1 / cosines.square() - 1).sqrt().median().item() == pytest.approx(tangent, rel=1 / 3)
 
 
 def test_drawn_sets_lie_where_their_names_say():

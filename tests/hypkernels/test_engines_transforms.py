@@ -43,9 +43,10 @@ def test_keys_are_affine_in_cosh_of_the_distance(name, regime, curv):
     assert (residual <= 1e-6 * keys.abs().amax(1)).all()
 
 
+@pytest.mark.parametrize("curv", [0.1, 1.0, 7.0])
 @pytest.mark.parametrize("name", ["tangent", "ball"])
-def test_coordinates_are_nearly_in_order_near_the_origin(name):
-    keys, z = keys_and_z(name, "near", 1.0)
+def test_coordinates_are_nearly_in_order_near_the_origin(name, curv):
+    keys, z = keys_and_z(name, "near", curv)
     nearest, found = z.topk(10, largest=False).indices, keys.topk(30, largest=False).indices
     assert (nearest[:, :, None] == found[:, None]).any(2).double().mean() > 0.95
 
