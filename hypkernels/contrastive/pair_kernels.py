@@ -1,4 +1,4 @@
-# mypy: ignore-errors
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Device code of the contrastive loss: one program computes the logits of one tile of pairs and reduces them.
 
 Products are accumulated in float32. Distances, their squares and inner products are functions of
@@ -202,7 +202,7 @@ def log_sums(
     stop = j * height + tl.minimum(first * run + run, height)
     column_sums = ()
     for _ in tl.static_range(PIECES):
-        column_sums += (tl.zeros([KEPT, WIDTH], tl.float32),)
+        column_sums += (tl.zeros([KEPT, WIDTH], tl.float32),)  # type: ignore[assignment]
     reference = _LOWEST
     # What a tile needs is computed from its number: kept from one tile to the next it would take registers.
     for tile in tl.range(j * height + first * run, stop, disable_licm=True):
@@ -234,10 +234,10 @@ def log_sums(
                 column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
                 terms = tl.where(_counts(operands.TARGETS, offset, at, column, M, N), terms, 0.0)
             row_sum += lane_sums(terms, LANES) if SPREAD else group_sums(terms)
-            sum_of_piece = column_sums_before[piece]
+            sum_of_piece = column_sums_before[piece]  # type: ignore[var-annotated]
             if LOGITS.by_column:
                 sum_of_piece += kept_sums(terms, KEPT)
-            column_sums += (sum_of_piece,)
+            column_sums += (sum_of_piece,)  # type: ignore[assignment]
         if LOGITS.by_row:
             out = j.to(tl.int64) * M + at.row
             tl.store(sums.ROW_MAX + out, tl.zeros([BLOCK_M], tl.float32) + reference, mask=at.row < M)
@@ -290,7 +290,7 @@ def separate_log_sums(
         y = column_scalars(_columns_of_piece(operands.COLUMNS, j, piece, TILE))
         gap = gap_of_pairs(pieces[piece], x, y, c, near, FORMULA, LOGITS.centred, INLINE_PTX)
         counts = _counts(operands.TARGETS, offset, at, column, M, N)
-        logits += (tl.where(counts, gap * minus(rate), float("-inf")),)
+        logits += (tl.where(counts, gap * minus(rate), float("-inf")),)  # type: ignore[assignment]
         row_max = tl.maximum(row_max, tl.max(logits[piece], 1))
 
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -436,9 +436,9 @@ def pair_weights(
                 gradient, stored[half], products[half], x, y[half], c, FORMULA, LOGITS.centred
             )
             own_sum += sums_of_half(by_x, LANES, BY_LANE)
-            by_y += (kept_sums(one, KEPT) if TOGETHER else one,)
+            by_y += (kept_sums(one, KEPT) if TOGETHER else one,)  # type: ignore[assignment]
         if TOGETHER:
-            column_sums += (join(by_y),)
+            column_sums += (join(by_y),)  # type: ignore[assignment]
         else:
             column = j * BLOCK_N + piece * WIDTH + tl.arange(0, WIDTH)
             tl.store(out.Y_SUM + i.to(tl.int64) * N + column, tl.sum(join(by_y), 0), mask=column < N)

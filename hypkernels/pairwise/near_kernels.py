@@ -1,4 +1,4 @@
-# mypy: ignore-errors
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Device code for near pairs: those of which a product of float32 numbers leaves too little.
 
 They depend on differences of the points' directions, ``e = y/|y| - s x/|x|`` with ``s = 1``, or -1 where an

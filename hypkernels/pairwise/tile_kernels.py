@@ -1,4 +1,4 @@
-# mypy: ignore-errors
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Device code of the pairwise functions: one program computes one tile of pairs of one matrix of a batch.
 
 From a product of float32 or narrower points a pair gets what :mod:`hypkernels.tritonlib.pair_gaps` makes of

@@ -1,4 +1,4 @@
-# mypy: ignore-errors
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Device code of the searches: within which bounds the pairs of a tile lie, kept for bundles of items.
 
 With ``T = h_x (1 + h_y) + h_y`` the float32 product of two points gives

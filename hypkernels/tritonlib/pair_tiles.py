@@ -1,4 +1,4 @@
-# mypy: ignore-errors
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """Tiles of pairs in Triton kernels: products of matrices, scalars of the rows and columns, numbers rounded.
 
 One program computes one tile of the pairs of two sets of points. What there is one of per point lies in a
