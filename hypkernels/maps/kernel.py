@@ -19,22 +19,20 @@ from hypkernels.tritonlib.manifest import Variant
 from hypkernels.tritonlib.pair_geometry import across, along_z, pair_geometry, ratio, split_along
 from hypkernels.tritonlib.row_kernels import ALL_CONFIGURATIONS, op_variants, total_or_each
 from hypkernels.tritonlib.rows import (
-    RARE_BLOCK,
     bounded,
     columns_from,
     combine,
     dot,
     dot_in_units,
     finite,
-    fitting,
     input_rows,
     load,
     load_in_units,
     output_rows,
-    overflows,
     row_kernel,
     row_norm,
     row_tile,
+    saturate,
     scalar_of_rows,
     store,
     store_scalars,
@@ -242,20 +240,15 @@ def _radial_backward(
     store_scalars(BY_CURV, by_curv * unit * half * half, tile)
     if SCALE is not None:
         store_scalars(BY_SCALE, (f + stretch) * x_grad * unit * half * half, tile)
-    if overflows(bound, out):
-        tl.debug_barrier()
-        peak = zeros(tile, RARE_BLOCK)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            x_part = load_in_units(x, unit, columns)
-            peak = tl.maximum(peak, tl.abs(combine(along_grad, load(grad, columns), along_x, x_part)))
-        factor, half = fitting(tl.max(peak, axis=1) * tl.abs(scale), half, out)
-        factor *= scale
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
-            value = combine(factor * along_grad, grad_part, factor * along_x, x_part)
-            store(by_x, value * half[:, None] * half[:, None], columns)
+    terms = (along_grad, along_x, grad, x, unit)
+    saturate(by_x, bound, scale, half, terms, _of_radial, tile, D)
+
+
+@triton.jit
+def _of_radial(terms, factor, columns):
+    along_grad, along_x, grad, x, unit = terms
+    grad_part, x_part = load(grad, columns), load_in_units(x, unit, columns)
+    return combine(factor * along_grad, grad_part, factor * along_x, x_part)
 
 
 @triton.jit
@@ -379,27 +372,18 @@ class Rows(NamedTuple):
 
 @triton.jit
 def _saturate(out, by_grad, by_x, by_n, rows, tile, D: tl.constexpr):
-    """Scale rows of a gradient that do not fit, see ``rows.fitting``."""
     bound = tl.abs(by_grad) * rows.grad_norm + tl.abs(by_x) * rows.x_norm + tl.abs(by_n) * rows.n_norm
-    dtype = out.dtype.element_ty
-    if overflows(bound * rows.half * rows.half, dtype):
-        tl.debug_barrier()
-        peak = zeros(tile, RARE_BLOCK)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            peak = tl.maximum(peak, tl.abs(_of_rows(by_grad, by_x, by_n, rows, columns)))
-        factor, half = fitting(tl.max(peak, axis=1), rows.half, dtype)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            value = _of_rows(factor * by_grad, factor * by_x, factor * by_n, rows, columns)
-            store(out, value * half[:, None] * half[:, None], columns)
+    terms = (by_grad, by_x, by_n, rows)
+    saturate(out, bound * rows.half * rows.half, 1.0, rows.half, terms, _of_map, tile, D)
 
 
 @triton.jit
-def _of_rows(by_grad, by_x, by_n, rows, columns):
+def _of_map(terms, factor, columns):
+    by_grad, by_x, by_n, rows = terms
     x_part = load(rows.x, columns)
     n = across(rows.coarse, rows.fine, x_part, load(rows.y, columns))
-    return tl.fma(by_grad[:, None], load(rows.grad, columns), combine(by_x, x_part, by_n, n))
+    along = combine(factor * by_x, x_part, factor * by_n, n)
+    return tl.fma((factor * by_grad)[:, None], load(rows.grad, columns), along)
 
 
 @row_kernel

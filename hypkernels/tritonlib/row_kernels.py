@@ -27,21 +27,18 @@ from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.pair_geometry import across, pair_geometry
 from hypkernels.tritonlib.recording import DTYPE_NAMES, row_variants
 from hypkernels.tritonlib.rows import (
-    RARE_BLOCK,
     bounded_square,
     columns_from,
     combine,
-    fitting,
     input_rows,
     load,
     load_scalars,
     output_rows,
-    overflows,
     row_tile,
+    saturate,
     scalar_of_rows,
     store,
     store_scalars,
-    zeros,
 )
 
 OPTIONS = ("O0", "O1", "O2", "O3")
@@ -132,23 +129,17 @@ def pair_backward(
 
 @triton.jit
 def _saturate(OUT, by_x, by_n, pair, x, y, tile, D: tl.constexpr):
-    """Scale rows ``by_x x + by_n n`` of a gradient that do not fit."""
-    norm = tl.abs(by_x) * tl.sqrt(pair.x_sq) + tl.abs(by_n) * tl.sqrt(pair.n_sq)
-    if overflows(norm, OUT.dtype.element_ty):
-        tl.debug_barrier()
-        peak = zeros(tile, RARE_BLOCK)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            x_part = load(x, columns)
-            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
-            peak = tl.maximum(peak, tl.abs(combine(by_x, x_part, by_n, n)))
-        factor, half = fitting(tl.max(peak, axis=1), norm * 0.0 + 1.0, OUT.dtype.element_ty)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            x_part = load(x, columns)
-            n = across(pair.coarse, pair.fine, x_part, load(y, columns))
-            value = combine(factor * by_x, x_part, factor * by_n, n)
-            store(output_rows(OUT, tile, D), value * half[:, None] * half[:, None], columns)
+    bound = tl.abs(by_x) * tl.sqrt(pair.x_sq) + tl.abs(by_n) * tl.sqrt(pair.n_sq)
+    terms = (by_x, by_n, pair, x, y)
+    saturate(output_rows(OUT, tile, D), bound, 1.0, 1.0, terms, _of_pair, tile, D)
+
+
+@triton.jit
+def _of_pair(terms, factor, columns):
+    by_x, by_n, pair, x, y = terms
+    x_part = load(x, columns)
+    n = across(pair.coarse, pair.fine, x_part, load(y, columns))
+    return combine(factor * by_x, x_part, factor * by_n, n)
 
 
 @triton.jit
@@ -223,17 +214,13 @@ def norm_backward(
         columns = columns_from(start, tile, D, BLOCK_D)
         store(by_x, scale[:, None] * load(x, columns), columns)
     store_scalars(GRAD_CURV, by_curv, tile)
-    if overflows(tl.abs(scale) * x_norm, GRAD_X.dtype.element_ty):
-        tl.debug_barrier()
-        peak = zeros(tile, RARE_BLOCK)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            peak = tl.maximum(peak, tl.abs(scale[:, None] * load(x, columns)))
-        factor, half = fitting(tl.max(peak, axis=1), scale * 0.0 + 1.0, GRAD_X.dtype.element_ty)
-        for start in range(0, D, RARE_BLOCK):
-            columns = columns_from(start, tile, D, RARE_BLOCK)
-            value = (factor * scale)[:, None] * load(x, columns)
-            store(by_x, value * half[:, None] * half[:, None], columns)
+    saturate(by_x, tl.abs(scale) * x_norm, 1.0, 1.0, (scale, x), _of_multiple, tile, D)
+
+
+@triton.jit
+def _of_multiple(terms, factor, columns):
+    by_x, x = terms
+    return (factor * by_x)[:, None] * load(x, columns)
 
 
 @triton.jit

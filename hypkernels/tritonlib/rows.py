@@ -213,14 +213,34 @@ def overflows(norm, dtype: tl.constexpr):
 def fitting(peak, half, dtype: tl.constexpr):
     """``(factor, half)``: what rows are to be multiplied with, ``factor * half**2``, to fit ``dtype``.
 
-    ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are. Kernels
-    store gradients as they are first and again, after a barrier, in a branch that is hardly ever taken and
-    reads ``RARE_BLOCK`` columns at a time. See :mod:`hypkernels.saturation`.
+    ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are.
     """
     over = peak * half * half > largest_number(dtype)
     # Twice the square root: the largest number over the peak may be infinite. Its square may round up.
     root = tl.sqrt(peak * 0.0 + largest_number(dtype)) * (1.0 - 2.0**-50)
     return tl.where(over, 1.0 / peak, 1.0), tl.where(over, root, half)
+
+
+@triton.jit
+def saturate(out, bound, scale, half, terms, PART: tl.constexpr, tile, D: tl.constexpr):
+    """Store rows of a gradient once more if they do not fit, scaled as :mod:`hypkernels.saturation` says.
+
+    The rows are ``scale half**2 PART(terms, 1, columns)``, and their norm is at most ``bound``;
+    ``PART(terms, factor, columns)`` multiplies with ``factor`` before anything can overflow. A kernel has
+    stored them as they are: this is a branch that is hardly ever taken, ``RARE_BLOCK`` columns at a time.
+    """
+    dtype = out.dtype.element_ty
+    if overflows(bound, dtype):
+        tl.debug_barrier()
+        peak = zeros(tile, RARE_BLOCK)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
+            peak = tl.maximum(peak, tl.abs(PART(terms, 1.0, columns)))
+        factor, root = fitting(tl.max(peak, axis=1) * tl.abs(scale), half, dtype)
+        for start in range(0, D, RARE_BLOCK):
+            columns = columns_from(start, tile, D, RARE_BLOCK)
+            value = PART(terms, factor * scale, columns)
+            store(out, value * root[:, None] * root[:, None], columns)
 
 
 @triton.jit
