@@ -85,7 +85,7 @@ def _launch(kernel: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Laun
         for name, kind, part in _parts(param.name, kinds, value):
             if kind == "constexpr":
                 constexprs[name] = part
-            elif _is_aligned(param, part):
+            elif _is_aligned(param, part, within=isinstance(value, tuple)):
                 aligned.append(name)
     options = {k: v for k, v in kwargs.items() if k not in names}
     return Launch(kernel, signature, constexprs, tuple(aligned), options)
@@ -100,19 +100,20 @@ def _parts(name: str, kind: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
             yield f"{name}.{field}", kind_of_field, part
 
 
-def _type(param: Any, value: Any) -> Any:
+def _type(param: Any, value: Any, *, within: bool = False) -> Any:
+    """Of an argument or a part ``within`` one, which is specialised whatever the argument is."""
     if param.is_constexpr or value is None:
         return "constexpr"
     if isinstance(value, Tensor):
         return f"*{DTYPE_NAMES[value.dtype]}"
     if isinstance(value, tuple):
-        return type(value)(*(_type(param, part) for part in value))
+        return type(value)(*(_type(param, part, within=True) for part in value))
     if param.annotation_type:
         return param.annotation_type
     if isinstance(value, bool):
         return "u1"
     if isinstance(value, int):
-        if value == 1 and not param.do_not_specialize:
+        if value == 1 and (within or not param.do_not_specialize):
             return "constexpr"
         return "i32" if -(2**31) <= value < 2**31 else "i64"
     if isinstance(value, float):
@@ -120,8 +121,8 @@ def _type(param: Any, value: Any) -> Any:
     raise TypeError(f"{param.name} is a {type(value).__name__}, which is no kernel argument")
 
 
-def _is_aligned(param: Any, value: Any) -> bool:
-    if param.do_not_specialize or param.do_not_specialize_on_alignment:
+def _is_aligned(param: Any, value: Any, *, within: bool) -> bool:
+    if not within and (param.do_not_specialize or param.do_not_specialize_on_alignment):
         return False
     if isinstance(value, Tensor):
         return int(value.storage_offset()) * value.element_size() % _ALIGNMENT == 0

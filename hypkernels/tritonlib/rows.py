@@ -36,6 +36,8 @@ _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 _HUGE = tl.constexpr(1e250)
 
 # Arguments of every row kernel after its tensors. They are not specialised: one binary serves all batches.
+# They stay outside of tuples, which Triton looks into, whatever is named here; and with each tensor and its
+# strides in one, the arguments of a pair's launch take 5.0 us instead of 3.1 on the CPU.
 row_kernel = triton.jit(do_not_specialize=["outer_size", "inner_size"])
 
 

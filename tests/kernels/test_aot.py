@@ -334,16 +334,24 @@ class _Group(NamedTuple):
     nothing: object
 
 
-@triton.jit
-def _arguments(X, Y, one, aligned, odd, large, number, flag, nothing, group, FUNCTION: tl.constexpr):
+class _Sizes(NamedTuple):
+    outer: object
+    inner: object
+
+
+@triton.jit(do_not_specialize=["size", "sizes"])
+def _arguments(
+    X, Y, one, aligned, odd, large, number, flag, nothing, group, size, sizes, FUNCTION: tl.constexpr
+):
     pass
 
 
 def test_launches_are_recorded_as_triton_specialises_them():
     x = torch.empty(64, dtype=torch.bfloat16, device="meta")
     with recording.recorded_launches() as launches:
-        group = _Group(x, 32, None)
-        _arguments[(1,)](x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, group, FUNCTION=_scale, maxnreg=64)
+        numbers = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None)
+        groups = (_Group(x, 32, None), 1, _Sizes(1, 48))
+        _arguments[(1,)](*numbers, *groups, FUNCTION=_scale, maxnreg=64)
     (launch,) = launches
     assert launch.signature == {
         "X": "*bf16",
@@ -356,10 +364,13 @@ def test_launches_are_recorded_as_triton_specialises_them():
         "flag": "u1",
         "nothing": "constexpr",
         "group": _Group("*bf16", "i32", "constexpr"),
+        "size": "i32",
+        "sizes": _Sizes("constexpr", "i32"),
         "FUNCTION": "constexpr",
     }
-    assert launch.constexprs == {"one": 1, "nothing": None, "group.nothing": None, "FUNCTION": _scale}
-    assert launch.aligned == ("X", "aligned", "large", "group.X", "group.stride")
+    constants = {"one": 1, "nothing": None, "group.nothing": None, "sizes.outer": 1, "FUNCTION": _scale}
+    assert launch.constexprs == constants
+    assert launch.aligned == ("X", "aligned", "large", "group.X", "group.stride", "sizes.inner")
     assert launch.variant("a kernel").options == {"maxnreg": 64}
 
 
@@ -368,14 +379,15 @@ def test_what_runs_is_what_is_recorded():
     backend = make_backend(GPUTarget("cuda", 90, 32))
     binder = create_function_from_signature(_arguments.signature, _arguments.params, backend)
     x = torch.empty(64, dtype=torch.bfloat16)
-    arguments = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, _Group(x[1:], 48, None))
+    groups = (_Group(x[1:], 48, None), 1, _Sizes(1, 48))
+    arguments = (x, x[1:], 1, 32, 33, 1 << 40, 0.5, True, None, *groups)
     _, specialization, _ = binder(*arguments, FUNCTION=_scale)
     with recording.recorded_launches() as launches:
         _arguments[(1,)](*arguments, FUNCTION=_scale)
     (launch,) = launches
     kinds = [kind for kind, _ in specialization]
     assert kinds == list(launch.signature.values())
-    assert type(kinds[-2]) is type(launch.signature["group"]) is _Group
+    assert [type(kind) for kind in kinds[-4:-1]] == [_Group, str, _Sizes]
     aligned = []
     for name, (_, kind) in zip(_arguments.arg_names, specialization, strict=True):
         fields = kind._asdict() if isinstance(kind, tuple) else {"": kind}
