@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Of benchmarks: small, medium or large; where results go; the commit they are of, where there is no git.
 # Of tests: how many processes, and what their order is drawn from: a commit's own, so that a failure comes again.
+# Compiled modules are kept, even where the environment says otherwise: hundreds of processes import PyTorch.
 # On a GPU, of tests one case in so many, and processes, which compile; of benchmarks seconds after which none is begun.
 SIZE       ?= small
 RESULTS    ?= benchmarks/results
 COMMIT     ?=
 WORKERS    ?= 2
 SEED       ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))
-PYTEST      = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
+PYTEST      = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
 SHARE      ?= 1
 COMPILE    ?= 8
 TIME_LIMIT ?= 240

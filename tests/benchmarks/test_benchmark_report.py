@@ -110,6 +110,7 @@ def row(page, *starts):
     return [cell.strip() for cell in page.splitlines()[0].split("|")[1:-1]]
 
 
+@pytest.mark.slow
 def test_the_page_shows_times_speed_ups_and_what_differs(rendered):
     page, _ = rendered
     cells = row(page, "(`exp_map0`)", "B=4096 D=512:", "| hypkernels torch, fp32")

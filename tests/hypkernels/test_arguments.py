@@ -160,6 +160,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_graph_that_takes_any_number_refuses_an_infinite_one(name):
     torch._dynamo.reset()

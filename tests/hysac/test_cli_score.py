@@ -79,6 +79,7 @@ def test_a_table_has_every_item(made, model_dir, tmp_path, capsys, suffix):
     assert not out.with_name(out.name + ".part").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_an_interrupted_run_goes_on(made, model_dir, tmp_path, capsys, monkeypatch, suffix):
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"scores{suffix}"

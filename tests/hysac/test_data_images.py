@@ -181,6 +181,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         load_image(path, max_pixels=None)
 
 
+@pytest.mark.slow
 def test_the_number_of_pixels_is_bounded_before_they_are_decoded(tmp_path):
     path = save(Image.new("1", (9000, 8000)), tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png cannot be read: 9000 x 8000 pixels are more than 64000000"):

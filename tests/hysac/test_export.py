@@ -124,6 +124,7 @@ def batches(scorer, modality):
         yield example(scorer.model, scorer.tokenizer, modality, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_graphs_are_the_model(made, scorer, modality, runtime):
@@ -134,6 +135,7 @@ def test_graphs_are_the_model(made, scorer, modality, runtime):
             assert relative(found, wanted) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_programs_are_the_model(made, scorer, modality):
     run = torch.export.load(made / "out" / f"{modality}.pt2").module()
@@ -143,6 +145,7 @@ def test_programs_are_the_model(made, scorer, modality):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.slow
 def test_the_lift_is_right_at_every_norm(made, tmp_path, runtime):
     """What the graph has behind the features, from a norm of 1e-6, which the towers here never have."""
     graph = onnx.load(made / "out" / "image.onnx")
@@ -201,6 +204,7 @@ def test_encoders_export_with_any_batch():
         torch.testing.assert_close(program.module()(batch), model.encode_image(batch, normalize=True))
 
 
+@pytest.mark.slow
 def test_the_description_is_that_of_the_model(made, scorer):
     out = made / "out"
     check_sums(out / "SHA256SUMS")
@@ -224,6 +228,7 @@ def test_the_description_is_that_of_the_model(made, scorer):
     ]
 
 
+@pytest.mark.slow
 def test_no_path_of_the_machine_is_in_a_file(made):
     for path in (made / "out").iterdir():
         content = path.read_bytes()
@@ -231,6 +236,7 @@ def test_no_path_of_the_machine_is_in_a_file(made):
             assert str(place).encode() not in content, path.name
 
 
+@pytest.mark.slow
 def test_the_loss_of_int8_is_told(made, scorer):
     report = json.loads((made / "out" / "export.json").read_text())["int8"]
     assert report["data"]["name"] == "labelled.csv"
@@ -281,6 +287,7 @@ def test_the_example_scores_as_hysac_does(made, tmp_path):
             assert one[name] == other[name] is not None
 
 
+@pytest.mark.slow
 def test_the_example_reads_8_bits_and_refuses_what_it_cannot(made, script, scorer):
     scores = script.Scorer(made / "out", ".int8.onnx")
     found = scores("text", CAPTIONS[1])["distance"]
@@ -297,6 +304,7 @@ def test_the_example_reads_8_bits_and_refuses_what_it_cannot(made, script, score
         scores("text", "a dog")
 
 
+@pytest.mark.slow
 def test_tokenizers_of_hugging_face_go_along(made, tmp_path, script):
     home, out = tmp_path / "home", tmp_path / "out"
     home.mkdir()
@@ -332,6 +340,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_open_clip(made, script, scorer):
     scores = script.Scorer(made / "out")
     for text in TEXTS:
@@ -448,6 +457,7 @@ class TestRefusals:
         assert "is not a HySAC model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_checked_like_the_others(made, tmp_path, monkeypatch):
     """The compiler takes minutes: here it is a stand-in, whose program is the tower."""
     TestRefusals.give_programs(monkeypatch, lambda *results: results)
@@ -471,6 +481,7 @@ PAGE = ROOT / "docs/serve_without_pytorch.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_the_page_runs(made, tmp_path, monkeypatch, number):
     if "openvino" in BLOCKS[number]:

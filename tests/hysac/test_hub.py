@@ -108,6 +108,7 @@ def test_a_model_comes_back_with_its_scalars(repositories, tmp_path, load):
     assert torch.equal(outputs(loaded), outputs(model))
 
 
+@pytest.mark.slow
 def test_nothing_else_is_fetched(repositories, run):
     hysac.push_to_hub(run, "me/toy", licence="mit")
     (repositories / "me/toy/setup.py").write_text("raise SystemExit")

@@ -193,6 +193,7 @@ def extreme(index, scorer):
     return CAPTIONS[int(np.argmin(distances))], CAPTIONS[int(np.argmax(distances))]
 
 
+@pytest.mark.slow
 def test_block_answers_safe_queries_with_safe_items(index, calibrated):
     safe, unsafe = extreme(index, calibrated)
     answer = search(index, calibrated, text=safe, k=50, modality="any", policy="block")
@@ -214,6 +215,7 @@ def test_redirect_moves_an_unsafe_query_to_the_bound(index, calibrated):
     assert search(index, calibrated, text=safe, policy="redirect", redirection=how).moved == 0
 
 
+@pytest.mark.slow
 def test_redirect_to_the_nearest_safe_item(index, calibrated):
     _, unsafe = extreme(index, calibrated)
     how = Redirection("nearest-safe")

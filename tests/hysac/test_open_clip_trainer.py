@@ -364,6 +364,7 @@ def test_any_checkpoint_converts_to_a_directory(run, tmp_path, capsys):
     assert "--quick-gelu is not for a checkpoint of" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_process_layout_loads(run, tmp_path):
     """Of DDP, whose names have a prefix; beside the file must be the run's."""
     saved = torch.load(run / "checkpoints/epoch_2.pt", weights_only=True)

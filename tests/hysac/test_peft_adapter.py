@@ -120,6 +120,7 @@ def test_names_of_hugging_face(model, tmp_path, whole):
     assert_changed(model, before, changes)
 
 
+@pytest.mark.slow
 def test_the_scaling_is_the_configurations(model, tmp_path):
     name = "transformer.resblocks.0.mlp.c_fc"
     weight = model.state_dict()[f"{name}.weight"]

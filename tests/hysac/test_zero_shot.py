@@ -287,6 +287,7 @@ class TestCommand:
             right = logits.argmax(1) == torch.tensor(data.labels)
             assert found == pytest.approx(right.double().mean().item())
 
+    @pytest.mark.slow
     def test_a_start_by_name(self, run, folder, caplog):
         weights = run / "model" / "open_clip_model.safetensors"
         args = Namespace(start="hysac-toy", start_pretrained=str(weights), device="cpu", verify=True)
