@@ -107,9 +107,7 @@ def _table(points: OperatingPoints) -> str:
 
 
 COMMAND = Command(
-    "calibrate",
     "--model-dir DIR (--data LABELLED... | --safe ITEMS... --unsafe ITEMS...) [options]",
-    "fit the thresholds that decide what is unsafe",
     _EPILOG,
     _add_flags,
     _calibrate,

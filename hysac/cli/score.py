@@ -143,11 +143,4 @@ def _explain(args: argparse.Namespace, scorer: SafetyScorer, items: list[Item]) 
             print(f"{item.name}: {plots.save(plots.heat_map(*explained), path)}")
 
 
-COMMAND = Command(
-    "score",
-    "--model-dir DIR INPUT... [options]",
-    "say how unsafe images and captions are",
-    _EPILOG,
-    _add_flags,
-    _score,
-)
+COMMAND = Command("--model-dir DIR INPUT... [options]", _EPILOG, _add_flags, _score)

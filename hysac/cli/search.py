@@ -28,14 +28,14 @@ policies:
 
 examples:
   hysac search 'a dog on a meadow' --index photos.index -k 5
-  hysac search 'a house in flames' --index photos.index --policy redirect --show found.png
+  hysac search 'a boat on the sea, in flames' --index photos.index --policy redirect --show found.png
 """
 
 _REDIRECT_EPILOG = """\
 Shows the way of an unsafe query to where it is redirected, with the nearest caption and image at each step.
 
 examples:
-  hysac redirect 'a house in flames' --index photos.index
+  hysac redirect 'a boat on the sea, in flames' --index photos.index
   hysac redirect photos/fire.jpg --index photos.index --to nearest-safe --show strip.png
 """
 
@@ -148,19 +148,5 @@ def _of_hit(hit: Hit) -> str:
     return hit.item.content if isinstance(hit.item.content, str) else hit.item.name
 
 
-SEARCH = Command(
-    "search",
-    "QUERY --index INDEX [options]",
-    "find the images and captions nearest to a query",
-    _SEARCH_EPILOG,
-    _add_search,
-    _search,
-)
-REDIRECT = Command(
-    "redirect",
-    "QUERY --index INDEX [options]",
-    "show the way of an unsafe query to safe ones",
-    _REDIRECT_EPILOG,
-    _add_redirect,
-    _redirect,
-)
+COMMAND = Command("QUERY --index INDEX [options]", _SEARCH_EPILOG, _add_search, _search)
+REDIRECT = Command("QUERY --index INDEX [options]", _REDIRECT_EPILOG, _add_redirect, _redirect)
