@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hysac.cli.command import Command, Formatter
 from hysac.cli.flags import add_database, add_inputs, add_scorer
-from hysac.cli.inputs import inputs_of, load_scorer, open_index
+from hysac.cli.inputs import inputs_of, load_scorer, open_index, tell_unread
 from hysac.index.engine import ENGINES, Address, choose_engine
 from hysac.index.store import Index
 from hysac.models.pretrained import model_directory
@@ -23,8 +23,6 @@ from hysac.scoring.items import Item
 from hysac.scoring.scorer import SafetyScorer
 from hysac.scoring.streaming import Encoded, encode_items
 from hysac.training.loop import chosen_workers
-
-log = logging.getLogger(__name__)
 
 _EPILOG = """\
 INPUT is as for `hysac score`. The index holds the points of images and captions, where they lie and how
@@ -117,9 +115,14 @@ def _build(args: argparse.Namespace) -> int:
         curv=float(scorer.model.curvature.detach()),
         width=scorer.model.embed_dim,
     )
-    if args.engine != "exact":
-        index.use_engine(args.engine, options, url=args.engine_url)
-    return _fill(args, index, scorer, items)
+    try:
+        if args.engine != "exact":
+            index.use_engine(args.engine, options, url=args.engine_url)
+        return _fill(args, index, scorer, items)
+    except BaseException:  # an empty index in the way of the next try
+        if not len(index):
+            shutil.rmtree(index.path)
+        raise
 
 
 def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -202,8 +205,7 @@ def _fill(args: argparse.Namespace, index: Index, scorer: SafetyScorer, items: S
                 bar.update(len(batch))
 
     faults = index.add(batches())
-    for name, fault in faults[:20]:
-        log.warning("%s: %s", name, fault)
+    tell_unread(faults, len(items))
     unread = f", {len(faults)} could not be read" if faults else ""
     print(f"{len(items) - len(faults)} items added{unread}; {len(index)} in {index.path}")
     if index.engine is not None:

@@ -449,4 +449,4 @@ def test_as_a_module_and_a_script():
             check=False,
         )
         assert done.returncode == 2
-        assert done.stderr == "hysac evaluate: error: gone is not a HySAC model: no hysac_config.json\n"
+        assert done.stderr == "hysac evaluate: error: gone does not exist\n"
