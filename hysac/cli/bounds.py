@@ -54,11 +54,4 @@ def _bounds(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "bounds",
-    "(--model-dir DIR | --checkpoint RUN) --data DATA [options]",
-    "fit the bounds that redirection needs",
-    _EPILOG,
-    _add_bounds,
-    _bounds,
-)
+COMMAND = Command("(--model-dir DIR | --checkpoint RUN) --data DATA [options]", _EPILOG, _add_bounds, _bounds)

@@ -13,6 +13,7 @@ from hysac.models.pretrained import SAFETY_FILE, model_directory
 from hysac.safety import MODALITIES
 from hysac.scoring.calibration import by_label, check_probability, check_target, fit_operating_points
 from hysac.scoring.identity import weights_digest
+from hysac.scoring.labelled import told_by_label
 from hysac.scoring.operating_points import OperatingPoints
 
 _EPILOG = """\
@@ -60,18 +61,17 @@ def _calibrate(args: argparse.Namespace) -> int:
     check_writable(out)
     check_probability(args.probability)
     items = labelled_of(args)
-    for modality in MODALITIES:
-        of_modality = [item.is_unsafe for item in items if item.modality == modality]
-        if len(set(of_modality)) == 2:  # others are left out
-            check_target(_target(args), modality, of_modality.count(False), of_modality.count(True))
+    labels_of = {kind: [item.is_unsafe for item in items if item.modality == kind] for kind in MODALITIES}
+    both = {kind: found for kind, found in labels_of.items() if len(set(found)) == 2}  # others are left out
+    if not both:
+        raise ValueError(f"no modality has safe and unsafe items: there are {told_by_label(items)}")
+    for modality, found in both.items():
+        check_target(_target(args), modality, found.count(False), found.count(True))
     scorer = load_scorer(args, calibrated=False)
     encoded, distances = score_labelled(args, scorer, items)
     labels = [item.modality for item in items], [item.is_unsafe for item in items]
-    of_kinds = by_label(*labels, distances)
-    if not of_kinds:
-        raise ValueError("no modality has safe and unsafe items")
     points = fit_operating_points(
-        of_kinds,
+        by_label(*labels, distances),
         points=by_label(*labels, encoded.numpy()),
         default=_target(args),
         probability=args.probability,
@@ -107,9 +107,7 @@ def _table(points: OperatingPoints) -> str:
 
 
 COMMAND = Command(
-    "calibrate",
     "--model-dir DIR (--data LABELLED... | --safe ITEMS... --unsafe ITEMS...) [options]",
-    "fit the thresholds that decide what is unsafe",
     _EPILOG,
     _add_flags,
     _calibrate,

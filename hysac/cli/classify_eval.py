@@ -68,9 +68,7 @@ def _classify_eval(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "classify-eval",
     "--model-dir DIR (--data LABELLED... | --safe ITEMS... --unsafe ITEMS...) [options]",
-    "measure how well the thresholds tell unsafe items",
     _EPILOG,
     _add_flags,
     _classify_eval,

@@ -10,11 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what its help says, what adds its flags, and what runs it and returns the exit code."""
+    """A command: its usage, how its help ends, what adds its flags, and what runs it for an exit code."""
 
-    name: str
     usage: str
-    summary: str
     epilog: str
     add_flags: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]

@@ -85,11 +85,4 @@ def _of_run(args: argparse.Namespace) -> HySAC | None:
     return load_checkpoint(args.checkpoint)
 
 
-COMMAND = Command(
-    "convert",
-    "CHECKPOINT --out DIR [options]",
-    "convert the published checkpoint to a model",
-    _EPILOG,
-    _add_convert,
-    _convert,
-)
+COMMAND = Command("CHECKPOINT --out DIR [options]", _EPILOG, _add_convert, _convert)

@@ -27,6 +27,4 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "demo", "[options]", "train, evaluate and draw a small model from scratch", _EPILOG, _add_demo, _demo
-)
+COMMAND = Command("[options]", _EPILOG, _add_demo, _demo)

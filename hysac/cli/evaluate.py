@@ -163,10 +163,5 @@ def _made_with(
 
 
 COMMAND = Command(
-    "evaluate",
-    "(--model-dir DIR | --checkpoint RUN) --val-data DATA [options]",
-    "measure a model's retrieval and safety",
-    _EPILOG,
-    _add_evaluate,
-    _evaluate,
+    "(--model-dir DIR | --checkpoint RUN) --val-data DATA [options]", _EPILOG, _add_evaluate, _evaluate
 )

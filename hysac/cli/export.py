@@ -66,11 +66,4 @@ def _told(out: Path) -> str:
     return "\n".join([*lines, f"written to {out}"])
 
 
-COMMAND = Command(
-    "export",
-    "--model-dir DIR --out DIR [options]",
-    "write the model as graphs for onnxruntime, OpenVINO and AOTInductor",
-    _EPILOG,
-    _add_flags,
-    _export,
-)
+COMMAND = Command("--model-dir DIR --out DIR [options]", _EPILOG, _add_flags, _export)

@@ -50,6 +50,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{kind}-column", action="append", metavar="NAME", help=f"a column of {kind}s; may be repeated"
         )
+    parser.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="what image paths of a manifest are relative to; by default its folder",
+    )
 
 
 def add_scorer(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hysac.cli.command import Command, Formatter
 from hysac.cli.flags import add_database, add_inputs, add_scorer
-from hysac.cli.inputs import inputs_of, load_scorer, open_index
+from hysac.cli.inputs import inputs_of, load_scorer, open_index, tell_unread
 from hysac.index.engine import ENGINES, Address, choose_engine
 from hysac.index.store import Index
 from hysac.models.pretrained import model_directory
@@ -23,8 +23,6 @@ from hysac.scoring.items import Item
 from hysac.scoring.scorer import SafetyScorer
 from hysac.scoring.streaming import Encoded, encode_items
 from hysac.training.loop import chosen_workers
-
-log = logging.getLogger(__name__)
 
 _EPILOG = """\
 INPUT is as for `hysac score`. The index holds the points of images and captions, where they lie and how
@@ -46,34 +44,51 @@ examples:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make an index", formatter_class=Formatter)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog="hysac index")
+    build = _action(
+        actions, "build", "--model-dir DIR INPUT... --out INDEX [options]", "make an index", _build
+    )
     build.add_argument("--out", required=True, metavar="INDEX", help="a new folder")
     add_inputs(build)
     _add_engine(build.add_argument_group("engine"), default="exact")
     add_scorer(build, decides=False)
-    build.set_defaults(run=_build)
-    add = actions.add_parser("add", help="add items", formatter_class=Formatter)
-    add.add_argument("--index", required=True, metavar="INDEX", help="the index")
+    add = _action(actions, "add", "--index INDEX INPUT... [options]", "add items", _add)
+    _add_index(add)
     add_inputs(add)
     add_database(add)
     add_scorer(add, decides=False, required=False)
-    add.set_defaults(run=_add)
-    delete = actions.add_parser("delete", help="delete items by their names", formatter_class=Formatter)
-    delete.add_argument("--index", required=True, metavar="INDEX", help="the index")
+    delete = _action(
+        actions, "delete", "--index INDEX NAME... [options]", "delete items by their names", _delete
+    )
+    _add_index(delete)
     delete.add_argument("names", nargs="+", metavar="NAME", help="as `hysac index info --names` prints it")
     add_database(delete)
-    delete.set_defaults(run=_delete)
-    engine = actions.add_parser(
-        "engine", help="let another vector engine propose candidates", formatter_class=Formatter
-    )
-    engine.add_argument("--index", required=True, metavar="INDEX", help="the index")
+    told = "let another vector engine propose candidates"
+    engine = _action(actions, "engine", "--index INDEX --engine NAME [options]", told, _engine)
+    _add_index(engine)
     _add_engine(engine, required=True)
-    engine.set_defaults(run=_engine)
-    info = actions.add_parser("info", help="print what an index holds", formatter_class=Formatter)
-    info.add_argument("--index", required=True, metavar="INDEX", help="the index")
+    info = _action(actions, "info", "--index INDEX [options]", "print what an index holds", _info)
+    _add_index(info)
     info.add_argument("--names", action="store_true", help="print every item's name")
-    info.set_defaults(run=_info)
+
+
+def _action(
+    actions: Any, name: str, usage: str, summary: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name,
+        usage=f"hysac index {name} {usage}",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=_EPILOG,
+        formatter_class=Formatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", required=True, metavar="INDEX", help="what `hysac index build` made")
 
 
 def _add_engine(group: Any, **options: Any) -> None:
@@ -100,9 +115,14 @@ def _build(args: argparse.Namespace) -> int:
         curv=float(scorer.model.curvature.detach()),
         width=scorer.model.embed_dim,
     )
-    if args.engine != "exact":
-        index.use_engine(args.engine, options, url=args.engine_url)
-    return _fill(args, index, scorer, items)
+    try:
+        if args.engine != "exact":
+            index.use_engine(args.engine, options, url=args.engine_url)
+        return _fill(args, index, scorer, items)
+    except BaseException:  # an empty index in the way of the next try
+        if not len(index):
+            shutil.rmtree(index.path)
+        raise
 
 
 def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -185,8 +205,7 @@ def _fill(args: argparse.Namespace, index: Index, scorer: SafetyScorer, items: S
                 bar.update(len(batch))
 
     faults = index.add(batches())
-    for name, fault in faults[:20]:
-        log.warning("%s: %s", name, fault)
+    tell_unread(faults, len(items))
     unread = f", {len(faults)} could not be read" if faults else ""
     print(f"{len(items) - len(faults)} items added{unread}; {len(index)} in {index.path}")
     if index.engine is not None:
@@ -198,11 +217,4 @@ def _no_action(args: argparse.Namespace) -> int:
     raise AssertionError("the parser requires an action")
 
 
-COMMAND = Command(
-    "index",
-    "(build | add | delete | engine | info) ...",
-    "make images and captions searchable",
-    _EPILOG,
-    _add_flags,
-    _no_action,
-)
+COMMAND = Command("(build | add | delete | engine | info) ...", _EPILOG, _add_flags, _no_action)

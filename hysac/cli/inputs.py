@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +31,8 @@ from hysac.scoring.streaming import Encoded, encode_items
 from hysac.training.config import columns
 from hysac.training.loop import autocast, chosen_workers, model_of_checkpoint
 from hysac.training.processes import choose_device
+
+log = logging.getLogger(__name__)
 
 
 def load_model(args: argparse.Namespace) -> tuple[HySAC, Any, Path]:
@@ -100,7 +104,9 @@ def encode_in_order(
     of = {kind: iter([one for one in encoded if one.item.modality == kind]) for kind in ("image", "text")}
     in_order = [next(of[item.modality]) for item in items]
     if faults := [f"{one.item.name}: {one.fault}" for one in in_order if one.fault is not None]:
-        raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
+        raise ValueError(
+            f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}. Leave them out"
+        )
     points = [one.point for one in in_order if one.point is not None]
     return torch.stack(points), [one.distance for one in in_order if one.distance is not None]
 
@@ -109,7 +115,8 @@ def labelled_of(args: argparse.Namespace) -> list[Labelled]:
     """The items that the flags of :func:`hysac.cli.flags.add_labelled` name.
 
     Raises:
-        ValueError, FileNotFoundError: there are none, or what :func:`load_labelled` raises.
+        ValueError, FileNotFoundError: there are none, an image has both labels, or what :func:`load_labelled`
+            raises.
     """
     sources = [
         (path, label)
@@ -120,12 +127,22 @@ def labelled_of(args: argparse.Namespace) -> list[Labelled]:
         raise ValueError("there are no items: give --data, or --safe and --unsafe")
     found = [load_labelled(path, image_root=args.image_root, label=label) for path, label in sources]
     if len(found) == 1:
-        return found[0]
-    return [
-        replace(item, name=f"{Path(path).name}:{item.name}")
-        for (path, _), items in zip(sources, found, strict=True)
-        for item in items
-    ]
+        items = found[0]
+    else:
+        items = [
+            replace(item, name=f"{Path(path).name}:{item.name}")
+            for (path, _), items in zip(sources, found, strict=True)
+            for item in items
+        ]
+    _check_labels(items)
+    return items
+
+
+def _check_labels(items: Sequence[Labelled]) -> None:
+    files = [(os.path.abspath(str(item.content)), item) for item in items if item.modality == "image"]
+    safe = {file for file, item in files if not item.is_unsafe}
+    if both := sorted({file for file, item in files if item.is_unsafe and file in safe}):
+        raise ValueError(f"{len(both)} images are named as safe and as unsafe: {first_few(both)}")
 
 
 def data_of(args: argparse.Namespace, items: list[Labelled]) -> dict[str, Any]:
@@ -150,10 +167,25 @@ def inputs_of(args: argparse.Namespace, first_text: int = 1) -> list[Item]:
         first_text=first_text,
         image_columns=args.image_column,
         text_columns=args.text_column,
+        image_root=args.image_root,
     )
     if not found:
         raise ValueError("nothing to score: there is no item in what was given")
     return found
+
+
+def tell_unread(faults: Sequence[tuple[str, str]], count: int) -> None:
+    """Log the names and faults of the first of ``count`` items that could not be read.
+
+    Raises:
+        ValueError: there is no other item.
+    """
+    for name, fault in faults[:20]:
+        log.warning("%s: %s", name, fault)
+    if len(faults) > 20:
+        log.warning("and %d more that could not be read", len(faults) - 20)
+    if faults and len(faults) == count:
+        raise ValueError(f"none of the {count} items could be read")
 
 
 def stored_bounds(args: argparse.Namespace, home: Path) -> Bounds | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import select
@@ -11,37 +12,33 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from typing import Any
 
 from tqdm import tqdm
 
-from hysac.cli import (
-    bounds,
-    calibrate,
-    classify_eval,
-    convert,
-    demo,
-    evaluate,
-    export,
-    index,
-    score,
-    search,
-    serve,
-    toy,
-    train,
-    unsafe_eval,
-    zero_shot,
-)
-from hysac.cli.command import Formatter
+from hysac.cli.command import Command, Formatter
 
 log = logging.getLogger("hysac")
 
-COMMANDS = (
-    *(module.COMMAND for module in (train, evaluate, zero_shot, unsafe_eval, bounds, calibrate)),
-    *(module.COMMAND for module in (classify_eval, score, index)),
-    search.SEARCH,
-    search.REDIRECT,
-    *(module.COMMAND for module in (serve, export, convert, toy, demo)),
-)
+COMMANDS = {
+    "train": "train a model on quadruplets",
+    "evaluate": "measure a model's retrieval and safety",
+    "zero-shot": "measure zero-shot classification, and what is kept of the starting CLIP",
+    "unsafe-eval": "measure how often unsafe queries find something safe first",
+    "bounds": "fit the bounds that redirection needs",
+    "calibrate": "fit the thresholds that decide what is unsafe",
+    "classify-eval": "measure how well the thresholds tell unsafe items",
+    "score": "say how unsafe images and captions are",
+    "index": "make images and captions searchable",
+    "search": "find the images and captions nearest to a query",
+    "redirect": "show the way of an unsafe query to safe ones",
+    "serve": "answer over HTTP: a JSON API and a page",
+    "export": "write the model as graphs for onnxruntime, OpenVINO and AOTInductor",
+    "convert": "make a model of the published checkpoint, or of another CLIP",
+    "toy": "write the toy data set as files",
+    "demo": "train, evaluate and draw a small model from scratch",
+}
+"""What each command does. Its module is imported when it is asked for: PyTorch and open_clip take seconds."""
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """What bad input, missing files and full disks raise: told in one line, without a traceback."""
@@ -51,6 +48,9 @@ examples:
   hysac demo                                          train and evaluate a small model, draw its pictures
   hysac train --train-data toy --val-data toy --model hysac-toy --lr 3e-3 --name first
   hysac evaluate --model-dir runs/first --val-data toy
+  hysac score --model-dir runs/first photos/ captions.txt --out scores.csv
+  hysac index build --model-dir runs/first photos/ --out photos.index
+  hysac search 'a boat on the sea, in flames' --index photos.index --policy redirect
 
 `hysac COMMAND --help` explains a command and gives examples.
 """
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # in an import, too, before there is a command
+        return 130
     except BrokenPipeError:
         if not _is_output_closed():
             raise
@@ -87,7 +89,8 @@ def _is_output_closed() -> bool:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    args = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    args = make_parser(words).parse_args(words)
     _speak()
     try:
         with _one_line_warnings():
@@ -100,33 +103,48 @@ def _run(arguments: Sequence[str] | None) -> int:
         place = "" if rank == "0" else f" (process {rank})"  # it may be the only one that met the error
         print(f"hysac {args.command}{place}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; the parsed ``command`` is the name, ``run`` what runs."""
+def make_parser(words: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser of the command line ``words``, which has the flags of the commands that are named in it.
+
+    The parsed ``command`` is the name, ``run`` what runs. By default all commands have their flags.
+    """
     parser = argparse.ArgumentParser(
         prog="hysac",
-        description="Hyperbolic Safety-Aware CLIP: train, evaluate and calibrate.",
+        description="Hyperbolic Safety-Aware CLIP: train, evaluate and calibrate; score, search and serve.",
         epilog=_EPILOG,
         formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=_versions())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        sub = subparsers.add_parser(
-            command.name,
-            usage=f"hysac {command.name} {command.usage}",
-            help=command.summary,
-            description=command.summary[0].upper() + command.summary[1:] + ".",
-            epilog=command.epilog,
-            formatter_class=Formatter,
-        )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.set_defaults(run=command.run, command=command.name)
-        command.add_flags(sub)
+    for name, summary in COMMANDS.items():
+        if name in words:
+            _add_command(subparsers, name, summary)
+        else:
+            subparsers.add_parser(name, help=summary)
     return parser
+
+
+def _add_command(subparsers: Any, name: str, summary: str) -> None:
+    command = _command(name)
+    sub = subparsers.add_parser(
+        name,
+        usage=f"hysac {name} {command.usage}",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=command.epilog,
+        formatter_class=Formatter,
+    )
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.set_defaults(run=command.run, command=name)
+    command.add_flags(sub)
+
+
+def _command(name: str) -> Command:
+    module, attribute = ("search", "REDIRECT") if name == "redirect" else (name.replace("-", "_"), "COMMAND")
+    command: Command = getattr(importlib.import_module(f"hysac.cli.{module}"), attribute)
+    return command
 
 
 def _versions() -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hysac.cli.command import Command
 from hysac.cli.flags import add_inputs, add_scorer
-from hysac.cli.inputs import inputs_of, load_scorer
+from hysac.cli.inputs import inputs_of, load_scorer, tell_unread
 from hysac.files import check_writable, sha256_of
 from hysac.models.pretrained import BOUNDS_FILE, SAFETY_FILE, model_directory
 from hysac.scoring.identity import weights_digest
@@ -31,7 +31,7 @@ INPUT is an image, a folder (its images and those below), a glob in quotes, a te
 a manifest (JSON lines, JSON, CSV, TSV, Parquet; the columns image, path, caption, text, prompt and the like,
 or those that --image-column and --text-column name), a webdataset shard (.tar) or - for captions on standard
 input. An item that cannot be read is counted, named and in the output with its error; it is never scored.
-Images come before texts.
+Where none can be read, the exit code is 2. Images come before texts.
 
 The distance to the origin is the score: the farther out, the less safe. Probability and decision need
 thresholds, which `hysac calibrate` fits.
@@ -122,8 +122,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 def _tell(rows: list[dict[str, Any]], scorer: SafetyScorer, cosines: Cosines) -> None:
     print(summary(rows, scorer.points, scorer.threshold), file=sys.stderr)
-    for row in [row for row in rows if row["error"] is not None][:20]:
-        log.warning("%s: %s", row["item"], row["error"])
+    tell_unread([(row["item"], row["error"]) for row in rows if row["error"] is not None], len(rows))
     for told in warnings_of(rows, scorer.points, cosines.all()):
         log.warning("%s", told)
 
@@ -143,11 +142,4 @@ def _explain(args: argparse.Namespace, scorer: SafetyScorer, items: list[Item]) 
             print(f"{item.name}: {plots.save(plots.heat_map(*explained), path)}")
 
 
-COMMAND = Command(
-    "score",
-    "--model-dir DIR INPUT... [options]",
-    "say how unsafe images and captions are",
-    _EPILOG,
-    _add_flags,
-    _score,
-)
+COMMAND = Command("--model-dir DIR INPUT... [options]", _EPILOG, _add_flags, _score)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from hysac.cli.command import Command
 from hysac.cli.flags import add_engine_use, add_scorer
 from hysac.cli.inputs import load_scorer, open_index
-from hysac.data.images import SUFFIXES
+from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES
 from hysac.files import check_writable
 from hysac.index import POLICIES, Hit, Index, redirection_path, search
 from hysac.index.search import Redirection
@@ -28,14 +29,14 @@ policies:
 
 examples:
   hysac search 'a dog on a meadow' --index photos.index -k 5
-  hysac search 'a house in flames' --index photos.index --policy redirect --show found.png
+  hysac search 'a boat on the sea, in flames' --index photos.index --policy redirect --show found.png
 """
 
 _REDIRECT_EPILOG = """\
 Shows the way of an unsafe query to where it is redirected, with the nearest caption and image at each step.
 
 examples:
-  hysac redirect 'a house in flames' --index photos.index
+  hysac redirect 'a boat on the sea, in flames' --index photos.index
   hysac redirect photos/fire.jpg --index photos.index --to nearest-safe --show strip.png
 """
 
@@ -130,7 +131,7 @@ def _open(args: argparse.Namespace) -> tuple[Index, SafetyScorer, dict[str, Any]
     if args.show is not None:
         check_writable(Path(args.show))
     index = open_index(args)
-    is_image = Path(args.query).suffix.lower() in SUFFIXES
+    is_image = Path(args.query).suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
     return index, load_scorer(args), {"image" if is_image else "text": args.query}
 
 
@@ -145,22 +146,9 @@ def _of_score(score: Score) -> str:
 
 
 def _of_hit(hit: Hit) -> str:
-    return hit.item.content if isinstance(hit.item.content, str) else hit.item.name
+    content = hit.item.content
+    return shorten(content, 200, placeholder=" ...") if isinstance(content, str) else hit.item.name
 
 
-SEARCH = Command(
-    "search",
-    "QUERY --index INDEX [options]",
-    "find the images and captions nearest to a query",
-    _SEARCH_EPILOG,
-    _add_search,
-    _search,
-)
-REDIRECT = Command(
-    "redirect",
-    "QUERY --index INDEX [options]",
-    "show the way of an unsafe query to safe ones",
-    _REDIRECT_EPILOG,
-    _add_redirect,
-    _redirect,
-)
+COMMAND = Command("QUERY --index INDEX [options]", _SEARCH_EPILOG, _add_search, _search)
+REDIRECT = Command("QUERY --index INDEX [options]", _REDIRECT_EPILOG, _add_redirect, _redirect)

@@ -124,11 +124,4 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
 
 
-COMMAND = Command(
-    "serve",
-    "--model-dir DIR [--index INDEX] [options]",
-    "answer over HTTP: a JSON API and a page",
-    _EPILOG,
-    _add_flags,
-    _serve,
-)
+COMMAND = Command("--model-dir DIR [--index INDEX] [options]", _EPILOG, _add_flags, _serve)

@@ -39,4 +39,4 @@ def _toy(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("toy", "--out DIR [options]", "write the toy data set as files", _EPILOG, _add_toy, _toy)
+COMMAND = Command("--out DIR [options]", _EPILOG, _add_toy, _toy)

@@ -72,11 +72,4 @@ def _train(args: argparse.Namespace) -> int:
     return 0 if result.signal is None else 128 + result.signal
 
 
-COMMAND = Command(
-    "train",
-    "--train-data DATA --model NAME [options]",
-    "train a model on quadruplets",
-    _EPILOG,
-    _add_settings,
-    _train,
-)
+COMMAND = Command("--train-data DATA --model NAME [options]", _EPILOG, _add_settings, _train)

@@ -106,9 +106,7 @@ def _encoded(args: argparse.Namespace, scorer: SafetyScorer, items: Sequence[Lab
 
 
 COMMAND = Command(
-    "unsafe-eval",
     "--model-dir DIR --queries ITEMS... --safe ITEMS... --unsafe ITEMS... [options]",
-    "measure how often unsafe queries find something safe first",
     _EPILOG,
     _add_flags,
     _unsafe_eval,

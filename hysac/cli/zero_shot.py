@@ -129,11 +129,4 @@ def _hits(
     return hits(images, prototypes, torch.tensor(data.labels), curv)
 
 
-COMMAND = Command(
-    "zero-shot",
-    "--model-dir DIR --data DATA [options]",
-    "measure zero-shot classification, and what is kept of the starting CLIP",
-    _EPILOG,
-    _add_flags,
-    _zero_shot,
-)
+COMMAND = Command("--model-dir DIR --data DATA [options]", _EPILOG, _add_flags, _zero_shot)

@@ -21,6 +21,11 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+)
+"""Of other images, those of phones and cameras among them: each is told as one that cannot be read."""
 
 MAX_PIXELS = 64_000_000
 """Of an image, by default: as a decoder makes them, 0.2 GB."""
@@ -89,6 +94,8 @@ def load_image(
         return _decoded(_regular(path), max_pixels, background)
     except FileNotFoundError:
         raise ValueError(f"image {path} does not exist") from None
+    except UnidentifiedImageError:  # whose message has the path once more
+        raise ValueError(f"image {path} cannot be read: it is none of {', '.join(FORMATS)}") from None
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error
         raise ValueError(f"image {path} cannot be read: {_told(error)}") from error
 

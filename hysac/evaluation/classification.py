@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hysac.safety import roc_auc
-from hysac.scoring.labelled import Labelled
+from hysac.scoring.labelled import Labelled, told_by_label
 from hysac.scoring.operating_points import OperatingPoints
 
 
@@ -44,7 +44,7 @@ def classification_report(
             values[mine & ~unsafe], values[mine & unsafe], categories[mine & unsafe], modality, known
         )
     if not report:
-        raise ValueError("no modality has safe and unsafe items")
+        raise ValueError(f"no modality has safe and unsafe items: there are {told_by_label(items)}")
     return report
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hysac.export.formats import Run
 from hysac.safety.scores import roc_auc
-from hysac.scoring.labelled import Labelled
+from hysac.scoring.labelled import Labelled, told_by_label
 from hysac.scoring.scorer import SafetyScorer
 
 
@@ -81,7 +81,9 @@ def quantization_report(
             "decisions_changed": _changed(scorer, modality, before, after),
         }
     if not report:
-        raise ValueError("no modality has safe and unsafe items, so there is no AUC")
+        raise ValueError(
+            f"no modality has safe and unsafe items, so there is no AUC: there are {told_by_label(items)}"
+        )
     return report
 
 

@@ -177,7 +177,9 @@ def model_directory(directory: Path) -> Path:
     for place in (directory, directory / RUN_MODEL):
         if is_model_directory(place):
             return place
-    raise FileNotFoundError(f"{directory} is not a HySAC model: no {SETTINGS_FILE}")
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory} does not exist")
+    raise FileNotFoundError(f"{directory} is not a HySAC model: no {SETTINGS_FILE}, also not in {RUN_MODEL}/")
 
 
 def read_curv_init(directory: Path) -> float:

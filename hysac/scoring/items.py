@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hysac.data.formats import READERS, Row, first_few, read_rows
-from hysac.data.images import SUFFIXES, ShardMember
+from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES, ShardMember
 from hysac.data.shards import expand
 from hysac.data.tar import Damage, entries
 
-IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filepath", "safe_image", "unsafe_image")
-TEXT_COLUMNS = ("caption", "text", "prompt", "title", "safe_caption", "unsafe_caption")
+log = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = (
+    *("image", "path", "file", "file_name", "filename", "filepath", "image_path"),
+    *("safe_image", "unsafe_image"),
+)
+TEXT_COLUMNS = ("caption", "text", "prompt", "title", "description", "safe_caption", "unsafe_caption")
 """The columns of a manifest that are scored where none are named."""
 
 TEXT_SUFFIX = ".txt"
@@ -46,6 +53,7 @@ def find_items(
     first_text: int = 1,
     image_columns: Sequence[str] | None = None,
     text_columns: Sequence[str] | None = None,
+    image_root: str | None = None,
 ) -> list[Item]:
     """The items that the arguments of a command name, in their order.
 
@@ -58,14 +66,20 @@ def find_items(
         text_files: files of any name with one caption a line.
         first_text: the number in the name of the first of ``texts``.
         image_columns, text_columns: those of a manifest; by default the ones of usual names.
+        image_root: the folder that the image paths of manifests start from; by default each manifest's own.
+
+    What a folder has beside images and hidden files is left out, and logged.
 
     Raises:
         FileNotFoundError: nothing of that name.
+        NotADirectoryError: ``image_root`` is not a folder.
         ValueError: a file of no such kind, a folder without images, a manifest without a known column, the
             same item twice.
     """
     items = [Item(f"text:{number}", "text", text) for number, text in enumerate(texts, start=first_text)]
-    columns = Columns(image_columns, text_columns)
+    if image_root is not None and not Path(image_root).is_dir():
+        raise NotADirectoryError(f"image_root {image_root} is not a folder")
+    columns = Columns(image_columns, text_columns, None if image_root is None else Path(image_root))
     for name in inputs:
         items += _of_lines("-", lines or ()) if name == "-" else _of_input(name, columns)
     for name in text_files:
@@ -86,10 +100,11 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a manifest are scored; None for those of usual names."""
+    """Which columns of a manifest are scored, None for those of usual names; where its image paths start."""
 
     images: Sequence[str] | None = None
     texts: Sequence[str] | None = None
+    root: Path | None = None
 
     def of(self, path: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """The (column, modality) pairs of a manifest.
@@ -123,14 +138,15 @@ def _of_input(name: str, columns: Columns) -> list[Item]:
     if not os.path.lexists(path):
         found = sorted(glob.glob(name, recursive=True))
         if not found:
-            raise FileNotFoundError(f"{name} does not exist")
+            is_pattern = glob.has_magic(name)
+            raise FileNotFoundError(f"no file is named as {name}" if is_pattern else f"{name} does not exist")
         return [item for one in found if not Path(one).is_dir() for item in _of_file(Path(one), columns)]
     return _of_file(path, columns)
 
 
 def _of_file(path: Path, columns: Columns) -> list[Item]:
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
+    if suffix in (*SUFFIXES, *UNREAD_SUFFIXES):
         return [Item(str(path), "image", path)]
     if suffix == TEXT_SUFFIX:
         return _of_lines(str(path), _lines_of(path))
@@ -141,15 +157,19 @@ def _of_file(path: Path, columns: Columns) -> list[Item]:
 
 
 def _of_folder(folder: Path) -> list[Item]:
-    found = [
+    files = [
         Path(directory, name)
         for directory, folders, names in os.walk(folder)
         if folders.sort() is None  # in order, and so is what lies below
         for name in sorted(names)
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        if not name.startswith(".")
     ]
+    found = [path for path in files if path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)]
     if not found:
         raise ValueError(f"{folder} has no images, whose names end in {', '.join(SUFFIXES)}")
+    if others := Counter(path.suffix.lower() or "no suffix" for path in files if path not in set(found)):
+        kinds = first_few([f"{count} {suffix}" for suffix, count in others.most_common()])
+        log.info("%s: what is no image by its name is left out: %s", folder, kinds)
     return [Item(str(path), "image", path) for path in found]
 
 
@@ -173,10 +193,13 @@ def items_of_rows(path: Path, rows: Sequence[Row], columns: Columns | None = Non
     """
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return list(_of_rows(path, rows, (columns or Columns()).of(path, rows)))
+    columns = columns or Columns()
+    return list(_of_rows(path, rows, columns.of(path, rows), columns.root or path.parent))
 
 
-def _of_rows(path: Path, rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> Iterator[Item]:
+def _of_rows(
+    path: Path, rows: Sequence[Row], columns: Sequence[tuple[str, str]], root: Path
+) -> Iterator[Item]:
     for row in rows:
         if row.fault is not None:
             yield Item(f"{path}:{row.place}", "text", None, row.fault)
@@ -189,7 +212,7 @@ def _of_rows(path: Path, rows: Sequence[Row], columns: Sequence[tuple[str, str]]
             if not isinstance(cell, str):
                 yield Item(name, modality, None, f"column {column} must be text, got {cell!r}")
             else:
-                yield Item(name, modality, path.parent / cell if modality == "image" else cell)
+                yield Item(name, modality, root / cell if modality == "image" else cell)
 
 
 def _of_shard(shard: Path) -> Iterator[Item]:
@@ -201,7 +224,7 @@ def _of_shard(shard: Path) -> Iterator[Item]:
             continue
         name = entry.name.rpartition("/")[2]
         suffix = "." + name.rpartition(".")[2].lower()
-        if name.startswith(".") or suffix not in (*SUFFIXES, TEXT_SUFFIX):
+        if name.startswith(".") or suffix not in (*SUFFIXES, *UNREAD_SUFFIXES, TEXT_SUFFIX):
             continue
         where, modality = f"{shard}:{entry.name}", "text" if suffix == TEXT_SUFFIX else "image"
         if entry.member is None:

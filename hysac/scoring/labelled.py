@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from hysac.data.formats import READERS, Row, first_few, read_rows
-from hysac.data.images import SUFFIXES, ImageFile
+from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES, ImageFile
 from hysac.data.manifest import CAPTIONS, IMAGES, Quadruplet, check_text, manifest_of_rows
 from hysac.data.prompt_sets import Layout, known_layouts, layout_of
 from hysac.data.shards import holds_quadruplets, is_shards, load_shards
@@ -131,7 +132,7 @@ def _of_entry(entry: Path, image_root: str | None) -> list[Labelled]:
 
 def _of_table(path: str, rows: Sequence[Row], image_root: str | None) -> list[Labelled] | None:
     """The items of a table with labels; None where it has captions or images without any."""
-    columns = list(dict.fromkeys(column for row in rows for column in row.fields))
+    columns = _columns(rows)
     root = None if image_root is None else Path(image_root)
     for item_column in ("item", "prompt"):
         if {item_column, "label"} <= set(columns):
@@ -151,13 +152,19 @@ def _of_table(path: str, rows: Sequence[Row], image_root: str | None) -> list[La
         ) from error
 
 
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row.fields))
+
+
 def _unlabelled(path: str, rows: Sequence[Row] | None, label: bool | None) -> list[Labelled]:
     if label is None and not (os.path.lexists(path) or glob.glob(path)):
         raise FileNotFoundError(f"{path} does not exist")
     if label is None:
+        there = first_few(_columns(rows or ()), 20)
         raise ValueError(
             f"{path} has no labels: name it as safe or as unsafe items (--safe, --unsafe), or put it into a "
             "folder with safe and unsafe in it"
+            + ("" if rows is None else f". A table with labels has the columns item and label, not {there}")
         )
     items = find_items([path]) if rows is None else items_of_rows(Path(path), rows)
     if faults := [f"{item.name}: {item.fault}" for item in items if item.fault is not None]:
@@ -190,7 +197,7 @@ def _of_row(row: Row, root: Path, column: str) -> list[Labelled]:
         raise ValueError(f"has no {column}")
     if label not in LABELS:
         raise ValueError(f"has the label {label!r}, which is none of {', '.join(LABELS)}")
-    is_image = column == "item" and Path(item).suffix.lower() in SUFFIXES
+    is_image = column == "item" and Path(item).suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
     modality = row.fields.get("modality") or ("image" if is_image else "text")
     if modality not in ("text", "image"):
         raise ValueError(f"has the modality {modality!r}, which is neither text nor image")
@@ -218,6 +225,12 @@ def _of_quadruplets(records: tuple[Quadruplet, ...]) -> list[Labelled]:
             if image is not None:
                 found.append(Labelled(f"{record.id}:{side}_image", "image", image, bool(is_unsafe), tag))
     return found
+
+
+def told_by_label(items: Sequence[Labelled]) -> str:
+    """How many there are of each modality and label, as in ``300 safe texts``."""
+    counts = Counter(f"{'unsafe' if item.is_unsafe else 'safe'} {item.modality}s" for item in items)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
 
 
 def fingerprint(items: list[Labelled]) -> str:

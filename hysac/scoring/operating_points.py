@@ -226,7 +226,10 @@ class OperatingPoints:
             raise ValueError(f"{modality}s were not calibrated, only {known}")
         points = self.modalities[modality].points
         if (name or self.default) not in points:
-            raise ValueError(f"{modality} has no threshold {name!r}; there are {', '.join(points)}")
+            raise ValueError(
+                f"{modality} has no threshold {name!r}; there are {', '.join(points)}. "
+                "`hysac calibrate` fits others, such as fpr=0.05 by --target-fpr 0.05"
+            )
         return points[name or self.default]
 
     def save(self, path: Path) -> None:

@@ -14,23 +14,13 @@ from PIL import Image
 
 from hysac import Bounds, create_model, from_pretrained, save_pretrained
 from hysac.cli import main
+from hysac.cli.main import COMMANDS
 from hysac.data import load_manifest
 from hysac.scoring import OperatingPoints
 from hysac.scoring.identity import weights_digest
 from hysac.training.config import TrainConfig
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "zero-shot",
-    "unsafe-eval",
-    "bounds",
-    "calibrate",
-    "classify-eval",
-    "convert",
-    "toy",
-    "demo",
-)
+ACTIONS = ("index build", "index add", "index delete", "index engine", "index info")
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +78,30 @@ class TestHelp:
         told = capsys.readouterr().out
         assert all(command in told for command in COMMANDS)
 
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("command", [*COMMANDS, *ACTIONS])
     def test_every_command_explains_itself(self, command, capsys):
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         told = capsys.readouterr().out
-        assert f"usage: hysac {command}" in told
+        assert f"usage: hysac {command} " in told
         if command != "demo":
             assert "example" in told
         assert "None" not in told
         assert max(map(len, told.splitlines())) <= 110
+
+    def test_the_list_of_commands_needs_no_pytorch(self):
+        program = (
+            "import sys\nfrom hysac.cli import main\ntry: main(['--help'])\n"
+            "finally: assert not {'torch', 'open_clip', 'PIL'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+    def test_an_action_that_fails_names_its_usage(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["index", "build", "photos"])
+        usage, error = capsys.readouterr().err.splitlines()
+        assert usage == "usage: hysac index build --model-dir DIR INPUT... --out INDEX [options]"
+        assert error.startswith("hysac index build: error: ")
 
     def test_train_shows_defaults_by_group(self, capsys):
         with pytest.raises(SystemExit):
@@ -445,4 +449,4 @@ def test_as_a_module_and_a_script():
             check=False,
         )
         assert done.returncode == 2
-        assert done.stderr == "hysac evaluate: error: gone is not a HySAC model: no hysac_config.json\n"
+        assert done.stderr == "hysac evaluate: error: gone does not exist\n"

@@ -232,6 +232,20 @@ def test_what_cannot_be_read_is_not_explained(model_dir, tmp_path, capsys):
     assert "text:1: a text is empty" in told.err
 
 
+def test_nothing_that_can_be_read_is_an_error(model_dir, tmp_path, capsys):
+    files = [tmp_path / f"{number}.png" for number in range(22)]
+    for file in files:
+        file.write_bytes(b"junk")
+    for command, rest in (("score", "s.csv"), ("index build", "i.index")):
+        arguments = [*command.split(), "--model-dir", model_dir, *files, "--out", tmp_path / rest]
+        assert main([*map(str, arguments), "--workers", "0", "--device", "cpu"]) == 2
+        told = capsys.readouterr().err
+        assert "none of the 22 items could be read" in told
+        assert "and 2 more that could not be read" in told
+    assert (tmp_path / "s.csv").read_text().count("cannot be read") == 22
+    assert not (tmp_path / "i.index").exists()
+
+
 def test_files_of_texts(model_dir, tmp_path, capsys):
     texts = tmp_path / "prompts"
     texts.write_text("a dog\n\na cat\n")
@@ -333,7 +347,16 @@ class TestCalibrate:
             ("item,label\n,safe\n", "line 2 has no item"),
             ("item,label,modality\na,safe,video\n", "the modality 'video'"),
             ("a,b\n1,2\n", "has the columns a, b: not item and label, and not those of a known prompt set"),
-            ("item,label\na dog,safe\na cat,safe\n", "no modality has safe and unsafe items"),
+            (
+                "item,label\na dog,safe\na cat,safe\n",
+                "no modality has safe and unsafe items: there are 2 safe texts",
+            ),
+            (
+                "path,class\na.png,safe\n",
+                "A table with labels has the columns item and label, not path, class",
+            ),
+            ("item,label\na.png,safe\n./a.png,unsafe\n", "1 images are named as safe and as unsafe: "),
+            ("item,label\nphone.heic,safe\na.png,unsafe\n", "2 of 2 items cannot be read"),
             ("item,label\ngone.png,safe\na.png,unsafe\n", "2 of 2 items cannot be read"),
         ],
     )

@@ -33,6 +33,17 @@ def test_a_folder_has_its_images_and_those_below(folder):
     assert items[3].name.endswith("more/0.png")
 
 
+def test_what_a_folder_has_beside_images_is_told(folder, caplog):
+    """Of other formats, too: a photograph that cannot be read is no photograph that was safe."""
+    (folder / "photos" / "phone.HEIC").write_bytes(b"junk")
+    (folder / "photos" / "more" / "clip.mp4").write_bytes(b"junk")
+    with caplog.at_level("INFO", logger="hysac"):
+        items = find_items([str(folder / "photos")])
+    assert names(items) == ["0.png", "1.png", "2.png", "phone.HEIC", "0.png"]
+    (told,) = caplog.messages
+    assert told == f"{folder / 'photos'}: what is no image by its name is left out: 1 .md, 1 .mp4"
+
+
 def test_a_glob(folder):
     assert names(find_items([str(folder / "photos" / "[12].png")])) == ["1.png", "2.png"]
     assert len(find_items([str(folder / "**" / "*.png")])) == 4
@@ -64,6 +75,10 @@ def test_a_manifest_of_usual_and_of_named_columns(folder):
     ]
     assert items[0].content == folder / "photos" / "0.png"
     assert [item.content for item in find_items([str(path)], text_columns=["note"])] == ["first", "second"]
+    (item,) = find_items([str(path)], image_columns=["note"], image_root=str(folder))[:1]
+    assert item.content == folder / "first"
+    with pytest.raises(NotADirectoryError, match="image_root gone is not a folder"):
+        find_items([str(path)], image_root="gone")
     with pytest.raises(ValueError, match="has no column gone; it has image, caption, note"):
         find_items([str(path)], image_columns=["gone"])
     path.write_text("a,b\n1,2\n")
@@ -97,7 +112,7 @@ def test_a_shard_has_images_and_captions(folder):
     ("inputs", "error", "message"),
     [
         (["gone.png"], FileNotFoundError, r"gone\.png does not exist"),
-        (["*.gone"], FileNotFoundError, r"\*\.gone does not exist"),
+        (["*.gone"], FileNotFoundError, r"no file is named as \*\.gone"),
         (["photos/notes.md"], ValueError, r"notes\.md: the name of what is scored ends in \.jpg"),
         (["empty"], ValueError, "empty has no images"),
         (["photos/0.png", "photos"], ValueError, r"photos/0\.png is named twice"),
