@@ -285,7 +285,7 @@ def test_arithmetic_of_wide_numbers():
         check(a**3, lambda p: p**3, a, tolerance=2.0**-51)
         positive = a * a
         check(torch.sqrt(positive), mp.sqrt, positive)
-        check(torch.asinh(positive), mp.asinh, positive, tolerance=2.0**-50)
+        check(torch.asinh(a), mp.asinh, a, tolerance=2.0**-50)
         moderate = Wide(fractions.abs(), exponents.clamp(max=14))
         check(torch.sinh(moderate), mp.sinh, moderate, tolerance=1e-11)
         check(torch.cosh(moderate), mp.cosh, moderate, tolerance=1e-11)
