@@ -14,6 +14,7 @@ from hypkernels.cone import closed_form as cone
 from hypkernels.cpu import library
 from hypkernels.distance import closed_form as distance
 from hypkernels.entailment import closed_form as entailment
+from hypkernels.horosphere import closed_form as horosphere
 from hypkernels.maps import closed_form as maps
 from hypkernels.saturation import copy_gradient, saturated
 from hypkernels.wide import Wide
@@ -21,6 +22,7 @@ from hypkernels.wide import Wide
 FAMILIES = {
     maps: ("exp_map0", "log_map0", "exp_map", "log_map"),
     distance: ("elementwise_inner", "elementwise_dist", "dist0"),
+    horosphere: ("busemann",),
     cone: ("half_aperture", "oxy_angle"),
     entailment: ("entailment_loss",),
 }
