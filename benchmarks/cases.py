@@ -137,6 +137,15 @@ CASES: dict[str, Case] = {
             _per_element(6, 6),
         ),
         Case(
+            "busemann",
+            "Busemann function of corresponding directions",
+            _ROWS,
+            _draw_pair,
+            ("x", "y"),
+            {"lorentz": program(formulas.busemann, BINARY)},
+            _per_element(6, 6),
+        ),
+        Case(
             "pairwise_dist",
             "Distances of all pairs",
             _shapes(512, small=(512,), medium=(2048,), large=(16384,)),

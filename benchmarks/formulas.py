@@ -57,6 +57,12 @@ def pairwise_dist(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return distance_of_inner(pairwise_inner(x, y, c), c)
 
 
+def busemann(x: Tensor, direction: Tensor, c: Tensor) -> Tensor:
+    """That of Ghadimi Atigh et al. (NeurIPS 2021), on the hyperboloid; directions of any length."""
+    along = (x * F.normalize(direction, dim=-1)).sum(-1)
+    return torch.log(c.sqrt() * (time_component(x, c) - along)) / c.sqrt()
+
+
 def half_aperture(x: Tensor, c: Tensor) -> Tensor:
     return torch.asin((2 * MIN_RADIUS / (c.sqrt() * x.norm(dim=-1)).clamp_min(EPS)).clamp(max=1 - EPS))
 

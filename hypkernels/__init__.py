@@ -27,6 +27,7 @@ float64 does not hold may be NaN, too. ``refused`` is a ``NotImplementedError`` 
 
 from hypkernels.backend import use_backend
 from hypkernels.lorentz import (
+    busemann,
     dist0,
     elementwise_dist,
     elementwise_inner,
@@ -54,6 +55,7 @@ from hypkernels.losses import (
 __all__ = [
     "EntailmentConeLoss",
     "LorentzContrastiveLoss",
+    "busemann",
     "contrastive_loss",
     "contrastive_losses",
     "dist0",

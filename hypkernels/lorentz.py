@@ -40,6 +40,7 @@ from hypkernels.checks import (
 )
 from hypkernels.cone import op as cone
 from hypkernels.distance import op as distance
+from hypkernels.horosphere import op as horosphere
 from hypkernels.maps import op as maps
 from hypkernels.pairwise import op as pairwise
 
@@ -231,6 +232,38 @@ def dist0(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
     """
     check_points("x", x)
     return distance.dist0(*broadcast_rows(x, curv=scalar_or_rows("curv", curv, x)))
+
+
+def busemann(x: Tensor, direction: Tensor, curv: float | Tensor = 1.0) -> Tensor:
+    """Busemann function of an ideal point: how far ``x`` is from it, less how far the origin is.
+
+        B(x) = log(sqrt(1 + c|x|^2) - sqrt(c) x.w) / sqrt(c)    with w = direction / |direction|
+
+    It is the limit of ``d(x, y) - d(0, y)`` as ``y`` goes out along ``w``. Its level sets are the horospheres
+    of the ideal point. The formula is that of Ghadimi Atigh et al. (NeurIPS 2021), whose prototypes are ideal
+    points, and of Chami et al. (HoroPCA, ICML 2021), taken from the ball to the hyperboloid.
+
+    Args:
+        x: space components ``(..., D)``, float64, float32, bfloat16 or float16.
+        direction: where the ideal points are, seen from the origin: vectors of any length, of the same
+            dtype and width; leading dimensions broadcast. They are normalised in float64: a unit vector
+            that is rounded to its dtype is none, and far points would have no logarithm.
+        curv: positive ``c`` (sectional curvature ``-c``), a float, a tensor of one element, or a tensor
+            with one curvature for each factor, which broadcasts against the leading dimensions.
+
+    Returns:
+        Lengths with a sign, of the broadcast shape ``(...)``, in ``[-d, d]`` for the distance ``d`` of ``x``
+        to the origin; float64 for float64 points, float32 otherwise. On the ray towards the ideal point it
+        is ``-d``, on the opposite one ``d``, at the origin 0. There the gradient by ``x`` is ``-w``. The
+        gradient by ``direction`` is across it, grows as ``1/|direction|`` and is 0 on both rays. A direction
+        of 0 has no ideal point: by convention it counts as one across ``x``,
+        ``log(1 + c|x|^2) / (2 sqrt(c))``, and its gradient is 0.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or sign, by name.
+    """
+    x, direction = broadcast_pair("x", x, "direction", direction)
+    return horosphere.busemann(*broadcast_rows(x, direction, curv=scalar_or_rows("curv", curv, x)))
 
 
 def half_aperture(x: Tensor, curv: float | Tensor = 1.0, min_radius: float = 0.1) -> Tensor:

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 # A part of every operator's name, so that caches of compiled graphs see it. To be raised whenever an
 # operator's arguments change, or the number, shapes or dtypes of its results: an old graph would go on with
 # the old ones.
-VERSION = "v6"
+VERSION = "v7"
 
 _JVP = torch._C._functorch.TransformType.Jvp
 

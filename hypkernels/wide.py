@@ -202,11 +202,10 @@ class Wide:
         return (_exp(self) + _exp(-self)) * 0.5
 
     def _asinh(self) -> Wide:
-        """Of numbers not below 0."""
-        powers = self.exponent.clamp(min=0).double()
-        logarithm = powers * _LN2_HIGH + (powers * _LN2_LOW + torch.log(2 * self.mantissa))
+        powers, mantissa = self.exponent.clamp(min=0).double(), self.mantissa
+        logarithm = powers * _LN2_HIGH + (powers * _LN2_LOW + torch.log(2 * mantissa.abs()))
         near = self._in_float64(torch.asinh, below=2.0**100)
-        return Wide._where(self._below(2.0**100), near, Wide(logarithm))
+        return Wide._where(self._below(2.0**100), near, Wide(torch.copysign(logarithm, mantissa)))
 
     def _atan(self) -> Wide:
         return self._atan2(Wide.of(1.0))

@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "exp_map0": (formulas.exp_map0, UNARY),
     "log_map0": (formulas.log_map0, UNARY),
     "elementwise_dist": (formulas.elementwise_dist, BINARY),
+    "busemann": (formulas.busemann, BINARY),
     "pairwise_dist": (formulas.pairwise_dist, BINARY),
     "pairwise_oxy_angle": (formulas.pairwise_oxy_angle, BINARY),
     "cone": (formulas.cone, BINARY),

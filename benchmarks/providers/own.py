@@ -55,6 +55,7 @@ def _programs(precision: str | None) -> dict[str, Program]:
         "exp_map0": program(hk.exp_map0, UNARY),
         "log_map0": program(hk.log_map0, UNARY),
         "elementwise_dist": program(hk.elementwise_dist, BINARY),
+        "busemann": program(hk.busemann, BINARY),
         "pairwise_dist": program(partial(hk.pairwise_dist, precision=precision), BINARY),
         "pairwise_oxy_angle": program(partial(hk.pairwise_oxy_angle, precision=precision), BINARY),
         "cone": program(_cone, BINARY),

@@ -37,6 +37,7 @@ _OPS = {  # RowOp of src/api.h
     "half_aperture": 7,
     "oxy_angle": 8,
     "entailment_loss": 9,
+    "busemann": 10,
 }
 _KEPT_OF_ROW = 5
 _LAYOUT = struct.Struct("13q 35q 4d 10q")  # struct Rows of src/api.h
@@ -155,6 +156,14 @@ def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
 
 def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
     return _backward("oxy_angle", grad, (x, y), (curv,))
+
+
+def busemann(x: Tensor, direction: Tensor, curv: Tensor) -> Tensor:
+    return _forward("busemann", (x, direction), (curv,))
+
+
+def busemann_backward(grad: Tensor, x: Tensor, direction: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
+    return _backward("busemann", grad, (x, direction), (curv,))
 
 
 def entailment_loss(apex: Tensor, point: Tensor, curv: Tensor, *options: float) -> Tensor:

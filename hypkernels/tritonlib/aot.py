@@ -2,6 +2,7 @@
 
     python -m hypkernels.tritonlib.aot --report     # a Markdown table
     python -m hypkernels.tritonlib.aot --update     # rewrite the recorded table of the installed Triton
+    python -m hypkernels.tritonlib.aot --update --only cone    # or its lines of some kernels
 
 Checked: nothing spilled and no stack, shared memory within the target's limit, 128-bit loads of contiguous
 inputs, matrix instructions where a kernel is meant to have them. Recorded, for each Triton version in a file
@@ -20,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -201,9 +203,14 @@ def load_table(path: Path) -> dict[str, dict[str, float]] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def save_table(path: Path, compiled: Iterable[Compiled]) -> None:
-    """One line for each variant and target, so that a difference in a review is one line."""
-    rows = {c.key: asdict(c.result) for c in compiled if isinstance(c.result, Resources)}
+def save_table(path: Path, compiled: Iterable[Compiled], only: str = "") -> None:
+    """One line for each variant and target, so that a difference in a review is one line.
+
+    What is recorded of kernels whose names do not contain ``only`` stays.
+    """
+    recorded = load_table(path) or {}
+    rows: dict[str, Any] = {key: row for key, row in recorded.items() if only not in key.rpartition(" ")[0]}
+    rows |= {c.key: asdict(c.result) for c in compiled if isinstance(c.result, Resources)}
     lines = [f"  {json.dumps(key)}: {json.dumps(rows[key])}" for key in sorted(rows)]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -248,21 +255,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m hypkernels.tritonlib.aot", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--report", action="store_true", help="print the table as Markdown")
-    parser.add_argument("--update", action="store_true", help="rewrite the table of the installed Triton")
+    parser.add_argument("--update", action="store_true", help="record them for the installed Triton")
     parser.add_argument("--only", metavar="TEXT", default="", help="only variants whose name contains TEXT")
     parser.add_argument(
         "--workers", type=int, default=available_cores(), help="processes (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    if options.update and options.only:
-        parser.error("--update writes the whole table; it does not go with --only")
     variants = [variant for name, variant in _variants().items() if options.only in name]
     compiled = compile_all(variants, workers=options.workers, progress=_print_progress)
     if options.report:
         print(markdown(compiled))
     found = [problem for c in compiled for problem in problems(c)]
     if options.update:
-        save_table(table_path(), compiled)
+        save_table(table_path(), compiled, options.only)
     elif not options.only:
         recorded = load_table(table_path())
         found += (

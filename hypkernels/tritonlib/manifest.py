@@ -15,6 +15,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 KERNEL_MODULES = (
     "hypkernels.maps.kernel",
     "hypkernels.distance.kernel",
+    "hypkernels.horosphere.kernel",
     "hypkernels.cone.kernel",
     "hypkernels.entailment.kernel",
     "hypkernels.pairwise.kernel",

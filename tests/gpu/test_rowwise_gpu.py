@@ -57,6 +57,7 @@ OPS = {
     "elementwise_inner": Op(hk.elementwise_inner, 2),
     "elementwise_dist": Op(hk.elementwise_dist, 2),
     "dist0": Op(hk.dist0, 1),
+    "busemann": Op(hk.busemann, 2),
     "half_aperture": Op(hk.half_aperture, 1, options=(0.1,)),
     "oxy_angle": Op(hk.oxy_angle, 2),
     "entailment_loss": Op(partial(hk.entailment_loss, reduction="none"), 2, options=(1.0, 0.1, 0.0, 0.0)),

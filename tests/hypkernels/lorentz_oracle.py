@@ -37,6 +37,10 @@ def _dist0(xx, c):
     return mp.acosh(mp.sqrt(c) * _time(xx, c)) / mp.sqrt(c)
 
 
+def _busemann(xx, xw, ww, c):
+    return mp.log(mp.sqrt(1 + c * xx) - mp.sqrt(c / ww) * xw) / mp.sqrt(c)
+
+
 def _half_aperture(xx, c, min_radius):
     sine = 2 * mpf(min_radius) / mp.sqrt(c * xx)
     return mp.asin(sine) if sine < 1 else mp.pi / 2
@@ -79,6 +83,7 @@ DEFINITIONS: dict[str, Callable] = {
     "elementwise_inner": _inner,
     "elementwise_dist": _dist,
     "dist0": _dist0,
+    "busemann": _busemann,
     "half_aperture": _half_aperture,
     "oxy_angle": _oxy_angle,
     "entailment_loss": _entailment_loss,

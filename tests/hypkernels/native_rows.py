@@ -13,6 +13,7 @@ from hypkernels.cpu import library
 from hypkernels.cpu import rows as native
 from hypkernels.distance import closed_form as distance
 from hypkernels.entailment import closed_form as entailment
+from hypkernels.horosphere import closed_form as horosphere
 from hypkernels.maps import closed_form as maps
 from hypkernels.rowwise import result_dtype
 
@@ -29,6 +30,7 @@ OPS = {
     "elementwise_inner": (distance, 2, 1, (), False),
     "elementwise_dist": (distance, 2, 1, (), False),
     "dist0": (distance, 1, 1, (), False),
+    "busemann": (horosphere, 2, 1, (), False),
     "half_aperture": (cone, 1, 1, (0.1,), False),
     "oxy_angle": (cone, 2, 1, (), False),
     "entailment_loss": (entailment, 2, 1, (0.8, 0.1, 0.2, 0.15), False),

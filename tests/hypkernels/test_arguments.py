@@ -85,7 +85,7 @@ def test_curvature(name, curv, error, message, backend):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs(name):
-    second = "v" if name == "exp_map" else "y"
+    second = {"exp_map": "v", "busemann": "direction"}.get(name, "y")
     with pytest.raises(TypeError, match=f"{second} must be a tensor"):
         call(name, y=[1.0])
     with pytest.raises(

@@ -264,6 +264,7 @@ POINTS = {
     "elementwise_inner": 2,
     "elementwise_dist": 2,
     "dist0": 1,
+    "busemann": 2,
     "half_aperture": 1,
     "oxy_angle": 2,
     "pairwise_inner": 2,

@@ -8,7 +8,7 @@ import torch
 import hypkernels as hk
 
 ONE_POINT = ("exp_map0", "log_map0", "dist0", "half_aperture")
-TWO_POINTS = ("exp_map", "log_map", "elementwise_inner", "elementwise_dist", "oxy_angle")
+TWO_POINTS = ("exp_map", "log_map", "elementwise_inner", "elementwise_dist", "busemann", "oxy_angle")
 ROWWISE = {
     **{name: (getattr(hk, name), 1) for name in ONE_POINT},
     **{name: (getattr(hk, name), 2) for name in TWO_POINTS},

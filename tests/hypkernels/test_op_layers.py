@@ -9,7 +9,7 @@ import hypkernels
 
 ROOT = Path(hypkernels.__file__).parent
 SHARED = ("tritonlib", "cpu")
-OPS = ("distance", "maps", "cone", "entailment", "pairwise", "contrastive", "retrieval")
+OPS = ("distance", "horosphere", "maps", "cone", "entailment", "pairwise", "contrastive", "retrieval")
 # The compiled lane of a search is one of its implementations, on the search's own types.
 IMPLEMENTATION = {"cpu/retrieval.py": "retrieval"}
 FILES = [path for part in (*SHARED, *OPS) for path in sorted((ROOT / part).rglob("*.py"))]

@@ -9,9 +9,11 @@ from transforms import SUBJECTS
 import hypkernels as hk
 from hypkernels.cone import reference as cone
 from hypkernels.distance import reference as distance
+from hypkernels.horosphere import reference as horosphere
 from hypkernels.maps import reference as maps
 
 MODULES = {
+    "busemann": horosphere,
     "half_aperture": cone,
     "oxy_angle": cone,
     "exp_map0": maps,

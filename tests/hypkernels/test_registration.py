@@ -10,6 +10,7 @@ import hypkernels as hk
 from hypkernels import operators, rowwise
 from hypkernels.cone import closed_form as cone
 from hypkernels.distance import closed_form as distance
+from hypkernels.horosphere import closed_form as horosphere
 from hypkernels.maps import closed_form as maps
 
 NAMES = FUNCTIONS
@@ -86,7 +87,7 @@ def everything(x, y, curv, min_radius=0.2):
     moved = hk.log_map(x, hk.exp_map(x, hk.log_map0(y, curv), curv), curv)
     points = hk.exp_map0(moved, curv)
     hinge = (hk.oxy_angle(points, y, curv) - hk.half_aperture(points, curv, min_radius)).relu()
-    lengths = hk.elementwise_dist(x, points, curv) + hk.dist0(points, curv)
+    lengths = hk.elementwise_dist(x, points, curv) + hk.dist0(points, curv) + hk.busemann(x, y, curv)
     return (hinge + lengths - hk.elementwise_inner(points, y, curv)).mean()
 
 
@@ -241,7 +242,9 @@ def test_nan_stays_in_its_row(name):
     assert torch.equal(out[::2], expected[::2])
 
 
-@pytest.mark.parametrize("name", ["elementwise_dist", "oxy_angle", "dist0", "half_aperture", "log_map0"])
+@pytest.mark.parametrize(
+    "name", ["elementwise_dist", "busemann", "oxy_angle", "dist0", "half_aperture", "log_map0"]
+)
 def test_the_whole_range_of_float32(name):
     """Squares of float32 numbers, largest and subnormal, are far inside the range of float64."""
     sizes = torch.tensor([3e38, 1e20, 1.0, 1e-20, 1e-45])
@@ -261,6 +264,7 @@ def test_the_whole_range_of_float32(name):
 FORMULAS = [
     (distance.elementwise_inner, distance.elementwise_inner_gradient),
     (distance.elementwise_dist, distance.elementwise_dist_gradient),
+    (horosphere.busemann, horosphere.busemann_gradient),
     (cone.oxy_angle, cone.oxy_angle_gradient),
     (maps.exp_map, maps.exp_map_gradient),
     (maps.log_map, maps.log_map_gradient),

@@ -108,6 +108,7 @@ SUBJECTS = {
     "elementwise_inner": _two("elementwise_inner"),
     "elementwise_dist": _two("elementwise_dist"),
     "dist0": _one("dist0"),
+    "busemann": _two("busemann"),
     "half_aperture": _one("half_aperture", min_radius=0.15),
     "oxy_angle": _two("oxy_angle"),
     "entailment_loss": _two(

@@ -303,6 +303,17 @@ def test_the_record_has_a_line_for_each_kernel_and_target(tmp_path):
     assert not list(aot.drift([*compiled, failed], aot.load_table(path)))
 
 
+def test_lines_of_some_kernels_are_recorded_alone(tmp_path):
+    """Those that are no longer compiled go, and the others' stay as they are."""
+    path = tmp_path / "table.json"
+    names = ("cone.a", "cone.gone", "maps.a")
+    old = [Compiled(replace(variant(), name=name), "sm_90", RESOURCES) for name in names]
+    aot.save_table(path, old)
+    new = Compiled(old[0].variant, "sm_90", replace(RESOURCES, registers=48))
+    aot.save_table(path, [new], only="cone")
+    assert not list(aot.drift([new, old[2]], aot.load_table(path)))
+
+
 def test_report_is_a_markdown_table():
     lines = aot.markdown([Compiled(variant(), "sm_90", RESOURCES)]).splitlines()
     assert lines[2] == "| a kernel | sm_90 | 40 | 0 | 128 | 500 | 12.5 | 0 | 4 | 0 | 25 |"

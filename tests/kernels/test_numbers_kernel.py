@@ -10,6 +10,7 @@ import hypkernels as hk
 from hypkernels.cone import kernel as cone
 from hypkernels.distance import kernel as distance
 from hypkernels.entailment import kernel as entailment
+from hypkernels.horosphere import kernel as horosphere
 from hypkernels.maps import kernel as maps
 from hypkernels.saturation import saturated
 
@@ -23,6 +24,7 @@ OPS = {
     "elementwise_inner": (distance, 2, ()),
     "elementwise_dist": (distance, 2, ()),
     "dist0": (distance, 1, ()),
+    "busemann": (horosphere, 2, ()),
     "half_aperture": (cone, 1, (0.1,)),
     "oxy_angle": (cone, 2, ()),
     "entailment_loss": (entailment, 2, LOSS_OPTIONS),
@@ -157,7 +159,7 @@ def test_points_of_every_size(name, width, dtype):
 
 
 NARROW = [torch.float32, torch.bfloat16, torch.float16]
-OF_PAIRS = ["exp_map", "log_map", "elementwise_inner", "elementwise_dist", "oxy_angle", "entailment_loss"]
+OF_PAIRS = [name for name, (_, points, _) in OPS.items() if points == 2]
 
 
 @pytest.mark.parametrize("dtype", NARROW)

@@ -17,6 +17,7 @@ enum RowOp {
   HALF_APERTURE,
   OXY_ANGLE,
   ENTAILMENT,
+  BUSEMANN,
 };
 
 enum { MAX_DIMS = 6 };

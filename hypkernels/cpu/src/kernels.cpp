@@ -3,6 +3,7 @@
 #include "contrastive.h"
 #include "distance.h"
 #include "glibc.h"
+#include "horosphere.h"
 #include "maps.h"
 #include "pairwise.h"
 #include "retrieval.h"
@@ -31,6 +32,7 @@ void rows(const Rows& q) {
     case HALF_APERTURE: return of_dtype<HalfAperture>(q);
     case OXY_ANGLE: return of_dtype<OxyAngle>(q);
     case ENTAILMENT: return of_dtype<Entailment>(q);
+    case BUSEMANN: return of_dtype<Busemann>(q);
   }
 }
 
