@@ -205,3 +205,22 @@ def test_float64_points_beyond_the_range_of_a_kernel(name):
                 kernel, true.where(~kernel.isnan(), torch.nan), rtol=1e-11, atol=0, equal_nan=True
             )
     assert by_kernel[0].isnan().any()
+
+
+@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+def test_rows_that_fit_stay_beside_rows_that_do_not(name):
+    """All rows of a tile are stored again if one is beyond its type: only that one is scaled."""
+    generator = torch.Generator().manual_seed(0)
+    points = [torch.randn(6, 5, generator=generator).half() for _ in range(OPS[name][1])]
+    upstream = torch.tensor([1.0, 1e6, 0.3, -3e5, 1.0, 2.0])
+    if name in ("exp_map", "log_map"):
+        upstream = (
+            upstream.clamp(-6e4, 6e4).half().unsqueeze(-1) * torch.rand(6, 5, generator=generator).half()
+        )
+        points[1] = points[1] * torch.tensor([1.0, 4.0, 1.0, 4.0, 1.0, 1.0]).half().unsqueeze(-1)
+    curv = torch.full((6,), 0.7, dtype=torch.float64)
+    grads = expected_results(name, points, [curv], upstream)[1 : 1 + len(points)]
+    largest = torch.stack([grad.abs().amax(-1) for grad in grads]).amax(0)
+    assert (largest == 65504).any()
+    assert (largest < 10).sum() >= 3
+    check_results(name, points, [curv], upstream)
