@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import mpmath as mp
 import torch
 from mpmath import mpf
+from rowwise_ops import OPS
 from torch import Tensor
 
 DIGITS = 240
@@ -92,8 +93,8 @@ DEFINITIONS: dict[str, Callable] = {
     "exp_map": _exp_map,
     "log_map": _log_map,
 }
-MAPS = ("exp_map0", "log_map0", "exp_map", "log_map")
-ONE_POINT = ("dist0", "half_aperture", "exp_map0", "log_map0")
+MAPS = tuple(name for name in DEFINITIONS if OPS[name].returns_points)
+ONE_POINT = tuple(name for name in DEFINITIONS if OPS[name].points == 1)
 # The functions of points and curvature: of the loss, options are keywords and the mean is taken.
 FUNCTIONS = tuple(name for name in DEFINITIONS if name != "entailment_loss")
 

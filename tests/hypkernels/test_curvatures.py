@@ -4,14 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from lorentz_oracle import FUNCTIONS
+from rowwise_ops import OPS
 
 import hypkernels as hk
 
-ONE_POINT = ("exp_map0", "log_map0", "dist0", "half_aperture")
-TWO_POINTS = ("exp_map", "log_map", "elementwise_inner", "elementwise_dist", "busemann", "oxy_angle")
 ROWWISE = {
-    **{name: (getattr(hk, name), 1) for name in ONE_POINT},
-    **{name: (getattr(hk, name), 2) for name in TWO_POINTS},
+    **{name: (getattr(hk, name), OPS[name].points) for name in FUNCTIONS},
     "scaled_exp_map0": (lambda x, curv: hk.scaled_exp_map0(x, 0.8, curv), 1),
     "entailment_loss": (partial(hk.entailment_loss, aperture_scale=0.7, leak=0.1, reduction="none"), 2),
 }

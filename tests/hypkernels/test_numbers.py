@@ -6,28 +6,15 @@ import lorentz_oracle
 import mpmath as mp
 import pytest
 import torch
-from lorentz_oracle import ONE_POINT, truth
+from lorentz_oracle import DEFINITIONS, ONE_POINT, truth
 from mpmath import mpf
+from rowwise_ops import OPS, options_of
 
 import hypkernels as hk
-from hypkernels.cone import closed_form as cone
 from hypkernels.cpu import library
-from hypkernels.distance import closed_form as distance
-from hypkernels.entailment import closed_form as entailment
-from hypkernels.horosphere import closed_form as horosphere
-from hypkernels.maps import closed_form as maps
 from hypkernels.saturation import copy_gradient, saturated
 from hypkernels.wide import Wide
 
-FAMILIES = {
-    maps: ("exp_map0", "log_map0", "exp_map", "log_map"),
-    distance: ("elementwise_inner", "elementwise_dist", "dist0"),
-    horosphere: ("busemann",),
-    cone: ("half_aperture", "oxy_angle"),
-    entailment: ("entailment_loss",),
-}
-MODULES = {name: module for module, names in FAMILIES.items() for name in names}
-OPTIONS = {"half_aperture": (0.1,), "entailment_loss": (0.8, 0.1, 0.1, 0.2)}
 LARGEST, SMALLEST = torch.finfo(torch.float64).max, 5e-324
 TINY = 2.0**-1022
 
@@ -100,16 +87,15 @@ def assert_direction(actual, true, tolerance):
 
 def results(name, vectors, c, upstream=None):
     """Value, gradients by points and by the curvature of rows, with the upstream gradient."""
-    options, curv = OPTIONS.get(name, ()), torch.as_tensor(c, dtype=torch.float64)
-    value = getattr(MODULES[name], name)(*vectors, curv, *options)
+    op, options, curv = OPS[name], options_of(name), torch.as_tensor(c, dtype=torch.float64)
+    value = op.formula(*vectors, curv, *options)
     upstream = randn(*value.shape, seed=2) if upstream is None else upstream
-    gradient = getattr(MODULES[name], f"{name}_gradient")
-    return value, gradient(upstream, *vectors, curv, *options), upstream
+    return value, op.gradient(upstream, *vectors, curv, *options), upstream
 
 
 def assert_accurate(name, vectors, c, tolerance=1e-12):
     value, (*by_points, by_curv), upstream = results(name, vectors, c)
-    true = truth(name, [v[0] for v in vectors], c, upstream[0], OPTIONS.get(name, ()))
+    true = truth(name, [v[0] for v in vectors], c, upstream[0], options_of(name))
     assert_number(value, true.value, tolerance)
     for gradient, expected in zip(by_points, true.gradients, strict=True):
         assert_direction(gradient, expected, tolerance)
@@ -131,7 +117,7 @@ OF_ONE_POINT = [
 ]
 CASES = [
     (name, place)
-    for name in MODULES
+    for name in DEFINITIONS
     for place in (OF_ONE_POINT if name in ONE_POINT else PLACES)
     if not (name in ("oxy_angle", "entailment_loss") and place in COLLINEAR)
     # A map's gradient cancels there, whatever the arithmetic.
@@ -184,7 +170,7 @@ def test_maps_beyond_the_range_of_their_type(width, sign, dtype):
     assert hk.exp_map(x, v).equal(far)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", DEFINITIONS)
 def test_rows_beyond_the_range_beside_others(name):
     """Each row as if it were alone, those of the plain formulas to the last bit; batches of any shape too."""
     width = 3
@@ -207,7 +193,7 @@ def test_rows_beyond_the_range_beside_others(name):
             assert one[at].equal(expected)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", DEFINITIONS)
 def test_wide_numbers_where_plain_ones_do(name):
     """The same formulas: the out-of-range path at points within the range."""
     vectors = [randn(6, 4, seed=5), randn(6, 4, seed=6)][: 1 if name in ONE_POINT else 2]
@@ -215,11 +201,11 @@ def test_wide_numbers_where_plain_ones_do(name):
     if len(vectors) == 2:
         vectors[1][2:4] = vectors[0][2:4]
         vectors[1][3] *= -2
-    options, c = OPTIONS.get(name, ()), torch.tensor(0.7, dtype=torch.float64)
+    op, options, c = OPS[name], options_of(name), torch.tensor(0.7, dtype=torch.float64)
     value, grads, upstream = results(name, vectors, c)
     wide = [Wide.of(one) for one in (upstream, *vectors, c)]
-    wide_value = getattr(MODULES[name], name).__wrapped__(*wide[1:], *options)
-    wide_grads = getattr(MODULES[name], f"{name}_gradient").__wrapped__(*wide, *options)
+    wide_value = op.formula.__wrapped__(*wide[1:], *options)
+    wide_grads = op.gradient.__wrapped__(*wide, *options)
     for one, expected in zip((wide_value, *wide_grads), (value, *grads), strict=True):
         torch.testing.assert_close(one.float64(), expected, rtol=1e-12, atol=1e-14)
 
@@ -243,7 +229,7 @@ def test_gradients_at_subnormal_points_keep_their_direction():
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "entailment_loss"])
+@pytest.mark.parametrize("name", [name for name in DEFINITIONS if name != "entailment_loss"])
 def test_a_huge_upstream_gradient_keeps_its_direction(name, backend):
     """Gradients are linear in it, up to the largest number."""
     if backend == "native" and library.why_not():

@@ -4,10 +4,14 @@ import ast
 from pathlib import Path
 
 import pytest
+from lorentz_oracle import DEFINITIONS
+from rowwise_ops import OPS as ROWWISE
+from transforms import SUBJECTS
 
 import hypkernels
+from hypkernels.tritonlib.manifest import KERNEL_MODULES
 
-ROOT = Path(hypkernels.__file__).parent
+ROOT, TESTS = Path(hypkernels.__file__).parent, Path(__file__).parents[1]
 SHARED = ("tritonlib", "cpu")
 OPS = ("distance", "horosphere", "maps", "cone", "entailment", "pairwise", "contrastive", "retrieval")
 # The compiled lane of a search is one of its implementations, on the search's own types.
@@ -37,3 +41,14 @@ def test_imports_run_one_way(path):
 
 def test_every_op_is_listed():
     assert {path.parent.name for path in ROOT.glob("*/op.py")} <= set(OPS)
+
+
+def test_every_row_wise_op_is_listed_where_all_are_tested():
+    """What tests take from these lists, they take of each: see rowwise_ops.py."""
+    oracle = {*DEFINITIONS, "scaled_exp_map0"}  # exp_map0 of a product, with a test of its own
+    assert set(ROWWISE) == oracle
+    assert set(ROWWISE) <= set(SUBJECTS)
+    assert {op.kernels for op in ROWWISE.values()} <= set(KERNEL_MODULES)
+    for family in {op.kernels.split(".")[1] for op in ROWWISE.values()}:
+        assert (TESTS / "kernels" / f"test_{family}_kernel.py").exists()
+        assert (TESTS / "hypkernels" / f"test_{family}.py").exists()

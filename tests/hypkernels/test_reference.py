@@ -4,28 +4,16 @@ import pytest
 import torch
 from lorentz_oracle import FUNCTIONS, ONE_POINT
 from rowwise_cases import ROWS, Tolerance, assert_accurate, with_scaled_gradient
+from rowwise_ops import OPS
 from transforms import SUBJECTS
 
 import hypkernels as hk
-from hypkernels.cone import reference as cone
-from hypkernels.distance import reference as distance
-from hypkernels.horosphere import reference as horosphere
-from hypkernels.maps import reference as maps
 
-MODULES = {
-    "busemann": horosphere,
-    "half_aperture": cone,
-    "oxy_angle": cone,
-    "exp_map0": maps,
-    "log_map0": maps,
-    "exp_map": maps,
-    "log_map": maps,
-}
 TOLERANCE = Tolerance(1e4, 1e-12, 1e-12)
 
 
 def reference(name):
-    return getattr(MODULES.get(name, distance), name)
+    return OPS[name].definition
 
 
 def vectors(name):

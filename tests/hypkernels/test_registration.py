@@ -3,15 +3,12 @@
 import pytest
 import torch
 from lorentz_oracle import FUNCTIONS, MAPS, ONE_POINT
+from rowwise_ops import OPS, options_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import hypkernels as hk
 from hypkernels import operators, rowwise
-from hypkernels.cone import closed_form as cone
-from hypkernels.distance import closed_form as distance
-from hypkernels.horosphere import closed_form as horosphere
-from hypkernels.maps import closed_form as maps
 
 NAMES = FUNCTIONS
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -261,27 +258,18 @@ def test_the_whole_range_of_float32(name):
     assert all(g.isfinite().all() for g in gradients)
 
 
-FORMULAS = [
-    (distance.elementwise_inner, distance.elementwise_inner_gradient),
-    (distance.elementwise_dist, distance.elementwise_dist_gradient),
-    (horosphere.busemann, horosphere.busemann_gradient),
-    (cone.oxy_angle, cone.oxy_angle_gradient),
-    (maps.exp_map, maps.exp_map_gradient),
-    (maps.log_map, maps.log_map_gradient),
-]
-
-
-@pytest.mark.parametrize(("formula", "gradient"), FORMULAS)
-def test_rows_on_a_gpu_never_wait_for_the_host(formula, gradient):
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_on_a_gpu_never_wait_for_the_host(name):
     """Fake GPU tensors have no values: reading one back, or mixing devices wrongly, raises."""
+    op, options = OPS[name], options_of(name)
     with FakeTensorMode():
-        x, y = (torch.empty(3000, 2048, dtype=torch.float64, device="cuda") for _ in range(2))
+        points = [torch.empty(3000, 2048, dtype=torch.float64, device="cuda") for _ in range(op.points)]
         curv = torch.tensor(1.0, dtype=torch.float64)
-        value = formula(x, y, curv)
+        value = op.formula(*points, curv, *options)
         result = (value.shape[-1], torch.float32)
-        (out,) = rowwise.map_rows(lambda *rows: (formula(*rows, curv),), [x, y], [result])
-        assert out.device == x.device
-        assert all(g.device == x.device for g in gradient(value, x, y, curv))
+        (out,) = rowwise.map_rows(lambda *rows: (op.formula(*rows, curv, *options),), points, [result])
+        assert out.device == points[0].device
+        assert all(g.device == out.device for g in op.gradient(value, *points, curv, *options))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from rowwise_cases import REGIMES
-from test_smooth import FUNCTIONS, OPTIONS, check_derivatives, vectors
+from rowwise_ops import keywords_of
+from test_smooth import FUNCTIONS, check_derivatives, vectors
 
 import hypkernels as hk
 from hypkernels.pairwise.geometry import RESOLUTION_ULPS
@@ -17,10 +18,8 @@ ROWWISE = {
 
 
 def public(name):
-    if name == "entailment_loss":
-        keywords = dict(zip(("aperture_scale", "min_radius", "margin", "leak"), OPTIONS[name], strict=True))
-        return lambda *a: hk.entailment_loss(*a, reduction="none", **keywords)
-    return lambda *a: getattr(hk, name)(*a, *OPTIONS.get(name, ()))
+    keywords = keywords_of(name) | ({"reduction": "none"} if name == "entailment_loss" else {})
+    return lambda *a: getattr(hk, name)(*a, **keywords)
 
 
 @pytest.mark.parametrize("regime", NEAR)

@@ -6,35 +6,16 @@ import re
 import mpmath as mp
 import pytest
 import torch
-from lorentz_oracle import DIGITS, exact_truth, relative_error
+from lorentz_oracle import DEFINITIONS, DIGITS, ONE_POINT, exact_truth, relative_error
 from mpmath import mpf
 from rowwise_cases import MIN_RADIUS, REGIMES, points, tangents
+from rowwise_ops import OPS, options_of
 from torch.autograd import gradcheck, gradgradcheck
 
 import hypkernels as hk
 from hypkernels import smooth_geometry
-from hypkernels.cone import smooth as cone
-from hypkernels.distance import smooth as distance
-from hypkernels.entailment import smooth as entailment
-from hypkernels.horosphere import smooth as horosphere
-from hypkernels.maps import smooth as maps
 
-LOSS_OPTIONS = (0.8, MIN_RADIUS, 0.1, 0.2)
-OPTIONS = {"half_aperture": (MIN_RADIUS,), "entailment_loss": LOSS_OPTIONS}
-FUNCTIONS = {
-    "exp_map0": maps.exp_map0,
-    "log_map0": maps.log_map0,
-    "exp_map": maps.exp_map,
-    "log_map": maps.log_map,
-    "elementwise_inner": distance.elementwise_inner,
-    "elementwise_dist": distance.elementwise_dist,
-    "dist0": distance.dist0,
-    "busemann": horosphere.busemann,
-    "half_aperture": cone.half_aperture,
-    "oxy_angle": cone.oxy_angle,
-    "entailment_loss": entailment.entailment_loss,
-}
-ONE_POINT = ("exp_map0", "log_map0", "dist0", "half_aperture")
+FUNCTIONS = {name: OPS[name].smooth for name in DEFINITIONS}
 # Of two points whose formula has no terms that cancel inward.
 NOT_INWARD = [name for name in FUNCTIONS if name not in ONE_POINT and name != "exp_map"]
 DIFFERENCE = mpf(10) ** -30
@@ -43,7 +24,7 @@ TOLERANCE = 1e-12
 
 
 def function(name):
-    return lambda *args: FUNCTIONS[name](*args, *OPTIONS.get(name, ()))
+    return lambda *args: FUNCTIONS[name](*args, *options_of(name))
 
 
 def vectors(name, regime):
@@ -72,7 +53,7 @@ def true_second(name, arguments, upstream, direction):
             [a + sign * DIFFERENCE * b for a, b in zip(exact(argument), exact(change), strict=True)]
             for argument, change in zip(arguments, direction, strict=True)
         ]
-        true = exact_truth(name, moved, c, exact(upstream), OPTIONS.get(name, ()))
+        true = exact_truth(name, moved, c, exact(upstream), options_of(name))
         return [*true.gradients, [true.curv_gradient]]
 
     with mp.workdps(DIGITS):
@@ -104,7 +85,7 @@ def check_derivatives(name, arguments, op):
     (upstream,) = randn_like(1, out)
     with mp.workdps(DIGITS):
         vectors = [exact(v) for v in arguments[:-1]]
-        true = exact_truth(name, vectors, mpf(c), exact(upstream), OPTIONS.get(name, ()))
+        true = exact_truth(name, vectors, mpf(c), exact(upstream), options_of(name))
     assert_close(out.detach(), true.value)
     first = torch.autograd.grad(out, arguments, upstream, create_graph=True)
     sizes = [gradient.detach().norm().item() for gradient in first]
@@ -247,7 +228,7 @@ def test_half_aperture_has_no_derivative_within_its_disc():
     x = torch.zeros(2, 3, dtype=torch.float64)
     x[1, 0] = 0.1
     x.requires_grad_()
-    out = cone.half_aperture(x, torch.tensor(1.0, dtype=torch.float64), MIN_RADIUS)
+    out = FUNCTIONS["half_aperture"](x, torch.tensor(1.0, dtype=torch.float64), MIN_RADIUS)
     (first,) = torch.autograd.grad(out.sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert (out == math.pi / 2).all()

@@ -5,39 +5,22 @@ import importlib
 import pytest
 import torch
 from row_kernel_cases import run
+from rowwise_ops import OPS, keywords_of, options_of
 
 import hypkernels as hk
-from hypkernels.cone import kernel as cone
-from hypkernels.distance import kernel as distance
-from hypkernels.entailment import kernel as entailment
-from hypkernels.horosphere import kernel as horosphere
-from hypkernels.maps import kernel as maps
 from hypkernels.saturation import saturated
-
-LOSS_OPTIONS = (0.8, 0.1, 0.1, 0.2)
-# name -> module, how many points, options
-OPS = {
-    "exp_map0": (maps, 1, ()),
-    "log_map0": (maps, 1, ()),
-    "exp_map": (maps, 2, ()),
-    "log_map": (maps, 2, ()),
-    "elementwise_inner": (distance, 2, ()),
-    "elementwise_dist": (distance, 2, ()),
-    "dist0": (distance, 1, ()),
-    "busemann": (horosphere, 2, ()),
-    "half_aperture": (cone, 1, (0.1,)),
-    "oxy_angle": (cone, 2, ()),
-    "entailment_loss": (entailment, 2, LOSS_OPTIONS),
-    "scaled_exp_map0": (maps, 1, ()),
-}
 
 
 def launched(name, points, *scalars):
     """Value and gradients of a sum of the values."""
-    module, _, options = OPS[name]
-    out = run(getattr(module, name), *points, *scalars, *options)
-    grads = run(getattr(module, f"{name}_backward"), torch.ones_like(out), *points, *scalars, *options)
-    return out, *grads
+    forward, backward = launchers(name)
+    out = run(forward, *points, *scalars, *options_of(name))
+    return out, *run(backward, torch.ones_like(out), *points, *scalars, *options_of(name))
+
+
+def launchers(name):
+    module = importlib.import_module(OPS[name].kernels)
+    return getattr(module, name), getattr(module, f"{name}_backward")
 
 
 def curvatures(batch, layout):
@@ -61,7 +44,7 @@ def test_a_curvature_for_each_row(name, width, layout):
     """As row by row with its own one; the gradient by it is that of each row."""
     batch = torch.Size((3, 4))
     generator = torch.Generator().manual_seed(width)
-    points = [torch.randn(*batch, width, generator=generator) for _ in range(OPS[name][1])]
+    points = [torch.randn(*batch, width, generator=generator) for _ in range(OPS[name].points)]
     scalars = [curvatures(batch, layout)]
     if name == "scaled_exp_map0":
         scalars = [curvatures(batch, "dense") - 0.7, *scalars]
@@ -121,24 +104,22 @@ def assert_rows(actual, expected, tolerance):
 
 def expected_results(name, points, scalars, upstream):
     """By the closed forms, with exponents of their own where float64's do not do."""
-    module, count, options = OPS[name]
-    formulas = importlib.import_module(f"{module.__package__}.closed_form")
+    op, options = OPS[name], options_of(name)
     rows = [p.double() for p in points]
     columns = [one.unsqueeze(-1) if one.dim() else one for one in scalars]
-    value = getattr(formulas, name)(*rows, *columns, *options)
-    gradient = getattr(formulas, f"{name}_gradient")
-    grads = gradient(upstream.double().reshape(value.shape), *rows, *columns, *options)
-    by_points = [saturated(g, p.dtype) for g, p in zip(grads[:count], points, strict=True)]
-    return [value, *by_points, *grads[count:]]
+    value = op.formula(*rows, *columns, *options)
+    grads = op.gradient(upstream.double().reshape(value.shape), *rows, *columns, *options)
+    by_points = [saturated(g, p.dtype) for g, p in zip(grads[: op.points], points, strict=True)]
+    return [value, *by_points, *grads[op.points :]]
 
 
 def check_results(name, points, scalars, upstream):
-    module, count, options = OPS[name]
+    (forward, backward), count, options = launchers(name), OPS[name].points, options_of(name)
     value, *expected = expected_results(name, points, scalars, upstream)
-    actual = run(getattr(module, name), *points, *scalars, *options)
+    actual = run(forward, *points, *scalars, *options)
     dtype, out = points[0].dtype, actual.dtype
     assert_rows(actual.reshape(value.shape), value, TOLERANCE[out])
-    grads = run(getattr(module, f"{name}_backward"), upstream.to(out), *points, *scalars, *options)
+    grads = run(backward, upstream.to(out), *points, *scalars, *options)
     for actual, true in zip(grads[:count], expected[:count], strict=True):
         assert_rows(actual, true, TOLERANCE[dtype])
     for actual, true in zip(grads[count:], expected[count:], strict=True):
@@ -159,15 +140,16 @@ def test_points_of_every_size(name, width, dtype):
 
 
 NARROW = [torch.float32, torch.bfloat16, torch.float16]
-OF_PAIRS = [name for name, (_, points, _) in OPS.items() if points == 2]
+# Of the maps of one point there is the test above.
+NOT_OF_EVERY_SIZE = [name for name, op in OPS.items() if op.points == 2 or not op.returns_points]
 
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("width", [1, 5, 300])
-@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+@pytest.mark.parametrize("name", NOT_OF_EVERY_SIZE)
 def test_narrow_points_of_every_size(name, width, dtype):
     chosen = slice(None, None, 1 if width < 100 else 5)  # of all pairs of sizes; wide rows take long
-    points = [points_of_all_sizes(dtype, width, seed, 64)[chosen] for seed in (0, 7)][: OPS[name][1]]
+    points = [points_of_all_sizes(dtype, width, seed, 64)[chosen] for seed in (0, 7)][: OPS[name].points]
     curv = torch.tensor([0.7, 1e-2, 1e4, 3.0], dtype=torch.float64).repeat(16)[chosen]
     upstream = torch.rand(64, generator=torch.Generator().manual_seed(4))[chosen] + 0.1
     if name == "exp_map" and width == 1:  # inward two terms cancel, which are beyond all numbers here
@@ -177,19 +159,18 @@ def test_narrow_points_of_every_size(name, width, dtype):
     check_results(name, points, [curv], upstream)
 
 
-@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+@pytest.mark.parametrize("name", NOT_OF_EVERY_SIZE)
 def test_float64_points_beyond_the_range_of_a_kernel(name):
     """It leaves them NaN and nothing wrong beside; the public function then is right."""
     sizes = torch.tensor([1e-300, 1e-160, 1e-60, 1e-3, 0.0, 1.0, 1e40, 1e160, 1e300], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     points = [torch.randn(9, 9, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
-    points = [points[0] * sizes[:, None, None], points[1] * sizes[:, None]][: OPS[name][1]]
+    points = [points[0] * sizes[:, None, None], points[1] * sizes[:, None]][: OPS[name].points]
     if name == "exp_map":
         points[1] = points[1].clamp(-50, 50)
     curv = torch.tensor(0.7, dtype=torch.float64)
     by_kernel = launched(name, points, curv)
-    names = ("aperture_scale", "min_radius", "margin", "leak")
-    options = dict(zip(names, LOSS_OPTIONS, strict=True), reduction="none") if "loss" in name else {}
+    options = keywords_of(name) | ({"reduction": "none"} if "loss" in name else {})
 
     def public(backend):
         leaves = [p.clone().requires_grad_() for p in (*points, curv)]
@@ -207,11 +188,11 @@ def test_float64_points_beyond_the_range_of_a_kernel(name):
     assert by_kernel[0].isnan().any()
 
 
-@pytest.mark.parametrize("name", ["dist0", "half_aperture", *OF_PAIRS])
+@pytest.mark.parametrize("name", NOT_OF_EVERY_SIZE)
 def test_rows_that_fit_stay_beside_rows_that_do_not(name):
     """All rows of a tile are stored again if one is beyond its type: only that one is scaled."""
     generator = torch.Generator().manual_seed(0)
-    points = [torch.randn(6, 5, generator=generator).half() for _ in range(OPS[name][1])]
+    points = [torch.randn(6, 5, generator=generator).half() for _ in range(OPS[name].points)]
     upstream = torch.tensor([1.0, 1e6, 0.3, -3e5, 1.0, 2.0])
     if name in ("exp_map", "log_map"):
         upstream = (
