@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -133,9 +133,9 @@ class RowwiseOp:
       contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d or
       ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
       tried first: it takes them of all rows at once, not of a chunk at a time.
-    - the functions ``name`` and ``name_backward`` of the module called ``kernels``, for Triton, or of
-      :mod:`hypkernels.cpu.rows`, imported when first needed. They take whole batches, and return what the
-      operator and its backward return.
+    - compiled code, imported when first needed, which takes whole batches and returns what the operator and
+      its backward return: for Triton the functions ``name`` and ``name_backward`` of the module called
+      ``kernels``, on a CPU :mod:`hypkernels.cpu.rows`.
     - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
     - ``smooth``, the same, stable and differentiable any number of times: see :mod:`hypkernels.operators`.
     """
@@ -196,7 +196,7 @@ class RowwiseOp:
         self, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Any, choice: str, launcher: Any
     ) -> Tensor:
         if launcher:
-            out = launcher(*points, *(beside(one, points[0]) for one in scalars), *options)
+            out = launcher(points, scalars, options)
         else:
             out = self._by_closed_form(points, scalars, options)
         if _unfinished([out], choice):
@@ -212,7 +212,7 @@ class RowwiseOp:
 
     def _gradients_with_splits(self, grad: Tensor, splits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         points, scalars, options, *_ = self._unpack("_backward", arguments)
-        return native_module().gradients_with_splits(self.name, grad, splits, points, scalars, options)
+        return native_module().backward(self.name, grad, points, scalars, options, splits)
 
     def of_batch(self, *operands: Tensor) -> Tensor:
         """The closed form of points and scalars, for other operators; without options."""
@@ -247,7 +247,7 @@ class RowwiseOp:
     def _backward(self, grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         points, scalars, options, choice, launcher = self._unpack("_backward", arguments)
         if launcher:
-            grads = launcher(grad, *points, *(beside(one, points[0]) for one in scalars), *options)
+            grads = launcher(grad, points, scalars, options)
         else:
             grads = self._gradients_by_closed_form(grad, points, scalars, options)
         if _unfinished(grads, choice):
@@ -322,9 +322,16 @@ class RowwiseOp:
         if not suffix:
             self._check_values(*operands[self.points :])
         choice = backend.choose(self.name, points[0], requested=requested).implementation
-        module = {"triton": self.kernels, "native": "hypkernels.cpu.rows"}.get(choice)
-        launcher = getattr(importlib.import_module(module), self.name + suffix) if module else None
-        return points, scalars, [one.item() for one in operands[self.tensors :]], choice, launcher
+        options = [one.item() for one in operands[self.tensors :]]
+        return points, scalars, options, choice, self._launcher(choice, suffix)
+
+    def _launcher(self, choice: str, suffix: str) -> Callable[..., Any] | None:
+        """Compiled code, called as ``launcher(*grad, points, scalars, options)``."""
+        if choice == "native":
+            return partial(getattr(native_module(), "backward" if suffix else "forward"), self.name)
+        if choice == "triton":
+            return partial(_launch, getattr(importlib.import_module(self.kernels), self.name + suffix))
+        return None
 
     def _vmap_forward(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
         samples = self._samples(info.batch_size, in_dims, arguments)
@@ -355,6 +362,11 @@ class RowwiseOp:
             for one, dim in tensors[self.points :]
         ]
         return [*points, *scalars]
+
+
+def _launch(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    *grad, points, scalars, options = arguments
+    return kernel(*grad, *points, *(beside(one, points[0]) for one in scalars), *options)
 
 
 def native_module() -> Any:

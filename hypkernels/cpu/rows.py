@@ -1,9 +1,9 @@
 """Launchers of the compiled row-wise ops: a tensor in, a C call, a tensor out.
 
-``name(*points, *scalars, *options)`` takes points of one shape ``(*batch, D)`` and scalars that are 0-d or of
-the batch's shape; ``name_backward`` an upstream gradient before them. Gradients by scalars are float64, one
-number for a 0-d scalar, else one for each row. :func:`value_and_splits` and :func:`gradients_with_splits` are
-the same of any name, where the backward pass takes what the forward pass found of its rows.
+:func:`forward` and :func:`backward` take an op by its name, points of one shape ``(*batch, D)`` and scalars
+that are 0-d or of the batch's shape, the curvature last. Gradients by scalars are float64, one number for a
+0-d scalar, else one for each row. ``splits`` are what the forward pass finds of its rows, and leaves there
+for the backward pass: :func:`value_and_splits`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int64
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,20 +24,24 @@ MAX_DIMS = 6
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-_MAPS = ("exp_map0", "scaled_exp_map0", "log_map0", "exp_map", "log_map")
-_OPS = {  # RowOp of src/api.h
-    "exp_map0": 0,
-    "scaled_exp_map0": 0,
-    "log_map0": 1,
-    "exp_map": 2,
-    "log_map": 3,
-    "elementwise_inner": 4,
-    "elementwise_dist": 5,
-    "dist0": 6,
-    "half_aperture": 7,
-    "oxy_angle": 8,
-    "entailment_loss": 9,
-    "busemann": 10,
+class _Op(NamedTuple):
+    number: int  # RowOp of src/api.h
+    returns_points: bool
+
+
+_OPS = {
+    "exp_map0": _Op(0, True),
+    "scaled_exp_map0": _Op(0, True),
+    "log_map0": _Op(1, True),
+    "exp_map": _Op(2, True),
+    "log_map": _Op(3, True),
+    "elementwise_inner": _Op(4, False),
+    "elementwise_dist": _Op(5, False),
+    "dist0": _Op(6, False),
+    "half_aperture": _Op(7, False),
+    "oxy_angle": _Op(8, False),
+    "entailment_loss": _Op(9, False),
+    "busemann": _Op(10, False),
 }
 _KEPT_OF_ROW = 5
 _LAYOUT = struct.Struct("13q 35q 4d 10q")  # struct Rows of src/api.h
@@ -52,129 +56,57 @@ def _run() -> Any:
     return run
 
 
+def forward(
+    name: str,
+    points: Sequence[Tensor],
+    scalars: Sequence[Tensor],
+    options: Sequence[float] = (),
+    splits: Tensor | None = None,
+) -> Tensor:
+    x = points[0]
+    op = _OPS[name]
+    if op.returns_points:
+        out = torch.empty(x.shape, dtype=x.dtype)
+    else:
+        out = torch.empty(x.shape[:-1], dtype=result_dtype(x.dtype))
+    _call(op.number, points, None, scalars, options, [out, None, None, None, None, None, None, splits])
+    return out
+
+
+def backward(
+    name: str,
+    grad: Tensor,
+    points: Sequence[Tensor],
+    scalars: Sequence[Tensor],
+    options: Sequence[float] = (),
+    splits: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    *scale, curv = scalars
+    batch = points[0].shape[:-1]
+    grads: list[Any] = [torch.empty(point.shape, dtype=point.dtype) for point in points]
+    by_curv, curv_total = _shares_of(curv, batch)
+    by_scale, scale_total = _shares_of(scale[0], batch) if scale else (None, None)
+    by_y = grads[1] if len(grads) == 2 else None
+    outputs = [None, grads[0], by_y, by_scale, by_curv, scale_total, curv_total, splits]
+    _call(_OPS[name].number, points, grad, scalars, options, outputs)
+    if scale:
+        grads.append(by_scale if scale_total is None else scale_total)
+    return (*grads, by_curv if curv_total is None else curv_total)
+
+
 def value_and_splits(
     name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
 ) -> tuple[Tensor, Tensor | None]:
-    """``scalars`` end with the curvature. Splits are kept that take no more than an eighth of the points."""
+    """Splits are kept that take no more than an eighth of the points."""
     if not _keeps_splits(*points):
-        return _forward(name, points, scalars, options), None
+        return forward(name, points, scalars, options), None
     splits = torch.empty(*points[0].shape[:-1], _KEPT_OF_ROW, dtype=torch.float64)
-    return _forward(name, points, scalars, options, splits), splits
+    return forward(name, points, scalars, options, splits), splits
 
 
 def _keeps_splits(*points: Tensor) -> bool:
     of_row = sum(one.shape[-1] * one.element_size() for one in points)
     return of_row >= 8 * 8 * _KEPT_OF_ROW
-
-
-def gradients_with_splits(
-    name: str,
-    grad: Tensor,
-    splits: Tensor,
-    points: Sequence[Tensor],
-    scalars: Sequence[Tensor],
-    options: Sequence[float],
-) -> tuple[Tensor, ...]:
-    return _backward(name, grad, points, scalars, options, splits)
-
-
-def exp_map0(v: Tensor, curv: Tensor) -> Tensor:
-    return _forward("exp_map0", (v,), (curv,))
-
-
-def exp_map0_backward(grad: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("exp_map0", grad, (v,), (curv,))
-
-
-def scaled_exp_map0(x: Tensor, scale: Tensor, curv: Tensor) -> Tensor:
-    return _forward("scaled_exp_map0", (x,), (scale, curv))
-
-
-def scaled_exp_map0_backward(grad: Tensor, x: Tensor, scale: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("scaled_exp_map0", grad, (x,), (scale, curv))
-
-
-def log_map0(x: Tensor, curv: Tensor) -> Tensor:
-    return _forward("log_map0", (x,), (curv,))
-
-
-def log_map0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("log_map0", grad, (x,), (curv,))
-
-
-def exp_map(x: Tensor, v: Tensor, curv: Tensor) -> Tensor:
-    return _forward("exp_map", (x, v), (curv,))
-
-
-def exp_map_backward(grad: Tensor, x: Tensor, v: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("exp_map", grad, (x, v), (curv,))
-
-
-def log_map(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward("log_map", (x, y), (curv,))
-
-
-def log_map_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("log_map", grad, (x, y), (curv,))
-
-
-def elementwise_inner(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward("elementwise_inner", (x, y), (curv,))
-
-
-def elementwise_inner_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("elementwise_inner", grad, (x, y), (curv,))
-
-
-def elementwise_dist(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward("elementwise_dist", (x, y), (curv,))
-
-
-def elementwise_dist_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("elementwise_dist", grad, (x, y), (curv,))
-
-
-def dist0(x: Tensor, curv: Tensor) -> Tensor:
-    return _forward("dist0", (x,), (curv,))
-
-
-def dist0_backward(grad: Tensor, x: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("dist0", grad, (x,), (curv,))
-
-
-def half_aperture(x: Tensor, curv: Tensor, min_radius: float) -> Tensor:
-    return _forward("half_aperture", (x,), (curv,), (min_radius,))
-
-
-def half_aperture_backward(grad: Tensor, x: Tensor, curv: Tensor, min_radius: float) -> tuple[Tensor, ...]:
-    return _backward("half_aperture", grad, (x,), (curv,), (min_radius,))
-
-
-def oxy_angle(x: Tensor, y: Tensor, curv: Tensor) -> Tensor:
-    return _forward("oxy_angle", (x, y), (curv,))
-
-
-def oxy_angle_backward(grad: Tensor, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("oxy_angle", grad, (x, y), (curv,))
-
-
-def busemann(x: Tensor, direction: Tensor, curv: Tensor) -> Tensor:
-    return _forward("busemann", (x, direction), (curv,))
-
-
-def busemann_backward(grad: Tensor, x: Tensor, direction: Tensor, curv: Tensor) -> tuple[Tensor, ...]:
-    return _backward("busemann", grad, (x, direction), (curv,))
-
-
-def entailment_loss(apex: Tensor, point: Tensor, curv: Tensor, *options: float) -> Tensor:
-    """``options`` are ``aperture_scale, min_radius, margin, leak``."""
-    return _forward("entailment_loss", (apex, point), (curv,), options)
-
-
-def entailment_loss_backward(
-    grad: Tensor, apex: Tensor, point: Tensor, curv: Tensor, *options: float
-) -> tuple[Tensor, ...]:
-    return _backward("entailment_loss", grad, (apex, point), (curv,), options)
 
 
 def entailment_losses(
@@ -194,7 +126,7 @@ def entailment_losses(
         splits = torch.empty(len(pairs), rows, _KEPT_OF_ROW, dtype=torch.float64)
     calls = [
         _Prepared(
-            _OPS["entailment_loss"],
+            _OPS["entailment_loss"].number,
             (points[apex], points[point]),
             None,
             (curv,),
@@ -231,7 +163,7 @@ def entailment_losses_backward(
         of_scalars = [None, shares, None, by_curv[n], None if splits is None else splits[n]]
         calls.append(
             _Prepared(
-                _OPS["entailment_loss"],
+                _OPS["entailment_loss"].number,
                 [points[index] for index in pair],
                 grad[n],
                 (curv,),
@@ -242,43 +174,6 @@ def entailment_losses_backward(
         )
     _run()(b"".join(one.layout for one in calls), len(calls))
     return [by_curv.sum(), *(written[index] for index in range(len(points)))]
-
-
-def _forward(
-    name: str,
-    points: Sequence[Tensor],
-    scalars: Sequence[Tensor],
-    options: Sequence[float] = (),
-    splits: Tensor | None = None,
-) -> Tensor:
-    x = points[0]
-    if name in _MAPS:
-        out = torch.empty(x.shape, dtype=x.dtype)
-    else:
-        out = torch.empty(x.shape[:-1], dtype=result_dtype(x.dtype))
-    _call(_OPS[name], points, None, scalars, options, [out, None, None, None, None, None, None, splits])
-    return out
-
-
-def _backward(
-    name: str,
-    grad: Tensor,
-    points: Sequence[Tensor],
-    scalars: Sequence[Tensor],
-    options: Sequence[float] = (),
-    splits: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    *scale, curv = scalars
-    batch = points[0].shape[:-1]
-    grads: list[Any] = [torch.empty(point.shape, dtype=point.dtype) for point in points]
-    by_curv, curv_total = _shares_of(curv, batch)
-    by_scale, scale_total = _shares_of(scale[0], batch) if scale else (None, None)
-    by_y = grads[1] if len(grads) == 2 else None
-    outputs = [None, grads[0], by_y, by_scale, by_curv, scale_total, curv_total, splits]
-    _call(_OPS[name], points, grad, scalars, options, outputs)
-    if scale:
-        grads.append(by_scale if scale_total is None else scale_total)
-    return (*grads, by_curv if curv_total is None else curv_total)
 
 
 def _shares_of(scalar: Tensor, batch: torch.Size) -> tuple[Any, Tensor | None]:

@@ -27,19 +27,21 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def op(name: str) -> Callable[..., Tensor]:
     """``op(*points, *scalars, *options)`` by the library, differentiable as the operators are."""
-    forward, backward = getattr(native, name), getattr(native, f"{name}_backward")
     points, scalars, _, _ = OPS[name]
+
+    def split(args):
+        return args[:points], args[points : points + scalars], args[points + scalars :]
 
     class Op(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):
             ctx.save_for_backward(*args[: points + scalars])
             ctx.options = args[points + scalars :]
-            return forward(*args)
+            return native.forward(name, *split(args))
 
         @staticmethod
         def backward(ctx, grad):
-            grads = backward(grad, *ctx.saved_tensors, *ctx.options)
+            grads = native.backward(name, grad, *split((*ctx.saved_tensors, *ctx.options)))
             typed = (g.to(t.dtype) for g, t in zip(grads, ctx.saved_tensors, strict=True))
             return (*typed, *(None for _ in ctx.options))
 

@@ -99,7 +99,7 @@ import torch
 from hypkernels.cpu import rows
 torch.set_num_threads(2)
 x = torch.randn(4096, 64)
-rows.exp_map0(x, torch.tensor(1.0))
+rows.forward("exp_map0", [x], [torch.tensor(1.0)])
 (x @ x.mT).sum()
 files = {line.split()[-1].rsplit("/", 1)[-1] for line in open("/proc/self/maps")}
 print(sum(name.startswith(("libgomp", "libomp", "libiomp")) for name in files))
@@ -119,10 +119,10 @@ import os, torch
 from hypkernels.cpu import rows
 torch.set_num_threads(2)
 x, c = torch.randn(4096, 64), torch.tensor(1.0)
-expected = rows.exp_map0(x, c) if {threads_before} else None
+expected = rows.forward("exp_map0", [x], [c]) if {threads_before} else None
 pid = os.fork()
 if pid == 0:
-    out = rows.exp_map0(x, c)
+    out = rows.forward("exp_map0", [x], [c])
     torch.set_num_threads(1)  # PyTorch itself waits for the threads
     same = expected is None or torch.equal(out, expected)
     os._exit(0 if same and out.isfinite().all() else 1)
@@ -155,12 +155,12 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def test_several_threads_at_once():
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(500, 64 + i, generator=generator) / 8 for i in range(8)]
-    expected = [native.exp_map0(x, CURV) for x in inputs]
+    expected = [native.forward("exp_map0", [x], [CURV]) for x in inputs]
     wrong = []
 
     def work(i):
         for _ in range(20):
-            if not torch.equal(native.exp_map0(inputs[i], CURV), expected[i]):
+            if not torch.equal(native.forward("exp_map0", [inputs[i]], [CURV]), expected[i]):
                 wrong.append(i)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
@@ -175,7 +175,7 @@ def test_several_threads_at_once():
 def test_denormals_are_not_flushed():
     """As -ffast-math would make the whole process do."""
     assert torch.tensor(1e-40).mul(0.5).item() > 0
-    assert native.log_map0(torch.full((1, 64), 1e-40), CURV).gt(0).all()
+    assert native.forward("log_map0", [torch.full((1, 64), 1e-40)], [CURV]).gt(0).all()
 
 
 @needs_library

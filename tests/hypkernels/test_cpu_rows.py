@@ -101,8 +101,8 @@ def assert_like_closed_form(name, vectors, scalars, grad):
     ``vectors`` are ``(*batch, D)``; the dtype's rounding, relative to each row's norm, is allowed.
     """
     *_, op_options, is_map = OPS[name]
-    out = getattr(native, name)(*vectors, *scalars, *op_options)
-    grads = getattr(native, f"{name}_backward")(grad, *vectors, *scalars, *op_options)
+    out = native.forward(name, vectors, scalars, op_options)
+    grads = native.backward(name, grad, vectors, scalars, op_options)
     x, batch = vectors[0], vectors[0].shape[:-1]
     flat = [v.reshape(-1, v.shape[-1]) for v in vectors]
     numbers = [s.expand(batch).reshape(-1) if s.dim() else s for s in scalars]
@@ -199,7 +199,7 @@ def test_conversions_of_every_half_precision_number(dtype, isa):
     tiny = torch.tensor(1e-59, dtype=torch.float64)
     for width in (1, 64):
         rows = numbers[: len(numbers) // width * width].view(-1, width)
-        assert torch.equal(native.log_map0(rows, tiny), rows)
+        assert torch.equal(native.forward("log_map0", [rows], [tiny]), rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -209,7 +209,7 @@ def test_rounding_to_half_precision_is_pytorchs(dtype, isa):
     x = (size * torch.randn(4000, 33, generator=generator, dtype=torch.float64)).to(dtype)
     c = torch.tensor(0.3, dtype=torch.float64)
     wide, _, _ = by_closed_form("log_map0", x, [x], [c])
-    assert (native.log_map0(x, c) == wide.to(dtype)).double().mean() > 0.9999
+    assert (native.forward("log_map0", [x], [c]) == wide.to(dtype)).double().mean() > 0.9999
 
 
 # ---------------------------------------------------------------- numbers out of range
@@ -221,15 +221,21 @@ def test_squares_beyond_double(isa):
     u = torch.tensor([[0.6, 0.8], [0.6, 0.8]], dtype=torch.float64)
     far, near = 1e200 * u, 1e-200 * u
     expected = math.asinh(1e200)
-    assert native.elementwise_dist(far, near, c).tolist() == pytest.approx([expected] * 2, rel=1e-15)
-    assert native.elementwise_dist(far, -far, c).tolist() == pytest.approx([2 * expected] * 2, rel=1e-15)
-    assert native.elementwise_dist(near, -near, c).tolist() == pytest.approx([2e-200] * 2, rel=1e-15)
-    assert native.dist0(far, c).tolist() == pytest.approx([expected] * 2, rel=1e-15)
-    assert native.dist0(near, c).tolist() == pytest.approx([1e-200] * 2, rel=1e-15)
-    torch.testing.assert_close(native.log_map0(near, c), near, rtol=1e-15, atol=0)
-    torch.testing.assert_close(native.exp_map0(near, c), near, rtol=1e-15, atol=0)
-    torch.testing.assert_close(native.log_map0(far, c), expected * u, rtol=1e-14, atol=0)
-    by_far, by_near, _ = native.elementwise_dist_backward(torch.ones(2).double(), far, near, c)
+    assert native.forward("elementwise_dist", [far, near], [c]).tolist() == pytest.approx(
+        [expected] * 2, rel=1e-15
+    )
+    assert native.forward("elementwise_dist", [far, -far], [c]).tolist() == pytest.approx(
+        [2 * expected] * 2, rel=1e-15
+    )
+    assert native.forward("elementwise_dist", [near, -near], [c]).tolist() == pytest.approx(
+        [2e-200] * 2, rel=1e-15
+    )
+    assert native.forward("dist0", [far], [c]).tolist() == pytest.approx([expected] * 2, rel=1e-15)
+    assert native.forward("dist0", [near], [c]).tolist() == pytest.approx([1e-200] * 2, rel=1e-15)
+    torch.testing.assert_close(native.forward("log_map0", [near], [c]), near, rtol=1e-15, atol=0)
+    torch.testing.assert_close(native.forward("exp_map0", [near], [c]), near, rtol=1e-15, atol=0)
+    torch.testing.assert_close(native.forward("log_map0", [far], [c]), expected * u, rtol=1e-14, atol=0)
+    by_far, by_near, _ = native.backward("elementwise_dist", torch.ones(2).double(), [far, near], [c])
     torch.testing.assert_close(by_far, u / 1e200, rtol=1e-14, atol=0)
     torch.testing.assert_close(by_near, -u, rtol=1e-14, atol=0)
 
@@ -265,10 +271,10 @@ def test_finite_arguments_never_give_nan(name, dtype, isa):
     vectors = [x, y][:n_points]
     for curv in (1e-30, 1.0, 1e30):
         scalars = [torch.tensor(v, dtype=torch.float64) for v in ((curv,), (1e8, curv))[n_scalars - 1]]
-        out = getattr(native, name)(*vectors, *scalars, *op_options)
+        out = native.forward(name, vectors, scalars, op_options)
         assert not out.isnan().any()
         grad = upstream if is_map else upstream[..., 1].to(out.dtype)
-        by_points = getattr(native, f"{name}_backward")(grad, *vectors, *scalars, *op_options)[:n_points]
+        by_points = native.backward(name, grad, vectors, scalars, op_options)[:n_points]
         for gradient in by_points:
             assert gradient.isfinite().all()
 
@@ -276,18 +282,18 @@ def test_finite_arguments_never_give_nan(name, dtype, isa):
 def test_values_out_of_range_are_infinite_where_they_are_not_zero(isa):
     v = torch.tensor([[1e5, 0.0, -1e5], [100.0, 0.0, -100.0]])
     c = torch.tensor(1.0)
-    assert native.exp_map0(v, c).tolist() == [[math.inf, 0.0, -math.inf]] * 2
-    assert native.exp_map0(v.double()[:1], c).tolist() == [[math.inf, 0.0, -math.inf]]
-    assert native.exp_map(torch.zeros(1, 3), v[:1], c).tolist() == [[math.inf, 0.0, -math.inf]]
+    assert native.forward("exp_map0", [v], [c]).tolist() == [[math.inf, 0.0, -math.inf]] * 2
+    assert native.forward("exp_map0", [v.double()[:1]], [c]).tolist() == [[math.inf, 0.0, -math.inf]]
+    assert native.forward("exp_map", [torch.zeros(1, 3), v[:1]], [c]).tolist() == [[math.inf, 0.0, -math.inf]]
     far = torch.tensor([[1e30, 0.0]])
-    assert native.elementwise_inner(far, -far, c).tolist() == [-math.inf]
+    assert native.forward("elementwise_inner", [far, -far], [c]).tolist() == [-math.inf]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gradient_out_of_range_keeps_its_direction(dtype, isa):
     largest = torch.finfo(dtype).max
     v = torch.tensor([[1000.0, -500.0, 0.0]], dtype=dtype)
-    (gradient, _) = native.exp_map0_backward(v, v, torch.tensor(1.0))
+    (gradient, _) = native.backward("exp_map0", v, [v], [torch.tensor(1.0)])
     assert gradient[0, 0] == largest
     assert gradient[0, 1].item() == pytest.approx(-largest / 2, rel=EPS[dtype])
     assert gradient[0, 2] == 0
@@ -299,8 +305,8 @@ def test_nan_stays_in_its_row(name, isa):
     vectors, scalars = arguments(name, (5, 9), torch.float32, generator)
     vectors[-1][3, 4] = math.nan
     *_, op_options, _is_map = OPS[name]
-    out = getattr(native, name)(*vectors, *scalars, *op_options)
-    grads = getattr(native, f"{name}_backward")(torch.ones_like(out), *vectors, *scalars, *op_options)
+    out = native.forward(name, vectors, scalars, op_options)
+    grads = native.backward(name, torch.ones_like(out), vectors, scalars, op_options)
     for result in (out, *grads[: len(vectors)]):
         of_row = result.isnan().reshape(5, -1).any(1)
         assert of_row.tolist() == [False, False, False, True, False]
@@ -320,8 +326,8 @@ def test_the_number_of_threads_changes_no_bit(name, isa):
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            out = getattr(native, name)(*vectors, *scalars, *op_options)
-            grads = getattr(native, f"{name}_backward")(out, *vectors, *scalars, *op_options)
+            out = native.forward(name, vectors, scalars, op_options)
+            grads = native.backward(name, out, vectors, scalars, op_options)
             results.append((out, *grads))
     finally:
         torch.set_num_threads(before)
@@ -338,13 +344,13 @@ def test_what_is_kept_of_rows_changes_no_bit(name, dtype, isa):
     points[0][1, :3] *= torch.finfo(dtype).max / 1e3
     points[-1][2, :3] *= torch.finfo(dtype).smallest_normal * 1e3
     points[0][3, :3] = 0
-    expected = getattr(native, name)(*points, *scalars, *options)
+    expected = native.forward(name, points, scalars, options)
     out, splits = native.value_and_splits(name, points, scalars, options)
     assert splits is not None
     assert_equal_bits(out, expected)
     upstream = upstream_of(name, points, generator)
-    grads = native.gradients_with_splits(name, upstream, splits, points, scalars, options)
-    true = getattr(native, f"{name}_backward")(upstream, *points, *scalars, *options)
+    grads = native.backward(name, upstream, points, scalars, options, splits)
+    true = native.backward(name, upstream, points, scalars, options)
     for one, other in zip(grads, true, strict=True):
         assert_equal_bits(one, other)
 
