@@ -11,6 +11,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -119,6 +120,15 @@ def _flatten(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return tensors
 
 
+class Family(NamedTuple):
+    """The modules in which each op of a family has its functions; that of the kernels by its name."""
+
+    closed_form: ModuleType
+    reference: ModuleType
+    smooth: ModuleType
+    kernels: str
+
+
 class RowwiseOp:
     """A row-wise function of points: the operator ``hypkernels::name``, its backward, and calls of them.
 
@@ -126,38 +136,37 @@ class RowwiseOp:
     ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python floats:
     compiled graphs go on with old values of those.) ``scalars`` and ``options`` map names to checks, which an
     operator makes of the values, as a compiled graph does not. There are four implementations, of which
-    :mod:`hypkernels.backend` picks one:
+    :mod:`hypkernels.backend` picks one, in the modules of its ``family``:
 
-    - the closed forms. ``formula(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
-      ``(rows, 1)``; ``gradient(grad, *points, *scalars, *options)`` a gradient for each point and the rows'
-      contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d or
-      ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
+    - the closed forms. ``name(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
+      ``(rows, 1)``; ``name_gradient(grad, *points, *scalars, *options)`` a gradient for each point and the
+      rows' contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d
+      or ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
       tried first: it takes them of all rows at once, not of a chunk at a time.
     - compiled code, imported when first needed, which takes whole batches and returns what the operator and
-      its backward return: for Triton the functions ``name`` and ``name_backward`` of the module called
-      ``kernels``, on a CPU :mod:`hypkernels.cpu.rows`.
-    - ``definition``, with the arguments of ``formula`` as whole batches, differentiated by autograd.
-    - ``smooth``, the same, stable and differentiable any number of times: see :mod:`hypkernels.operators`.
+      its backward return: for Triton the functions ``name`` and ``name_backward`` of the kernels' module, on
+      a CPU :mod:`hypkernels.cpu.rows`.
+    - ``name`` of the reference, with the same arguments as whole batches, differentiated by autograd.
+    - ``name`` of the smooth formulas, the same, stable and differentiable any number of times: see
+      :mod:`hypkernels.operators`.
     """
 
     def __init__(
         self,
         name: str,
-        formula: Formula,
-        gradient: Gradient,
+        family: Family,
         *,
-        definition: Formula,
-        smooth: Formula,
-        kernels: str,
         points: Literal[1, 2],
         returns: Literal["point", "scalar"],
         scalars: Mapping[str, Check] = CURV,
         options: Mapping[str, Check] = NO_OPTIONS,
         by_sums: BySums | None = None,
     ) -> None:
-        self.name, self.kernels = name, kernels
-        self.formula, self.gradient, self.by_sums = formula, gradient, by_sums
-        self.definition, self.smooth = definition, smooth
+        self.name, self.kernels, self.by_sums = name, family.kernels, by_sums
+        self.formula: Formula = getattr(family.closed_form, name)
+        self.gradient: Gradient = getattr(family.closed_form, f"{name}_gradient")
+        self.definition: Formula = getattr(family.reference, name)
+        self.smooth: Formula = getattr(family.smooth, name)
         self.points, self.tensors = points, points + len(scalars)
         self.returns_points = returns == "point"
         self.checks = {**scalars, **options}

@@ -2,40 +2,28 @@
 
 from hypkernels.distance import closed_form, reference, smooth
 from hypkernels.pair_geometry import NORM, SPLIT_SUMS, of_split
-from hypkernels.rowwise import BySums, RowwiseOp
+from hypkernels.rowwise import BySums, Family, RowwiseOp
 
-KERNELS = "hypkernels.distance.kernel"
+FAMILY = Family(closed_form, reference, smooth, "hypkernels.distance.kernel")
 
 elementwise_inner = RowwiseOp(
     "elementwise_inner",
-    closed_form.elementwise_inner,
-    closed_form.elementwise_inner_gradient,
+    FAMILY,
     points=2,
     returns="scalar",
     by_sums=BySums(SPLIT_SUMS, of_split(closed_form.pair_inner)),
-    definition=reference.elementwise_inner,
-    smooth=smooth.elementwise_inner,
-    kernels=KERNELS,
 )
 elementwise_dist = RowwiseOp(
     "elementwise_dist",
-    closed_form.elementwise_dist,
-    closed_form.elementwise_dist_gradient,
+    FAMILY,
     points=2,
     returns="scalar",
     by_sums=BySums(SPLIT_SUMS, of_split(closed_form.pair_dist)),
-    definition=reference.elementwise_dist,
-    smooth=smooth.elementwise_dist,
-    kernels=KERNELS,
 )
 dist0 = RowwiseOp(
     "dist0",
-    closed_form.dist0,
-    closed_form.dist0_gradient,
+    FAMILY,
     points=1,
     returns="scalar",
     by_sums=BySums(NORM, closed_form.dist0_by_norm),
-    definition=reference.dist0,
-    smooth=smooth.dist0,
-    kernels=KERNELS,
 )

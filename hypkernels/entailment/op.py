@@ -3,14 +3,13 @@
 from hypkernels.checks import check_finite, check_not_negative, check_positive
 from hypkernels.entailment import closed_form, reference, smooth
 from hypkernels.pair_geometry import SPLIT_SUMS, of_split
-from hypkernels.rowwise import BySums, RowwiseOp
+from hypkernels.rowwise import BySums, Family, RowwiseOp
 
-KERNELS = "hypkernels.entailment.kernel"
+FAMILY = Family(closed_form, reference, smooth, "hypkernels.entailment.kernel")
 
 entailment_loss = RowwiseOp(
     "entailment_loss",
-    closed_form.entailment_loss,
-    closed_form.entailment_loss_gradient,
+    FAMILY,
     points=2,
     returns="scalar",
     by_sums=BySums(SPLIT_SUMS, of_split(closed_form.pair_entailment_loss)),
@@ -20,7 +19,4 @@ entailment_loss = RowwiseOp(
         "margin": check_finite,
         "leak": check_not_negative,
     },
-    definition=reference.entailment_loss,
-    smooth=smooth.entailment_loss,
-    kernels=KERNELS,
 )

@@ -2,16 +2,14 @@
 
 from hypkernels.horosphere import closed_form, reference, smooth
 from hypkernels.pair_geometry import SPLIT_SUMS
-from hypkernels.rowwise import BySums, RowwiseOp
+from hypkernels.rowwise import BySums, Family, RowwiseOp
+
+FAMILY = Family(closed_form, reference, smooth, "hypkernels.horosphere.kernel")
 
 busemann = RowwiseOp(
     "busemann",
-    closed_form.busemann,
-    closed_form.busemann_gradient,
+    FAMILY,
     points=2,
     returns="scalar",
     by_sums=BySums(SPLIT_SUMS, closed_form.busemann_by_sums),
-    definition=reference.busemann,
-    smooth=smooth.busemann,
-    kernels="hypkernels.horosphere.kernel",
 )
