@@ -58,7 +58,7 @@ _ROWS, _COLUMNS = 16, 256
 
 @triton.jit(do_not_specialize=["count"])
 def mean_direction(X, stride, OUT, count, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The mean direction of ``count`` rows, without rows that are not finite; a block of columns a program."""
+    """The mean direction of the finite ones of ``count`` rows; a program takes a block of columns."""
     index = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float64)
     present = 0.0
