@@ -43,32 +43,37 @@ python -m benchmarks.report       # this page and its pictures, from all results
 python -m benchmarks.compare benchmarks/results/DEVICE/OLD.json benchmarks/results/DEVICE/NEW.json
 ```
 
-A run that is cut short goes on where it stopped when it is started again with the same code. One of size
-small stops by itself rather than take more than five minutes on two cores. Each run writes
+A run that is cut short goes on where it stopped when it is started again with the same code. A run of
+size small begins no case after 250 seconds, to end within five minutes on two cores. Each run writes
 `benchmarks/results/DEVICE/DATE.json`; send yours along with a report about speed.
 
 ## How it is measured
 
+- A **provider** is an implementation that is measured: one of hypkernels, eager or compiled PyTorch, or
+  another library. A **case** is what it computes, such as a loss, at one size.
 - **Correctness first.** Before a provider is timed, its outputs and all gradients are compared with the
   published formulas in float64, on the same data, at the same size. *Error* is the largest difference,
   relative to the norm. A provider that fails shows **wrong** and no time.
-- **Time** is the median of at least 20 samples, with both quartiles. Each sample has new random data. The
-  providers of a case take turns in random order in one process, so that a drift of the machine meets all.
-  *Speed-up* is the time of eager PyTorch in float32 over the provider's, forward and backward.
-- **Memory** is the peak of a forward and backward pass beyond the inputs and all gradients: the allocator's
-  count on a GPU, the resident set of a child process, sampled, on a CPU.
-- **Roofline** is the share of the speed that the machine could reach: the longer of the time for the products
-  of matrices that no algorithm avoids, at the measured rate of a large product in that precision, and the
-  time for reading inputs and writing outputs and gradients once, at the measured speed of a copy. Scalar
-  functions such as `acosh` are not counted, so what is bound by them stays below; what
-  a cache holds from one pass to the next can exceed the speed of a copy.
+- **Time** is the median of at least 20 samples, with both quartiles. Each sample has new random data.
+  The providers of a case take turns in random order in one process, so that a drift of the machine
+  affects all alike. *Speed-up* is the time of eager PyTorch in float32 over the provider's, forward and
+  backward.
+- **Memory** is the peak of a forward and backward pass beyond the inputs and all gradients: the
+  allocator's count on a GPU, the resident set of a child process, sampled, on a CPU.
+- **Roofline** is the least time that the machine allows over the provider's time. The least time is the
+  longer of two: that of the products of matrices that no algorithm avoids, at the measured rate of a
+  large product in that precision, and that of reading inputs and writing outputs and gradients once, at
+  the measured speed of a copy. Scalar functions such as `acosh` are not counted, so that what is bound
+  by them stays below 100 %. What a cache holds from one pass to the next can exceed it.
 - **Growth** with the batch is the exponent of a power law, fitted to all sizes, with its standard error.
-- **Four bare products** are what a contrastive loss that keeps no logits cannot do without, timed among the
-  providers; the rest of a loss's time is its softmax and its geometry. The roofline counts three, for a loss
-  with unlimited memory, so that four reach 75 % of it at best.
-- **The largest batch** takes long on a CPU: only the summary's providers and the bare products run there.
-- *Euclidean* providers compute CLIP's loss, on inner products and without geometry: they are the nearest
-  fused relatives, and do less.
+- **Four bare products** are the products of matrices that a contrastive loss needs if it keeps no
+  logits, timed among the providers. The rest of a loss's time is its softmax and its geometry. The
+  roofline counts three, as many as a loss with unlimited memory needs, so that four reach 75 % of it at
+  best.
+- **The largest batch** takes long on a CPU: only the summary's providers and the bare products run
+  there.
+- *Euclidean* providers compute CLIP's loss, on inner products and without geometry. They are the nearest
+  fused losses of other libraries, and compute less.
 """
 
 

@@ -1,12 +1,14 @@
 """Which implementation runs an op: one decision, from the tensors and the setting in force.
 
-- ``"triton"``: fused kernels, on a GPU. What multiplies matrices has none for float64 points.
+- ``"triton"``: fused kernels, on a GPU. Pairwise functions and contrastive losses have none for float64
+  points.
 - ``"native"``: compiled C++, :mod:`hypkernels.cpu`, on a CPU.
 - ``"torch"``: closed forms in PyTorch, on any device.
-- ``"reference"``: the definitions, in float64, differentiated by autograd: slow, and not stable at degenerate
-  points, but free of every derivation. To compare with, not to train with.
-- ``"auto"``: Triton for points on a GPU, the compiled C++ for those on a CPU; where these are missing or have
-  not the function, PyTorch.
+- ``"reference"``: the definitions, in float64, differentiated by autograd. They are slow and not stable
+  at degenerate points, but contain no derivation that could be wrong: to compare with, not to train
+  with.
+- ``"auto"``: Triton for points on a GPU, the compiled C++ for those on a CPU. PyTorch takes their place
+  where they are missing or lack the function.
 
 The environment variable ``HYPKERNELS_BACKEND`` sets the default, :func:`use_backend` overrides it.
 """
@@ -47,7 +49,7 @@ class Choice(NamedTuple):
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the ops called within, and their backward passes whenever they come, with one implementation.
+    """Run the ops called within, and their backward passes even later, with one implementation.
 
     Args:
         name: ``"auto"``, ``"triton"``, ``"native"``, ``"torch"`` or ``"reference"``, see

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.utils._python_dispatch import _disable_current_modes
 
-# Norms and curvatures whose products stay within float64.
+# The range of norms and curvatures whose products stay within float64.
 _SMALLEST, _LARGEST = 2.0**-160, 2.0**160
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Of the products of float32 points on a GPU.
+# Precisions of the products of float32 points on a GPU.
 PRECISIONS = (None, "ieee", "tf32", "tf32x3")
 
-# Of a number by its name, which it returns as a float.
+# A check of a number, given its name; returns the number as a float.
 Check = Callable[[str, float], float]
 
 
@@ -65,7 +65,7 @@ def broadcast_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tens
 
 
 def check_matrices(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
-    """Two point sets whose every pair is asked for: ``(M, D)`` and ``(N, D)``."""
+    """Two point sets of which all pairs are computed: ``(M, D)`` and ``(N, D)``."""
     check_pair(x_name, x, y_name, y)
     if x.dim() != 2 or y.dim() != 2:
         raise ValueError(
@@ -78,8 +78,8 @@ def broadcast_sets(x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, 
     """Two checked point sets, ``(..., M, D)`` and ``(..., N, D)``, and a curvature, their leading dimensions
     broadcast without a copy.
 
-    ``curv`` is 0-d, and stays it, or broadcasts against ``(..., M)``: with 1 in place of ``M``, as all pairs
-    of a matrix share theirs. It comes back as ``(...)``.
+    ``curv`` is 0-d and is returned so, or it broadcasts against ``(..., M)``, with 1 in place of ``M``,
+    since all pairs of a matrix have the same curvature. Then it is returned as ``(...)``.
     """
     if curv.dim() and curv.shape[-1] != 1:
         raise ValueError(
@@ -95,7 +95,7 @@ def broadcast_sets(x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor, 
 def broadcast_rows(*operands: Tensor, **scalars: Tensor) -> tuple[Tensor, ...]:
     """Checked points of one shape ``(..., D)`` and scalars, leading dimensions broadcast without a copy.
 
-    A scalar that is 0-d stays it.
+    A 0-d scalar stays 0-d.
     """
     points = operands[0]
     shapes = {name: one.shape for name, one in scalars.items() if one.dim()}
@@ -129,8 +129,8 @@ def check_bool(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: Any, expected: str) -> float:
-    """A Python number as a float, an infinite one if it is larger than any."""
-    if type(value) is float:  # what it nearly always is: asking for a ``Real`` takes longer
+    """A Python number as a float; infinite if it is larger than any float."""
+    if type(value) is float:  # nearly always; asking for a ``Real`` takes longer
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
@@ -165,10 +165,10 @@ def check_not_negative(name: str, value: float) -> float:
 
 
 def constant(number: float) -> Tensor:
-    """A Python number as a 0-d float64 tensor: what operators take.
+    """A Python number as a 0-d float64 tensor, as operators take it.
 
-    In a compiled graph a number that changes from call to call stays what it is only through arithmetic:
-    ``torch.full`` keeps the value of the call that was compiled, ``torch.tensor`` compiles again for each.
+    It is made by arithmetic, for numbers that change from call to call of a compiled graph: there
+    ``torch.full`` would keep its first value, and ``torch.tensor`` would compile again for each value.
     """
     if torch.compiler.is_compiling():
         return torch.ones((), dtype=torch.float64) * number
@@ -181,7 +181,8 @@ def scalar_tensor(
     points: Tensor,
     check: Check = check_positive,
 ) -> Tensor:
-    """A scalar argument (a positive one: the curvature) of a function of ``points``, as a 0-d tensor.
+    """A scalar argument of a function of ``points`` as a 0-d tensor; by default positive, as curvatures
+    are.
 
     Gradients flow through it. It may stay on the CPU while the points are on a GPU, not the reverse.
     """
@@ -197,7 +198,7 @@ def scalar_or_rows(
     points: Tensor,
     check: Check = check_positive,
 ) -> Tensor:
-    """The same, where a tensor of several elements is one for each of several factors: as it is."""
+    """The same, except that a tensor of several elements, one for each factor, is returned as it is."""
     if not isinstance(value, Tensor):
         return constant(check(name, value))
     _check_beside(name, value, points)
@@ -271,14 +272,14 @@ def check_values(name: str, scalar: Tensor, check: Check = check_positive) -> No
         check(name, scalar.item())
         return
     try:
-        for bound in scalar.aminmax():  # both are NaN where any value is
+        for bound in scalar.aminmax():  # both are NaN if any value is NaN
             check(name, bound.item())
     except ValueError as error:
         raise ValueError(f"{error} in a tensor of {tuple(scalar.shape)}") from None
 
 
 def check_target_values(targets: Tensor, columns: int) -> None:
-    """Refuse indices of no column; on a GPU they are not read back, and indexing fails there."""
+    """Refuse indices out of range. On a GPU they are not read back: there indexing fails later."""
     targets = unwrapped(targets)
     if targets.device.type == "cpu" and targets.numel():
         low, high = (bound.item() for bound in targets.aminmax())
@@ -291,17 +292,19 @@ def check_target_values(targets: Tensor, columns: int) -> None:
 def check_differentiable_range(
     name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], checks: Mapping[str, Check]
 ) -> tuple[Tensor, ...]:
-    """Refuse what the formulas of higher derivatives would make something wrong of: they multiply four norms.
+    """Refuse arguments beyond the range of the formulas of higher derivatives, which multiply four
+    norms.
 
-    Points narrower than float64 are always in range. The last of the scalars is the curvature. A graph that
-    is being compiled knows no values: for it there is a factor for each argument, of points ``(..., 1)``, NaN
-    where the argument would be refused and 1 elsewhere. (Factors, so that derivatives are NaN, too.)
+    Points narrower than float64 are always in range. The last of the scalars is the curvature. In a
+    graph that is being compiled values are unknown. There this returns a factor for each argument,
+    ``(..., 1)`` for points: NaN where the argument would be refused and 1 elsewhere, so that derivatives
+    are NaN, too.
     """
     if torch.compiler.is_compiling() or any(is_fake(unwrapped(one)) for one in (*points, *scalars)):
         refused = [_beyond_range(size) for size in (*map(_size, points), *scalars)]
         refused[-1] = refused[-1] | ~_is_curvature(scalars[-1])
         return tuple(torch.where(one, math.nan, 1.0).double() for one in refused)
-    with _disable_current_modes():  # a tracer would take offence at values that are read
+    with _disable_current_modes():  # a tracer raises an error when values are read
         scalars = [unwrapped(one) for one in scalars]
         for (scalar_name, check), one in zip(checks.items(), scalars, strict=False):
             check_values(scalar_name, one, check)

@@ -106,8 +106,8 @@ def full_to_space(points: Tensor, curv: float | Tensor = 1.0, *, check: bool | N
 def infer_curv(points: Tensor, *, tolerance: float = 0.01) -> float:
     """The ``curv`` of the hyperboloid on which full vectors lie, for points that came without it.
 
-    From ``1/c = time^2 - |x|^2`` of each point, weighted by what rounding left of it: by ``time^-4``. Points
-    far from the origin tell little, since the difference cancels.
+    It is a mean of ``1/c = time^2 - |x|^2`` over the points, with weights ``time^-4``: far from the
+    origin the difference cancels.
 
     Args:
         points: full vectors ``(..., D + 1)``, at least one, time first, float64, float32, bfloat16 or
@@ -204,7 +204,7 @@ def lorentz_to_ball(x: Tensor, curv: float | Tensor = 1.0) -> Tensor:
 
     Returns:
         Points ``(..., D)`` of the ball of radius ``1/sqrt(c)``, in the dtype of ``x``. Far from the origin
-        they round onto its boundary: from ``sqrt(c)|x|`` of about ``1 / eps`` on, ``eps`` being the dtype's.
+        they round onto its boundary, if ``sqrt(c)|x|`` is more than about ``1 / eps`` of the dtype.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or sign, by name.
@@ -249,7 +249,7 @@ def _curvature(curv: float | Tensor, points: Tensor) -> Tensor:
 
 
 def _squared_radius(name: str, value: float | Tensor) -> float | Tensor:
-    """The reciprocal: of either parameter the other one."""
+    """The reciprocal, which turns either parameter into the other."""
     if not isinstance(value, Tensor):
         return 1 / check_positive(name, value, "a float or a tensor")
     check_scalars(name, value)
@@ -273,7 +273,7 @@ def _square(rows: Tensor) -> Tensor:
 
 
 def _time(x: Tensor, c: Tensor, unit: Tensor) -> Tensor:
-    """``(..., 1)``, in units of ``1 / unit``."""
+    """The time component ``(..., 1)``, in units of ``1 / unit``."""
     return torch.sqrt(unit * unit / c + _square(unit * x))
 
 

@@ -1,8 +1,9 @@
 """Operators under every PyTorch transform: one function out of an operator and a differentiable formula.
 
-PyTorch differentiates an opaque operator only as far as it is told how. Each operator has a closed-form
-gradient, itself an operator. Whatever goes beyond that (forward mode, second and higher derivatives, function
-transforms in a compiled graph) takes a smooth formula in plain PyTorch and float64, which is slower.
+PyTorch differentiates a custom operator only by the formulas it is given. Here each operator has a
+closed-form gradient, which is an operator itself. Everything else (forward mode, second and higher
+derivatives, function transforms in a compiled graph) differentiates a smooth formula in plain PyTorch
+and float64, which is slower.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
-# A part of every operator's name, so that caches of compiled graphs see it. To be raised whenever an
-# operator's arguments change, or the number, shapes or dtypes of its results: an old graph would go on with
-# the old ones.
+# A part of every operator's name, and so of the keys of compiled graphs' caches. Raise it whenever an
+# operator's arguments change, or the number, shapes or dtypes of its results: otherwise a cached graph
+# would call the new operator as if it were the old one.
 VERSION = "v7"
 
 _JVP = torch._C._functorch.TransformType.Jvp
 
 
 def forward_mode() -> bool:
-    """Whether tangents are carried along, by ``torch.func.jvp`` or by a dual level."""
+    """Whether ``torch.func.jvp`` or a dual level is at work, so that tensors may have tangents."""
     if forward_ad._current_level >= 0:
         return True
     stack = torch._C._functorch.get_interpreter_stack()
@@ -33,12 +34,13 @@ def forward_mode() -> bool:
 
 
 def carry_tangents(arguments: Sequence[Any]) -> bool:
-    """Whether any of these does, in forward mode: where none does, nothing is differentiated."""
+    """Whether any of these has a tangent, in forward mode. If none has, nothing is differentiated."""
     return any(isinstance(one, Tensor) and _carries_tangent(one) for one in arguments)
 
 
 def _carries_tangent(tensor: Tensor) -> bool:
-    """At a dual level or at one of ``torch.func``, of which only the innermost can be asked."""
+    """At a dual level or at any level of ``torch.func``. PyTorch answers for the innermost level only,
+    so each level is asked from within the one outside it."""
     functorch = torch._C._functorch
     innermost = functorch.peek_interpreter_stack()
     if innermost is None:
@@ -57,7 +59,7 @@ def transformed() -> bool:
 
 
 class Operator(NamedTuple):
-    """A schema without a name, the implementation for real and for fake tensors, and the rule of ``vmap``."""
+    """A schema without a name, implementations for real and for fake tensors, and the ``vmap`` rule."""
 
     schema: str
     run: Callable[..., Any]
@@ -66,10 +68,11 @@ class Operator(NamedTuple):
 
 
 class Keeping(NamedTuple):
-    """An implementation whose backward pass can take a tensor from its forward pass.
+    """An implementation whose backward pass can use a tensor that its forward pass kept.
 
-    ``value(*arguments)`` returns that beside its value, or ``None``; ``gradient`` takes it after the upstream
-    gradient. They are called where nothing but the first derivative is asked for.
+    ``value(*arguments)`` returns the value and the kept tensor, or ``None`` for it; ``gradient`` takes
+    the kept tensor after the upstream gradient. They are called only for first derivatives in reverse
+    mode.
     """
 
     value: Callable[..., tuple[Tensor, Tensor | None]]
@@ -109,9 +112,9 @@ def _defined(name: str, operator: Operator) -> Any:
 
 
 def dispatched(operator: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
-    """``operator(*arguments)`` without autograd: by ``run`` itself, unless others look for operators.
+    """``operator(*arguments)`` without autograd: ``run`` itself, unless something watches operators.
 
-    PyTorch's dispatcher takes as long as a small batch.
+    PyTorch's dispatcher takes as long as the computation of a small batch.
     """
 
     def call(*arguments: Any) -> Any:
@@ -123,7 +126,8 @@ def dispatched(operator: Callable[..., Any], run: Callable[..., Any]) -> Callabl
 
 
 def seen_by_others(arguments: Sequence[Any]) -> bool:
-    """Whether a mode, a profiler, a tracer, a transform or a special tensor is to see an operator."""
+    """Whether a mode, a profiler, a tracer, a transform or a tensor subclass has to see the call of
+    the operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
@@ -135,9 +139,9 @@ def seen_by_others(arguments: Sequence[Any]) -> bool:
 
 
 def _all_plain(arguments: Sequence[Any]) -> bool:
-    """Whether each tensor is what lies in its memory and nothing more.
+    """Whether each tensor's values are those in its memory, and nothing intercepts calls with it.
 
-    Not those of a subclass, in a transform, negated or zero by a mark alone.
+    Others are of a subclass, in a transform, or negated, conjugated or zero by a flag alone.
     """
     for one in arguments:
         kind = type(one)
@@ -152,7 +156,7 @@ def _all_plain(arguments: Sequence[Any]) -> bool:
     return True
 
 
-# What the dispatcher heeds of tensors of which there is nothing more to heed, as far as any have come.
+# Dispatch keys of plain tensors, of each device that has occurred.
 _PLAIN_KEYS: set[int] = set()
 
 
@@ -164,9 +168,9 @@ def _has_plain_keys(tensor: Tensor) -> bool:
 
 
 def learning(grads: Sequence[Tensor], saved: Sequence[Tensor], ctx: Any) -> tuple[Tensor | None, ...]:
-    """What a backward pass returns: nothing for what does not learn, nor for the arguments after ``saved``.
+    """What a backward pass returns, with ``None`` for all that needs no gradient.
 
-    The others' gradients may have to cross to another device.
+    The other gradients get the dtype and the device of their tensor, which may be another one.
     """
     wanted = ctx.needs_input_grad
     return (
@@ -213,9 +217,9 @@ def differentiable(
     Args:
         operator: the registered operator.
         value: the same for arguments that need no gradient, see :func:`dispatched`.
-        gradient: its backward operator, of the upstream gradient and the same arguments; so is this.
+        gradient: its backward operator, of the upstream gradient and the same arguments, called likewise.
         smooth: the same function of the same arguments in plain PyTorch, differentiable any number of times.
-        tensors: how many arguments come first that are differentiable.
+        tensors: how many of the first arguments are differentiable.
         keeping: a faster way through both passes, if there is one.
     """
 
@@ -260,7 +264,8 @@ def differentiable(
             return pulled(ctx, grad, ctx.saved_tensors)
 
     class Untransformed(torch.autograd.Function):
-        """The same without ``setup_context``, for which PyTorch binds a signature at each call."""
+        """The same without ``setup_context``: with it PyTorch binds a signature at each call, which
+        takes time."""
 
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The plane of the origin and two points: every scalar that distance, angle and logarithm share.
+"""The plane of the origin and two points: the scalars of which distance, angle and logarithm are made.
 
 Rows are float64, ``(rows, D)``; per-row scalars keep a column, ``(rows, 1)``. With ``k = sqrt(c)`` and
 ``y = alpha x + n``, ``n`` across ``x``:
@@ -22,7 +22,7 @@ from torch import Tensor
 from hypkernels.rowwise import RowSums
 from hypkernels.wide import NORMS, marked, resolved, unless, within
 
-# Lateral parts this small against what they were computed from (squared) are rounding, not direction.
+# If the square of a lateral part is below this share of what it was computed from, it is rounding.
 ROUNDING_NOISE = 2.0**-98
 
 
@@ -35,7 +35,7 @@ def norm(a: Tensor) -> Tensor:
 
 
 def of_norm(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``value(s, c, *options)`` with ``s = sqrt(c)|x|``, as a function of a row's ``NORM`` and the others."""
+    """``value(s, c, *options)`` with ``s = sqrt(c)|x|``, as a function of ``NORM``, ``c`` and options."""
 
     @marked
     def of_number(x_norm: Tensor, c: Tensor, *options: float) -> Tensor:
@@ -128,19 +128,19 @@ class PairGeometry(NamedTuple):
 
 
 def pair_geometry(x: Tensor, y: Tensor, c: Tensor) -> tuple[PairGeometry, Tensor]:
-    """And the rows ``n``."""
+    """The scalars of each pair of rows, and the rows ``n``."""
     x_sq, alpha, alpha_minus_1, n_sq, n = split_along(x, y)
     return geometry_of_split(x_sq, alpha, alpha_minus_1, n_sq, c), n
 
 
-# All that a function's value needs of two rows: the arguments of :func:`geometry_of_split` but the curvature.
+# What a value needs of two rows: all arguments of :func:`geometry_of_split` except the curvature.
 SPLIT_SUMS = RowSums(marked(lambda x, y: split_along(x, y)[:4]), 4)
 
 
 def of_split(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``value(pair, *options)`` as a function of two rows' ``SPLIT_SUMS``, the curvature and the options.
 
-    NaN for pairs beyond the range of the plain formulas: their sums do not do.
+    NaN for pairs beyond the range of the plain formulas.
     """
     pair_arguments = SPLIT_SUMS.numbers + 1
 

@@ -1,8 +1,9 @@
 """Further losses of all pairs: soft targets, scales of either sign, sigmoid loss, product spaces.
 
-They compute in float64, a strip of rows at a time and once more for the gradient, and never hold a
-matrix of all pairs: :mod:`hypkernels.row_strips` does that, and states what works under which transform.
-They are differentiable any number of times. Points are space components.
+They compute in float64, a *strip* (some rows against all columns) at a time, and once more for the
+gradient: a matrix of all pairs is never in memory. :mod:`hypkernels.row_strips` does this, and states
+what works under which transform. The losses are differentiable any number of times. Points are space
+components.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hypkernels.losses import REDUCTIONS, reduce_losses
 from hypkernels.row_strips import in_strips
 from hypkernels.rowwise import result_dtype
 
-# How far apart two points are, of all pairs and of corresponding ones.
+# Functions that say how far apart two points are: of all pairs, and of corresponding points.
 _GAPS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "dist": (lorentz.pairwise_dist, lorentz.elementwise_dist),
     "sqdist": (
@@ -258,7 +259,7 @@ def product_contrastive_loss(
 
 
 def _over_factors(norm: str, averaged_over: int) -> tuple[Callable[[Tensor, int], Tensor], float]:
-    """From the distances in factors to that of points, and what a mean multiplies it with."""
+    """A function from the distances in factors to that of points, and the factor of a mean."""
     if norm == "l1":
         return (lambda distances, dim: distances.sum(dim)), 1 / averaged_over
     return (lambda distances, dim: torch.linalg.vector_norm(distances, dim=dim)), averaged_over**-0.5
@@ -278,7 +279,7 @@ def _curvature(curv: float | Tensor, points: Tensor) -> Tensor:
 
 
 def _curvatures_of_factors(curv: float | Tensor, points: Tensor) -> Tensor:
-    """``(N,)``"""
+    """The curvatures of the factors, ``(N,)``."""
     c = scalar_or_rows("curv", curv, points).to(points.device).double()
     if c.dim() and c.shape != points.shape[1:2]:
         raise ValueError(
@@ -289,7 +290,7 @@ def _curvatures_of_factors(curv: float | Tensor, points: Tensor) -> Tensor:
 
 
 def _scale_of_rows(value: float | Tensor, points: Tensor) -> Tensor:
-    """Of either sign, float64, ``(M,)``."""
+    """The scale of each row, of either sign: float64, ``(M,)``."""
     sized = value if isinstance(value, Tensor) else abs(check_finite("logit_scale", value))
     scale = scale_tensor("logit_scale", sized, points)
     if not isinstance(value, Tensor) and value < 0:
@@ -298,7 +299,7 @@ def _scale_of_rows(value: float | Tensor, points: Tensor) -> Tensor:
 
 
 def _named_targets(targets: Tensor | None, x: Tensor, y: Tensor, *, several: bool = False) -> Tensor:
-    """``(M, K)``, with ``K`` of 1 unless there may be several."""
+    """The targets ``(M, K)``; ``K`` is 1 unless rows may have several."""
     if targets is None:
         if len(x) > len(y):
             raise ValueError(
@@ -309,7 +310,7 @@ def _named_targets(targets: Tensor | None, x: Tensor, y: Tensor, *, several: boo
     if not (several and isinstance(targets, Tensor) and targets.dim() == 2):
         indices = target_tensor("targets", targets, x).unsqueeze(1)
     else:
-        # Each column is one for each row.
+        # Each column has one target for each row.
         columns = [target_tensor("targets", column, x) for column in targets.unbind(1)]
         indices = torch.stack(columns, 1) if columns else targets.long()
         _check_different(indices)
@@ -318,7 +319,7 @@ def _named_targets(targets: Tensor | None, x: Tensor, y: Tensor, *, several: boo
 
 
 def _counts(counts: Tensor, y: Tensor) -> Tensor:
-    """Float64."""
+    """The counts, checked, in float64."""
     if not isinstance(counts, Tensor):
         raise TypeError(f"counts must be a tensor, got {type(counts).__name__}")
     if counts.dtype not in (torch.int64, torch.int32):
@@ -333,14 +334,14 @@ def _counts(counts: Tensor, y: Tensor) -> Tensor:
 
 
 def _check_different(indices: Tensor) -> None:
-    """On a GPU they are not read back."""
+    """Refuse rows that name a target twice; on a GPU the indices are not read back."""
     indices = unwrapped(indices)
     if indices.device.type == "cpu" and not indices.sort(1).values.diff(dim=1).all():
         raise ValueError("targets of one row must differ: one that counts twice has a weight of 2")
 
 
 def _weights(name: str, weights: Tensor | None, shape: Sequence[int], points: Tensor) -> Tensor:
-    """Float64, all 1 by default."""
+    """The weights, checked, in float64; all 1 by default."""
     if weights is None:
         return torch.ones(tuple(shape), dtype=torch.float64, device=points.device)
     if not isinstance(weights, Tensor):

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from hypkernels import backend
 from hypkernels.operators import transformed
 
-# For the matrices of one strip, forward or backward.
+# Memory for the matrices of one strip, in the forward and in the backward pass.
 CPU_BYTES, GPU_BYTES = 32 << 20, 256 << 20
-# Float64 matrices that are held at a time of one strip.
+# How many float64 matrices of one strip are in memory at a time.
 _MATRICES = 6
 
 
@@ -23,14 +23,14 @@ def in_strips(
     """``function(*rows, *shared)``, one number for each row, without matrices of all rows.
 
     Args:
-        function: of some rows of each of ``rows`` and all of ``shared``; it is called again for the gradient,
-            in the backend that is in force now.
-        rows: tensors of as many rows.
+        function: of a strip (some rows of each of ``rows``) and all of ``shared``. It is called once
+            more for the gradient, with the backend of the first call.
+        rows: tensors with equal numbers of rows.
         shared: what all strips use.
         pairs_of_row: how many numbers of one row there are in each matrix that ``function`` makes.
 
-    Within transforms of ``torch.func``, which know no recomputation, strips are kept for the gradient: there
-    memory grows with the pairs.
+    ``torch.func`` cannot recompute: under its transforms all strips are kept for the gradient, and
+    memory grows with the number of pairs.
 
     Raises:
         NotImplementedError: in a graph that is being compiled. ``torch.compile`` leaves the function to eager

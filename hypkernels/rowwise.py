@@ -1,8 +1,8 @@
 """Row-wise ops: one formula and its gradient become one registered PyTorch operator.
 
-A formula sees float64 rows, whatever the caller's dtype: float64 scalars are what keeps near-coincident and
-collinear points exact, and on a CPU cache-sized chunks make it as fast as a float32 expression that streams
-whole tensors through memory.
+A formula sees float64 rows, whatever the caller's dtype: float64 keeps near-coincident and collinear
+points exact. On a CPU it is as fast as a float32 expression that streams whole tensors through memory,
+because the rows come in chunks that fit a cache.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ GPU_CHUNK_ELEMENTS = 1 << 22
 
 
 class RowSums(NamedTuple):
-    """What a value needs of its rows: ``of_rows(*points)`` returns ``numbers`` of them, ``(rows, 1)``.
+    """Numbers of each row, such as norms, that a value is made of.
 
-    NaN stands for what is beyond the range of the plain formulas.
+    ``of_rows(*points)`` returns as many tensors ``(rows, 1)`` as ``numbers`` says. A row beyond the
+    range of the plain formulas is NaN.
     """
 
     of_rows: Callable[..., tuple[Tensor, ...]]
@@ -132,23 +133,24 @@ class Family(NamedTuple):
 class RowwiseOp:
     """A row-wise function of points: the operator ``hypkernels::name``, its backward, and calls of them.
 
-    Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the tensors ``scalars``, each 0-d or
-    ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python floats:
-    compiled graphs go on with old values of those.) ``scalars`` and ``options`` map names to checks, which an
-    operator makes of the values, as a compiled graph does not. There are four implementations, of which
-    :mod:`hypkernels.backend` picks one, in the modules of its ``family``:
+    Its arguments are ``points`` tensors of equal shape ``(*batch, D)``, the tensors ``scalars``, each
+    0-d or ``(*batch)``, and the ``options``, 0-d float64 tensors on the CPU. (Operators take no Python
+    floats: a compiled graph would keep their old values.) ``scalars`` and ``options`` map names to
+    checks. The operator checks the values, because a compiled graph cannot. :mod:`hypkernels.backend`
+    picks one of three implementations, in the modules of the ``family``:
 
     - the closed forms. ``name(*points, *scalars, *options)`` returns ``(rows, D)`` or, for a scalar,
       ``(rows, 1)``; ``name_gradient(grad, *points, *scalars, *options)`` a gradient for each point and the
       rows' contributions ``(rows, 1)`` to the gradient of each scalar. Points are float64 rows, scalars 0-d
       or ``(rows, 1)``, options floats. Where the value depends on a few numbers of each row, ``by_sums`` is
-      tried first: it takes them of all rows at once, not of a chunk at a time.
+      tried first: it computes the value of all rows at once, not of a chunk at a time.
     - compiled code, imported when first needed, which takes whole batches and returns what the operator and
       its backward return: for Triton the functions ``name`` and ``name_backward`` of the kernels' module, on
       a CPU :mod:`hypkernels.cpu.rows`.
     - ``name`` of the reference, with the same arguments as whole batches, differentiated by autograd.
-    - ``name`` of the smooth formulas, the same, stable and differentiable any number of times: see
-      :mod:`hypkernels.operators`.
+
+    ``name`` of the smooth formulas is the reference in a form that is stable and differentiable any number
+    of times, for transforms that need more than one gradient: see :mod:`hypkernels.operators`.
     """
 
     def __init__(
@@ -315,7 +317,7 @@ class RowwiseOp:
         return (out if self.returns_points else out.squeeze(-1)).to(self._result(points[0])[1])
 
     def _check_values(self, *scalars: Tensor) -> None:
-        """And options. A graph that is being compiled knows none."""
+        """Scalars and options; not in a graph that is being compiled, where values are unknown."""
         if not torch.compiler.is_compiling():
             for (name, check), one in zip(self.checks.items(), scalars, strict=False):
                 check_values(name, one, check)
@@ -325,7 +327,7 @@ class RowwiseOp:
         return (x.shape[-1], x.dtype) if self.returns_points else (1, result_dtype(x.dtype))
 
     def _unpack(self, suffix: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Points, scalars, options as floats; the implementation, and its function if it is compiled."""
+        """Points, scalars, options as floats, the implementation, and its function if it is compiled."""
         *operands, requested = arguments
         points, scalars = operands[: self.points], operands[self.points : self.tensors]
         if not suffix:
@@ -349,7 +351,7 @@ class RowwiseOp:
     def _vmap_backward(
         self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Any
     ) -> tuple[list[Tensor], list[int]]:
-        """By a scalar there is a gradient for each sample, the sum of those by its rows."""
+        """A scalar's gradient is one for each sample: the sum over the sample's rows."""
         samples = self._samples(info.batch_size, in_dims[1:], arguments)
         batch = samples[0].shape[:-1]
         samples[self.points :] = [_of_rows(one, batch) for one in samples[self.points :]]
@@ -387,9 +389,10 @@ def _on_cpu(operands: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _unfinished(results: Sequence[Tensor], choice: str) -> bool:
-    """Whether kernels or the formulas on a GPU left rows NaN that are beyond their range.
+    """Whether kernels or formulas on a GPU gave NaN for rows beyond their range.
 
-    Only float64 rows can be. For those it is worth waiting for the GPU, as nobody trains with them.
+    Only float64 points have such rows. The check waits for the GPU: float64 serves comparison more than
+    training.
     """
     x = results[0]
     if x.dtype != torch.float64 or (x.device.type == "cpu" and choice != "triton"):
@@ -400,13 +403,13 @@ def _unfinished(results: Sequence[Tensor], choice: str) -> bool:
 
 
 def _finite_sum(terms: Tensor) -> Tensor:
-    """Of float64 terms, also where some are infinite with different signs."""
+    """The sum of float64 terms, finite even if some are infinite with different signs."""
     limit = torch.finfo(terms.dtype).max / max(terms.numel(), 1)
     return terms.clamp(-limit, limit).sum()
 
 
 def _of_rows(scalar: Tensor, batch: Sequence[int]) -> Tensor:
-    """A scalar with the first dimensions of ``batch``, or none, as one of all of them."""
+    """A scalar with some of the first dimensions of ``batch``, expanded to all of them."""
     return scalar.reshape(*scalar.shape, *[1] * (len(batch) - scalar.dim())).expand(batch)
 
 
@@ -418,7 +421,7 @@ def _column(scalar: Tensor) -> Tensor:
 def _operands(
     rows: Sequence[Tensor], scalars: Sequence[Tensor]
 ) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
-    """What :func:`map_rows` is to cut into chunks, and what puts the scalars among a chunk's arguments."""
+    """Tensors for :func:`map_rows` to cut into chunks, and a function from a chunk to the arguments."""
     columns = [_column(one) for one in scalars]
     operands = [*rows, *(one for one in columns if one.dim())]
 
@@ -430,7 +433,7 @@ def _operands(
 
 
 def beside(scalar: Tensor, points: Tensor) -> Tensor:
-    """A scalar on the points' device, where kernels read it. Nothing waits for that device."""
+    """A scalar on the points' device, where kernels read it; nothing waits for that device."""
     if scalar.device == points.device or scalar.dim():
         return scalar
     return torch.full((), scalar.item(), dtype=torch.float64, device=points.device)

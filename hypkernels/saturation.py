@@ -1,7 +1,8 @@
-"""Gradients that a type cannot hold, such as that of an angle at a point close to the origin.
+"""Gradients beyond the range of their dtype, such as that of an angle at a point close to the origin.
 
-Infinities there would destroy what the gradient says. A row with a component beyond the range of its type is
-scaled as a whole instead: the direction stays, and the largest component is the largest number of the type.
+An infinite component would destroy the direction of the gradient. So a row with a component beyond the
+range is scaled as a whole: the direction stays, and the largest component is the largest number of the
+dtype.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def copy_gradient(target: Tensor, rows: Tensor) -> None:
 
 
 def saturated(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float64 rows as they are, but for those whose largest component ``dtype`` does not hold."""
+    """Float64 rows, scaled where their largest component is beyond the range of ``dtype``."""
     limit = torch.finfo(dtype).max
     largest = rows.abs().amax(-1, keepdim=True)
     return torch.where(largest > limit, rows / largest * limit, rows)

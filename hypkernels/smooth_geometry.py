@@ -1,10 +1,10 @@
-"""What the twice differentiable formulas of the ops, ``smooth.py`` of each family, are made of.
+"""Functions for the formulas that are differentiated more than once, in ``smooth.py`` of each family.
 
-Plain out-of-place PyTorch on float64 rows: autograd, forward mode and ``torch.func`` may differentiate it any
-number of times. A value that is smooth somewhere is written so that its formula is, too: in squares of norms
-where a norm has a kink, by :func:`where_safe` where a branch would be infinite. The intermediates are sums of
-positive terms, whose derivatives are no larger than those of the result: what autograd makes of them is exact
-to rounding, relative to its norm.
+Plain out-of-place PyTorch on float64 rows: autograd, forward mode and ``torch.func`` may differentiate
+it any number of times. Where a value is smooth its formula is smooth, too: it has squares of norms where
+a norm has a kink, and :func:`where_safe` where a branch would be infinite. Intermediates are sums of
+positive terms, whose derivatives are no larger than those of the result: so autograd's derivatives are
+exact to rounding, relative to their norm.
 
 Points are ``(rows, D)``, scalars of rows ``(rows, 1)``; the curvature is 0-d or ``(rows, 1)``.
 """
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from hypkernels.pair_geometry import ROUNDING_NOISE, dot, leading_bits
 
-# Each to the term that falls below 1e-18 of the second derivative's sum at the switch-over argument.
+# Series up to the term that is below 1e-18 of the second derivative, at the argument where they end.
 _COSH_TERMS = [1 / factorial(2 * j) for j in range(13)]
 _SINHC_TERMS = [1 / factorial(2 * j + 1) for j in range(12)]
 _ATANHC_TERMS = [1 / (2 * j + 1) for j in range(19)]
-# Beyond the first argument exponentials are large: their products with what is in range may not be. Beyond
-# the second they come near float64's largest number.
+# Arguments from which exponentials are large, so that their products may leave the range; and from which
+# they come near float64's largest number.
 _LARGE, _TOP = 300.0, 700.0
-# Of the smaller of P and Q: below it the origin is near, where the norms have kinks.
+# A pair is near the origin, where norms have kinks, if the smaller of P and Q is below this.
 NEAR_ORIGIN = 2.0**-7
 
 
@@ -64,7 +64,7 @@ def _exponential(
     far: Callable[[Tensor], Tensor],
     divisor: Callable[[Tensor], Tensor | float],
 ) -> Tensor:
-    """By a series in ``q``, as ``far(sqrt(q))`` or, where that is large, by the exponential alone."""
+    """A series in ``q``; beyond it ``far(sqrt(q))``; where that is large, the exponential alone."""
     near, large = q < 1, unit > 0
     series = _polynomial(torch.where(near, q, 0.0), terms)
     value = torch.where(near, series, where_safe(~(near | large), lambda q: far(torch.sqrt(q)), q))
@@ -75,9 +75,10 @@ def _exponential(
 def in_units(unit: Tensor, formula: Callable[..., Tensor], *operands: Tensor) -> Tensor:
     """``exp(unit) formula(*operands)`` of rows, each with its constant ``unit``.
 
-    Where results or derivatives leave float64's range they are infinite, with the right sign. Autograd would
-    multiply the exponential first going backward, and sum infinities of different signs. In compiled graphs,
-    which take no function that has rules for both directions, it does.
+    Results and derivatives beyond float64's range are infinite, with the right sign. Autograd by itself
+    would multiply with the exponential first in the backward pass, and add infinities of different
+    signs. It does so in compiled graphs, which take no autograd function with rules for forward and
+    reverse mode.
     """
     if torch.compiler.is_compiling():
         return _enlarged(formula(*operands), unit)
@@ -86,13 +87,13 @@ def in_units(unit: Tensor, formula: Callable[..., Tensor], *operands: Tensor) ->
 
 
 def _enlarged(rows: Tensor, unit: Tensor) -> Tensor:
-    """``exp(unit) rows`` by factors none of which is infinite: zeros stay zeros."""
+    """``exp(unit) rows``, by finite factors one after the other, so that zeros stay zeros."""
     factor = torch.exp(unit.clamp(max=3 * _TOP) / 3)
     return rows * factor * factor * factor
 
 
 class _Inlet(torch.autograd.Function):
-    """What goes into a formula. Tangents go in as they are, gradients come out multiplied."""
+    """The inputs of a formula: tangents pass unchanged, gradients are multiplied with ``exp(unit)``."""
 
     generate_vmap_rule = True
 
@@ -115,7 +116,7 @@ class _Inlet(torch.autograd.Function):
 
 
 class _Outlet(torch.autograd.Function):
-    """What comes out of a formula, multiplied, and so are tangents. Gradients go in as they are."""
+    """The output of a formula: it and its tangents are multiplied, gradients pass unchanged."""
 
     generate_vmap_rule = True
 
@@ -144,7 +145,7 @@ def asinhc_of_square(q: Tensor) -> Tensor:
 
 
 def _polynomial(argument: Tensor, terms: Sequence[float]) -> Tensor:
-    """:func:`hypkernels.scalar_functions.horner` for autograd: nothing is overwritten."""
+    """:func:`hypkernels.scalar_functions.horner` for autograd, not in place."""
     total = torch.full_like(argument, terms[-1])
     for term in reversed(terms[:-1]):
         total = total * argument + term
@@ -163,7 +164,7 @@ class SmoothSplit(NamedTuple):
 def smooth_split(x: Tensor, y: Tensor) -> SmoothSplit:
     """As :func:`hypkernels.pair_geometry.split_along`: no derivative depends on the coarse step.
 
-    Where ``n`` is rounding alone it is 0, but has its derivatives.
+    Where ``n`` is only rounding its value is 0; its derivatives stay.
     """
     x_sq = dot(x, x)
     divisor = torch.where(x_sq > 0, x_sq, 1.0)
@@ -172,7 +173,7 @@ def smooth_split(x: Tensor, y: Tensor) -> SmoothSplit:
     fine = dot(rest, x) / divisor
     n = _minus_product(rest, fine, x)
     direction = x / where_safe(x_sq > 0, torch.sqrt, x_sq)
-    n = n - dot(n, direction) * direction  # for its derivatives, where what is along x is rounding
+    n = n - dot(n, direction) * direction  # changes derivatives only: the part along x is rounding
     n_sq = dot(n, n)
     collinear = n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * x_sq)
     return SmoothSplit(x_sq, coarse + fine, n - torch.where(collinear, n, 0.0).detach(), collinear)
@@ -194,7 +195,7 @@ class Wedge(NamedTuple):
 
 
 def wedge(x: Tensor, y: Tensor) -> Wedge:
-    """Along the longer point, because the square is smooth where the shorter one vanishes."""
+    """The part across the longer point, because the square is smooth where the shorter one vanishes."""
     x_is_longer = dot(x, x) >= dot(y, y)
     split = smooth_split(torch.where(x_is_longer, x, y), torch.where(x_is_longer, y, x))
     n_sq = dot(split.n, split.n)
@@ -222,7 +223,7 @@ def smooth_pair(x: Tensor, y: Tensor, c: Tensor) -> SmoothPair:
 
 
 def excess(pair: SmoothPair) -> Tensor:
-    """``M = z/c`` for ``z = cosh(kd) - 1``. Not a property: PyTorch 2.10 compiles none of tuples."""
+    """``M = z/c`` for ``z = cosh(kd) - 1``. A function: PyTorch 2.10 compiles no property of a tuple."""
     near = pair.c * torch.minimum(pair.x_sq, pair.y_sq) < NEAR_ORIGIN**2
     return torch.where(near, _near_origin(pair), _away_from_origin(pair, ~near))
 

@@ -1,10 +1,11 @@
 """Numbers with the precision of float64 and no limit of range, for the rows that float64 cannot hold.
 
-The closed forms square and multiply: from ``2**-160`` to ``2**160`` nothing they do leaves float64's range.
-Beyond that a row's result may be an ordinary number although its intermediates are not. For such rows
-:func:`repaired` runs the same formulas on :class:`Wide` operands, each element of which has its own exponent:
-much slower, for few rows if any. A ``Wide`` stands for a tensor there, so it has what they use of one, and no
-more. On a GPU, where nothing may wait to find out, the plain formulas leave such rows NaN.
+The closed forms square and multiply: for numbers from ``2**-160`` to ``2**160`` they stay within
+float64. Beyond that a row's result may be an ordinary number although its intermediates are not. For
+such rows :func:`repaired` runs the same formulas on :class:`Wide` operands, each element of which has
+its own exponent: much slower, for few rows if any. ``Wide`` has exactly the methods of a tensor that the
+formulas use. On a GPU finding such rows would wait for the device: there the plain formulas return NaN
+for them.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from torch import Tensor
 
 Operand = Union["Wide", Tensor, float]
 
-_LN2_HIGH = 0.6931471803691238  # 21 trailing zero bits: times a number below 2^21 it is exact
+_LN2_HIGH = 0.6931471803691238  # 21 trailing zero bits: products with integers below 2^21 are exact
 _LN2_LOW = 1.9082149292705877e-10
-# Of a zero: below that of any number, and far enough from overflow to be added up.
+# The exponent of a zero: below that of any number, and far enough from int64's limit for sums of
+# exponents.
 _ZERO_EXPONENT = -(1 << 40)
-# Squares and norms that the plain formulas may meet.
+# The range of squares in the plain formulas.
 _SMALLEST, _LARGEST = 2.0**-320, 2.0**320
 NORMS = {"smallest": 2.0**-160, "largest": 2.0**160}
-# Their hyperbolic sines are squares in that range.
+# The range of arguments whose hyperbolic sines have squares in that range.
 EXPONENTS = {"smallest": 2.0**-160, "largest": 222.0}
-# Norms whose squares are among the smallest numbers of float64, or below.
+# Below this, squares of norms are subnormal float64 numbers, or 0.
 _UNRESOLVED = 2.0**-450
-# Beyond it an exponential is 0 or infinite whatever it is multiplied with.
+# Beyond this argument an exponential is 0 or infinite, whatever its factors.
 _LARGEST_ARGUMENT = 2.0**20
-# Of a term: what is smaller by more is nothing beside the other one.
+# A term whose exponent is smaller by more than this does not change a sum.
 _NEGLIGIBLE = -200
 
 
@@ -63,7 +65,7 @@ class Wide:
         return self.mantissa * power_of_two(half) * power_of_two(exponent - half)
 
     def saturated(self) -> Tensor:
-        """float64 rows, one whose largest component is too large being scaled: it is the largest number."""
+        """float64 rows, scaled where a component is too large: it becomes the largest number."""
         excess = (self.exponent.amax(-1, keepdim=True) - 1024).clamp(min=0)
         rows = Wide(self.mantissa, self.exponent - excess).float64()
         scaled = rows / rows.abs().amax(-1, keepdim=True) * torch.finfo(torch.float64).max
@@ -121,7 +123,7 @@ class Wide:
         return Wide(terms, common if keepdim else common.squeeze(dim))
 
     def _in_units_of(self, exponent: Tensor) -> Tensor:
-        """As float64 in units of ``2**exponent``, which is not below any of the exponents."""
+        """The number as float64 in units of ``2**exponent``, which is at least each exponent."""
         shift = self.exponent - exponent
         return torch.where(
             shift < _NEGLIGIBLE, 0.0, self.mantissa * power_of_two(shift.clamp(min=_NEGLIGIBLE))
@@ -211,14 +213,14 @@ class Wide:
         return self._atan2(Wide.of(1.0))
 
     def _atan2(self, x: Wide) -> Wide:
-        """Of ``y >= 0``; tiny angles in full precision."""
+        """``atan2`` of ``y >= 0``; tiny angles in full precision."""
         common = torch.maximum(self.exponent, x.exponent)
         angle = Wide(torch.atan2(self._in_units_of(common), x._in_units_of(common)))
         slope = self / Wide._where(x > 0, x, 1.0)
         return Wide._where((x > 0) & slope._below(2.0**-60), slope, angle)
 
     def _in_float64(self, function: Callable[[Tensor], Tensor], below: float) -> Wide:
-        """An odd function of numbers not beyond ``below``, of which tiny numbers are fixed points."""
+        """An odd function of numbers up to ``below``, which returns tiny numbers unchanged."""
         value = Wide(function(self.float64().clamp(-below, below)))
         return Wide._where(self._below(2.0**-60), self, value)
 
@@ -242,7 +244,7 @@ class BeyondRangeError(ArithmeticError):
 
 
 def resolved(norm: Tensor, rows: Tensor) -> Tensor:
-    """The norm of ``rows``, unless it is made of squares that are too small for float64."""
+    """The norm of ``rows``; rows whose squares are too small for float64 go to :class:`Wide` numbers."""
     if isinstance(norm, Wide) or (_on_cpu(norm) and norm.numel() and norm.min().item() >= _UNRESOLVED):
         return norm
     return unless(_found((norm < _UNRESOLVED) & (rows != 0).any(-1, keepdim=True)), norm)
@@ -251,7 +253,7 @@ def resolved(norm: Tensor, rows: Tensor) -> Tensor:
 def within(*numbers: Tensor, smallest: float = _SMALLEST, largest: float = _LARGEST) -> Tensor | None:
     """Check that numbers of rows are 0 or between these bounds, which are those of squares by default.
 
-    On a GPU: the rows with others, ``(rows, 1)``, to be passed to :func:`unless`.
+    On a GPU it returns the mask of the other rows, ``(rows, 1)``, for :func:`unless`.
     """
     if isinstance(numbers[0], Wide):
         return None
@@ -282,10 +284,12 @@ def _found(beyond: Tensor) -> Tensor | None:
 
 
 def repaired(points: int = 0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Of ``formula(*tensors, *options)``; its tensors are float64, rows ``(*batch, columns)`` or 0-d.
+    """Decorate ``formula(*tensors, *options)``; its tensors are float64, rows ``(*batch, columns)`` or
+    0-d.
 
-    Rows beyond the range of the plain formula are computed with :class:`Wide` numbers. Results too large for
-    float64 are infinite, but for the first ``points``, gradients by points: their rows are scaled.
+    Rows beyond the range of the plain formula are computed with :class:`Wide` numbers. Results too large
+    for float64 are infinite. The first ``points`` results are gradients by points: their rows are scaled
+    instead.
     """
 
     def decorate(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -330,7 +334,7 @@ def _finite_rows(rows: Tensor) -> Tensor:
 
 
 def marked(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """Of such a formula, with NaN in the rows beyond its range."""
+    """The same, with NaN in the rows beyond the range of the formula."""
     return _in_parts(formula, lambda *arguments: repeat(math.nan))
 
 

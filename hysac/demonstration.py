@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 64,
     "lr": 3e-3,
     # Near a curvature of 0.1 the cones are half-spaces at the towers' initial scale: the regime of the
-    # published model. The weight makes up for towers that know nothing of safety when they start.
+    # published model. The larger weight is for towers that start without any notion of safety.
     "curv_init": 0.1,
     "entail_weight": 5.0,
     "scale_init": 40.0,
@@ -190,7 +190,7 @@ def _encode(model: HySAC, model_dir: Path, manifest: Path) -> tuple[Quadruplets,
 
 
 def _watched() -> bool:
-    """Whether somebody sees progress bars."""
+    """Whether progress bars are shown on a terminal."""
     return sys.stderr.isatty()
 
 

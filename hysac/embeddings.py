@@ -97,7 +97,7 @@ class Embeddings:
         return points
 
     def scores(self, letter: str) -> Tensor:
-        """What each item of a class is scored by, ``(N,)``: see ``text_scores``."""
+        """The scores of a class's items, ``(N,)``: see ``text_scores``."""
         if self.text_scores is not None and letter in "SU":
             return self.text_scores[:, "SU".index(letter)]
         return hk.dist0(self[letter], self.curv)
@@ -185,7 +185,7 @@ def encode_dataset(
         logger.info(
             "%d of %d captions are beyond the context: scored in windows", long, 2 * sum(map(len, texts))
         )
-    # Concatenated outside inference mode, the results are ordinary tensors that autograd accepts.
+    # Concatenated outside of inference mode, so that autograd accepts the results.
     text, image = torch.cat(texts), torch.cat(images) if images else None
     return Embeddings(
         safe_image=None if image is None else image[:, 0],
@@ -204,7 +204,7 @@ def _scores_of_texts(model: EvaluatedModel, text: Tensor, batch: dict[str, Any],
     scores = hk.dist0(text, curv)
     if "windows" not in batch:
         return scores
-    parts = batch["windows"].to(text.device).split(scores.numel())  # as many as there are captions at a time
+    parts = batch["windows"].to(text.device).split(scores.numel())  # as many at a time as captions
     of_windows = torch.cat([hk.dist0(model.encode_text(part, normalize=True), curv) for part in parts])
     places = batch["window_of"].to(text.device)
     return scores.flatten().scatter_reduce(0, places, of_windows, "amax").view_as(scores)

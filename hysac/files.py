@@ -1,4 +1,4 @@
-"""Replacing a file at once, so that a crash or a full disk never leaves a part of one."""
+"""Replacing files at once, so that a crash or a full disk never leaves a partial file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def replacing_paths(paths: Sequence[Path], first: Callable[[], None] | None = No
 
 
 def _touch(path: Path) -> int:
-    """Create a file, and tell the mode that the umask gives it; safetensors would make it private."""
+    """Create a file, and return the mode that the umask gives it; safetensors would make it private."""
     path.touch()
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -70,7 +70,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         path: of a directory that does not exist yet, or is empty.
 
     Raises:
-        FileExistsError: there is something.
+        FileExistsError: the path exists.
         OSError: it cannot be written.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -144,7 +144,7 @@ def sums(files: Mapping[str, Path]) -> bytes:
 
 
 def check_sums(path: Path) -> None:
-    """Compare files with what :func:`sums` made; without such a file nothing is known, and passes.
+    """Compare files with the checksums of :func:`sums`; without a file of checksums all pass.
 
     Raises:
         ValueError: names the file that differs, or a line that names none beside ``path``.

@@ -1,8 +1,9 @@
-"""Curvatures as the MERU family shapes them, beside what they are multiplied with.
+"""Curvatures in the shapes of the MERU family, reshaped to broadcast against points and numbers per
+point.
 
-A model has one curvature, or one for each of ``N`` factors whose points are ``(B, N, D)``. The latter come as
-``(N,)``, or with a last dimension of 1 in place of ``D``: ``(N, 1)`` and ``(1, N, 1)``. A tensor of one
-element is one curvature, whatever its shape.
+A model has one curvature, or one for each of ``N`` factors whose points are ``(B, N, D)``: then as
+``(N,)``, or with a last dimension of 1 in place of ``D``, as ``(N, 1)`` or ``(1, N, 1)``. A tensor of
+one element is one curvature, whatever its shape.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 
 def beside_numbers(curv: float | Tensor) -> float | Tensor:
-    """As what broadcasts against one number for each point, ``(..., N)``."""
+    """The curvature in a shape that broadcasts against one number for each point, ``(..., N)``."""
     if not isinstance(curv, Tensor):
         return curv
     if curv.numel() == 1:
@@ -20,12 +21,12 @@ def beside_numbers(curv: float | Tensor) -> float | Tensor:
 
 
 def beside_vectors(curv: float | Tensor) -> float | Tensor:
-    """As what broadcasts against points, ``(..., N, D)``."""
+    """The curvature in a shape that broadcasts against points, ``(..., N, D)``."""
     return _with_dimensions(beside_numbers(curv), 1)
 
 
 def of_factors(curv: float | Tensor, dimensions: int) -> float | Tensor:
-    """As what broadcasts against ``(N, ...)``, ``dimensions`` of them after that of the factors."""
+    """The curvature in a shape that broadcasts against ``N`` and ``dimensions`` more dimensions."""
     numbers = beside_numbers(curv)
     if isinstance(numbers, Tensor) and numbers.dim() > 1:
         numbers = numbers.reshape(numbers.shape[-1])

@@ -5,11 +5,16 @@ the signatures of geoopt 0.5. Points are full vectors ``(..., D + 1)``, time fir
 ``<x, x>_L = -k`` of curvature ``-1/k``. geoopt's optimisers, ``ManifoldParameter``, ``ProductManifold`` and
 ``Scaled`` take the manifolds.
 
-What changes: points that are close to each other keep their distance and gradients, everything is computed in
-float64 and rounded to the dtype of the points, ``dim`` is honoured everywhere, no argument is written to, and
-the cones and pairwise functions that geoopt has not are methods. A function of points reads their space
-components and computes the time component that belongs to these. Its gradient by the time component is
-therefore 0: the Riemannian gradient, ``egrad2rgrad`` of it, is that of any other extension.
+What changes:
+
+- Points that are close to each other keep their distance and gradients.
+- Everything is computed in float64 and rounded to the dtype of the points.
+- ``dim`` works in every function that has it, and no argument is written to.
+- Cones and pairwise functions, which geoopt lacks, are methods.
+
+A function of points reads their space components and computes the time component from them. So its
+gradient by the time component is 0. The Riemannian gradient, ``egrad2rgrad`` of it, does not depend on
+this choice.
 """
 
 from __future__ import annotations
@@ -35,9 +40,9 @@ except ImportError as error:
 
 __all__ = ["Lorentz", "PoincareBall"]
 
-# Digits of a dtype that remain between a point of the ball and its boundary.
+# A point of the ball is at least this many units in the last place within the boundary.
 _ULPS_OF_BOUNDARY = 4
-# Of vectors, in units of the radius of curvature.
+# The largest length of vectors, in units of the radius of curvature.
 _LONGEST = 300.0
 
 
@@ -46,7 +51,7 @@ class Lorentz(geoopt.Lorentz):
 
     Args:
         k: positive squared radius, a float or a tensor of one element, which is copied.
-        learnable: whether ``k`` is to learn.
+        learnable: whether ``k`` gets gradients.
 
     Raises:
         ValueError: ``k`` is not positive or has several elements.
@@ -107,7 +112,7 @@ class Lorentz(geoopt.Lorentz):
         return lorentz.pairwise_oxy_angle(points, others, self.curv).to(points.dtype)
 
     def norm(self, u: Tensor, *, keepdim: bool = False, dim: int = -1) -> Tensor:
-        """``sqrt(<u, u>_L)`` of tangent vectors of any size; 0, with gradient 0, where that is not real."""
+        """``sqrt(<u, u>_L)`` of tangent vectors of any size; 0, with gradient 0, if ``<u, u>_L < 0``."""
         (vectors,) = _last(dim, u)
         wide = vectors.double()
         return _number(sqrt_or_0(_inner(wide, wide)), u.dtype, keepdim, dim)
@@ -115,7 +120,7 @@ class Lorentz(geoopt.Lorentz):
     def inner(
         self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False, dim: int = -1
     ) -> Tensor:
-        """``<u, v>_L``; ``x`` plays no part, as in geoopt."""
+        """``<u, v>_L``; ``x`` is not used, as in geoopt."""
         first, second = _last(dim, u, u if v is None else v)
         return _number(_inner(first.double(), second.double()), first.dtype, keepdim, dim)
 
@@ -135,7 +140,7 @@ class Lorentz(geoopt.Lorentz):
         return self._projected(points, vectors).movedim(-1, dim)
 
     def egrad2rgrad(self, x: Tensor, u: Tensor, *, dim: int = -1) -> Tensor:
-        """The Riemannian gradient of a Euclidean one, which is not written to."""
+        """The Riemannian gradient from a Euclidean one. The argument is not written to."""
         points, grad = _last(dim, x, u)
         raised = torch.cat([-grad[..., :1], grad[..., 1:]], -1)
         return self._projected(points, raised).movedim(-1, dim)
@@ -143,10 +148,10 @@ class Lorentz(geoopt.Lorentz):
     def expmap(
         self, x: Tensor, u: Tensor, *, norm_tan: bool = True, project: bool = True, dim: int = -1
     ) -> Tensor:
-        """Where the geodesic from ``x`` with velocity ``u`` is: :func:`hypkernels.exp_map`.
+        """The end of the geodesic from ``x`` with velocity ``u``: :func:`hypkernels.exp_map`.
 
-        With ``norm_tan`` vectors are made tangent first; without, tangent vectors keep a few more digits. The
-        result is on the manifold, with ``project`` or without.
+        With ``norm_tan`` vectors are made tangent first; without it, tangent vectors keep a few more
+        digits. The result is always on the manifold, whatever ``project`` is.
         """
         points, vectors = _last(dim, x, u)
         vectors = self._projected(points, vectors) if norm_tan else vectors
@@ -195,7 +200,7 @@ class Lorentz(geoopt.Lorentz):
     def geodesic_unit(
         self, t: Tensor, x: Tensor, u: Tensor, *, dim: int = -1, project: bool = True
     ) -> Tensor:
-        """Where the geodesic from ``x`` in the direction of the unit vector ``u`` is at length ``t``."""
+        """The point at length ``t`` on the geodesic from ``x`` in the direction of the unit ``u``."""
         return self.expmap(x, t * u, norm_tan=False, dim=dim)
 
     @__scaling__(ScalingInfo(std=-1), "random")
@@ -207,9 +212,9 @@ class Lorentz(geoopt.Lorentz):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> geoopt.ManifoldTensor:
-        """Points whose logarithm at the origin is normal, ``std`` and ``mean`` being those of each component.
+        """Points whose logarithm at the origin is normal, each component with ``mean`` and ``std``.
 
-        geoopt's own ignores ``std``.
+        geoopt's own method ignores ``mean`` and ``std``.
         """
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
@@ -226,7 +231,7 @@ class Lorentz(geoopt.Lorentz):
     def _check_point_on_manifold(
         self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5, dim: int = -1
     ) -> tuple[bool, str | None]:
-        """To ``rtol`` of the time's square: what rounding leaves, wherever the point is."""
+        """The tolerance is ``rtol`` of the squared time, as rounding is, wherever the point lies."""
         (points,) = _last(dim, x.double())
         error = (_inner(points, points) + self.k.double()).abs()
         ok = bool((error <= atol + rtol * points[..., 0].square()).all() & (points[..., 0] > 0).all())
@@ -259,13 +264,14 @@ class Lorentz(geoopt.Lorentz):
 class PoincareBall(geoopt.PoincareBall):
     """The ball of radius ``1/sqrt(c)`` and curvature ``-c``, as :class:`geoopt.PoincareBall`.
 
-    Distances, exponential and logarithmic maps, parallel transport and the retraction are computed on the
-    hyperboloid, in float64. Points may be as near to the boundary as their dtype allows: nothing is held at
-    geoopt's 1 - 4e-3 of the radius. Its gyrovector operations, ``mobius_*``, are inherited, with that bound.
+    Distances, exponential and logarithmic maps, parallel transport and the retraction are computed on
+    the hyperboloid, in float64. Points may be as near to the boundary as their dtype allows; geoopt
+    holds float32 points at 0.996 of the radius. Its gyrovector operations, ``mobius_*``, are inherited,
+    with that bound.
 
     Args:
         c: positive, a float or a tensor of one element, which is copied.
-        learnable: whether ``c`` is to learn.
+        learnable: whether ``c`` gets gradients.
 
     Raises:
         ValueError: ``c`` is not positive or has several elements.
@@ -275,7 +281,7 @@ class PoincareBall(geoopt.PoincareBall):
 
     def __init__(self, c: float | Tensor = 1.0, learnable: bool = False) -> None:
         super().__init__(c=1.0, learnable=learnable)
-        value = _copy_of("c", c).double().reshape(())  # near the boundary float32 has no digits of c to spare
+        value = _copy_of("c", c).double().reshape(())  # near the boundary all digits of c count
         inverse_softplus = value + torch.log(-torch.expm1(-value))
         self.isp_c = torch.nn.Parameter(inverse_softplus, requires_grad=learnable)
 
@@ -286,7 +292,7 @@ class PoincareBall(geoopt.PoincareBall):
         return _number(distance, points.dtype, keepdim, dim)
 
     def dist2(self, x: Tensor, y: Tensor, *, keepdim: bool = False, dim: int = -1) -> Tensor:
-        """Its square."""
+        """The square of :meth:`dist`."""
         return self.dist(x, y, keepdim=keepdim, dim=dim) ** 2
 
     @__scaling__(ScalingInfo(1))
@@ -303,7 +309,7 @@ class PoincareBall(geoopt.PoincareBall):
         return distance.to(points.dtype)
 
     def projx(self, x: Tensor, *, dim: int = -1) -> Tensor:
-        """Points outside of the ball, moved inside: as far out as their dtype tells from the boundary."""
+        """Points outside of the ball are moved inside, as near to the boundary as their dtype allows."""
         (points,) = _last(dim, x.double())
         largest = (1 - _ULPS_OF_BOUNDARY * torch.finfo(x.dtype).eps) / self._curv.sqrt()
         norm = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
@@ -311,7 +317,7 @@ class PoincareBall(geoopt.PoincareBall):
         return inside.to(x.dtype).movedim(-1, dim)
 
     def expmap(self, x: Tensor, u: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
-        """Where the geodesic from ``x`` with velocity ``u`` is; ``project`` keeps it within the open ball."""
+        """The end of the geodesic from ``x`` with velocity ``u``, with ``project`` in the open ball."""
         points, vectors = _last(dim, x, u)
         start, velocity = self._lorentz(points), self._pushed(points, self._limited(points, vectors))
         end = lorentz.exp_map(start, velocity, self._curv)
@@ -321,7 +327,7 @@ class PoincareBall(geoopt.PoincareBall):
 
     @__scaling__(ScalingInfo(u=-1))
     def expmap0(self, u: Tensor, *, dim: int = -1, project: bool = True) -> Tensor:
-        """:meth:`expmap` from the origin, where vectors are twice as long as their components tell."""
+        """:meth:`expmap` from the origin, where a vector's length is twice its Euclidean norm."""
         (vectors,) = _last(dim, u)
         velocity = 2 * self._limited(torch.zeros_like(vectors), vectors)
         return self._ball(lorentz.exp_map0(velocity, self._curv), u.dtype, project, dim)
@@ -365,7 +371,7 @@ class PoincareBall(geoopt.PoincareBall):
         return (self.projx(rounded) if project else rounded).movedim(-1, dim)
 
     def _limited(self, points: Tensor, vectors: Tensor) -> Tensor:
-        """Float64 vectors, none so long that the hyperboloid has not the range: the ball ends long before."""
+        """Float64 vectors, shortened where the hyperboloid leaves float64: the ball ends long before."""
         x, v, c = points.double(), vectors.double(), self._curv
         with torch.no_grad():
             length = 2 * c.sqrt() * torch.linalg.vector_norm(v, dim=-1, keepdim=True) / (1 - c * dot(x, x))
@@ -373,7 +379,7 @@ class PoincareBall(geoopt.PoincareBall):
         return factor * v
 
     def _pushed(self, points: Tensor, vectors: Tensor) -> Tensor:
-        """Of tangent vectors of the ball, those of the hyperboloid."""
+        """Tangent vectors of the ball as those of the hyperboloid."""
         x, v, c = points.double(), vectors.double(), self._curv
         inside = 1 - c * dot(x, x)
         return 2 / inside * v + 4 * c * (dot(x, v) / inside / inside) * x

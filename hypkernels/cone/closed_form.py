@@ -26,7 +26,7 @@ def half_aperture_gradient(grad: Tensor, x: Tensor, c: Tensor, min_radius: float
 
 
 def aperture(s: Tensor, min_radius: float) -> Tensor:
-    """Of a cone whose apex is at ``s = sqrt(c)|x|``: ``atan(inf) = pi/2`` for ``s <= 2K``."""
+    """The half-aperture of a cone with its apex at ``s = sqrt(c)|x|``: pi/2 for ``s <= 2K``."""
     return torch.atan(_opposite(min_radius) / _beside(s, min_radius))
 
 
@@ -47,12 +47,12 @@ def _beside(s: Tensor, min_radius: float) -> Tensor:
 
 
 def _opposite(min_radius: float) -> float:
-    """``2K``, or the largest number there is."""
+    """``2K``, or the largest float64 number if that is infinite."""
     return 2 * moderate(min_radius)
 
 
 def moderate(min_radius: float) -> float:
-    """One whose double is no infinity, which has no difference to it, and no quotient."""
+    """A ``min_radius`` whose double is finite: differences and quotients with infinity are NaN."""
     return min(min_radius, sys.float_info.max / 2)
 
 
@@ -68,7 +68,7 @@ def oxy_angle_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[T
 
 
 def pair_angle(pair: PairGeometry) -> Tensor:
-    """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
+    """The angle between the logarithm of ``y`` at ``x`` and the ray from the origin through ``x``."""
     angle = torch.atan2(torch.sqrt(pair.N2), torch.sqrt(pair.P2) * pair.W)
     return angle.masked_fill_(pair.z == 0, 0)
 

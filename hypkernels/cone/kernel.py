@@ -59,14 +59,14 @@ def _half_aperture_gradient(grad, x_norm, c, options):
 
 @triton.jit
 def angle(pair, options):
-    """The direction of the logarithm of ``y`` at ``x`` against the ray from the origin through ``x``."""
+    """The angle between the logarithm of ``y`` at ``x`` and the ray from the origin through ``x``."""
     direction = atan2_positive(tl.sqrt(pair.N2), tl.sqrt(pair.P2) * pair.W)
     return tl.where(pair.z == 0.0, 0.0, direction)
 
 
 @triton.jit
 def angle_gradient(grad, pair, options):
-    """0 where the angle has a kink, ``n = 0`` or ``x = 0``."""
+    """The gradient of the angle; 0 where it has a kink, ``n = 0`` or ``x = 0``."""
     c, z, P2, N2, A, B = pair.c, pair.z, pair.P2, pair.N2, pair.A, pair.B
     PN = tl.sqrt(P2) * tl.sqrt(N2)
     turn_x = pair.alpha * P2 * pair.W + A * N2

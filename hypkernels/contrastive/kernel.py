@@ -1,9 +1,9 @@
-"""The contrastive loss on a GPU: what there is one of per pair is computed by Triton kernels, tile by tile.
+"""The contrastive loss on a GPU: Triton kernels compute what needs all pairs, tile by tile.
 
 The forward pass reduces every tile of logits to log-sum-exps of its rows and columns. The backward pass
 computes the logits again, a block at a time, stores the negatives' gradient by the inner product of each pair
-in a workspace of bounded size, and multiplies it with the points: four products of matrices in all, twice as
-many where the softmaxes of rows and columns are of different logits. Nothing is summed in order of arrival.
+in a workspace of bounded size, and multiplies it with the points: four products of matrices in all,
+eight where the softmaxes of rows and columns are of different logits. All sums are in a fixed order.
 
 Logits are float32. With ``P`` and ``Q`` the largest ``sqrt(c)|x|`` and ``sqrt(c)|y|``, losses and gradients
 are right, to float32's rounding of logits, where all of this holds; elsewhere all of them are NaN:
@@ -11,16 +11,18 @@ are right, to float32's rounding of logits, where all of this holds; elsewhere a
 - ``(1 + P)(1 + Q) <= 4e18``, both up to 2e9 or one up to 1e18: "dist", "sqdist" and "inner". Of an angle
   ``(1 + P)(1 + Q) max(P, Q) <= 1e36``, both up to 1e12 or one up to 1e18.
 - The largest of all norms is 0 or at least 1e-30 (bfloat16: 1e-15): "dist", "sqdist" and angles. Smaller
-  points do no harm beside it, but two that are both within 1e-18 of the origin beside points at 1 coincide.
-- No logit is beyond 1e9. A softmax knows nothing finer than a rounding of its logits: where several share
-  the weight, gradients are off by ``2^-22`` of the largest logit. A logit of "inner" has the ``1/c`` that all
-  share: points near the origin are apart by no more than rounding leaves of it.
+  points are allowed beside it, but beside points at 1 two points that are both within 1e-18 of the
+  origin coincide.
+- No logit is beyond 1e9. Logits are rounded to float32: where several share the weight of a softmax,
+  gradients are off by ``2^-22`` of the largest logit. Every logit of "inner" contains ``1/c``: points
+  near the origin differ by what rounding leaves beside it.
 - The largest logit scale, times ``1/sqrt(c)`` for "dist" and ``1/c`` for "sqdist" and "inner", is 0 or at
   least 1e-34, and in float32. Where ``P`` and ``Q`` are below 5e-7, that times ``max(P, Q) / 1e-6`` for
   "dist", and times the square of it for "sqdist", is 0 or at least 1e-34 too.
 
-A CPU computes in float64 what float32 has not the range of (:mod:`hypkernels.contrastive.strips`). Here that
-would take a look at numbers the host never sees.
+On a CPU, numbers beyond the range of float32 are computed in float64
+(:mod:`hypkernels.contrastive.strips`). On a GPU that decision would have to wait for numbers on the
+device.
 """
 
 from __future__ import annotations
@@ -60,14 +62,14 @@ _POINT_KERNELS = (
     "pair_forward",
     "pair_backward",
 )
-# The largest norm that serves: gradients are sums of the weighted points, in float32; without centres logits
-# are made of their products in float32.
+# The least value of the largest norm: gradients are float32 sums of weighted points; of points that are
+# not centred, logits are made of float32 products.
 _LEAST_NORM, _LEAST_NORM_OF_PRODUCTS = 1e-30, 1e-15
 # Items and tiles that are merged at a time.
 _MERGED_ITEMS, _MERGED_TILES = 128, 16
 # Sums over the pairs of each row and of each column in the backward pass, see :class:`_Sums`.
 _ROW_SUMS, _COLUMN_SUMS = 3, 1
-# Of the partial sums of a tile's row or column: a largest logit and a sum; or one of the above.
+# Bytes of the partial sums of a tile's row or column: a largest logit and a sum; or one of the above.
 _LOG_SUM_BYTES, _SUM_BYTES = 8, 4
 
 
@@ -133,14 +135,14 @@ def backward(
 
 
 def in_range(p: Problem, similarity: str) -> Problem:
-    """As it is: beyond its range the results are NaN."""
+    """The problem as it is: beyond the range of the kernels the results are NaN."""
     return p
 
 
 def log_sums_of_negatives(
     p: Problem, similarity: str, symmetric: bool, *, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp over them, float64, of each row and of each column; of no columns if not asked for."""
+    """Log-sum-exp over the negatives of each row and column, float64; empty for unused columns."""
     pairs = _Pairs(p, similarity, plan or default_plan(p.x.points, similarity))
     rows = columns = p.scale.new_empty(0)
     for matrix, form in _matrices(p, similarity, symmetric):
@@ -158,7 +160,7 @@ def gradients_of_negatives(
     *,
     plan: Plan | None = None,
 ) -> Gradients:
-    """Through them, given the gradient by each matrix of logits."""
+    """The gradients through the negatives, given the gradient by each matrix of logits."""
     negatives = _Negatives(_Pairs(p, similarity, plan or default_plan(p.x.points, similarity)))
     matrices = _matrices(p, similarity, symmetric)
     for (matrix, form), softmax in zip(matrices, softmaxes, strict=True):
@@ -167,7 +169,7 @@ def gradients_of_negatives(
 
 
 def positive_gaps(p: Problem, similarity: str, symmetric: bool) -> Tensor:
-    """Of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
+    """The gap of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
     matrices = _matrices(p, similarity, symmetric)
     return torch.stack([_positive_gaps(p, form) / p.unit(matrix.gap.of_pairs) for matrix, form in matrices])
 
@@ -219,14 +221,14 @@ def _sum_by_target(p: Problem, total: Tensor, rows: slice) -> Tensor:
 
 
 class _Tables(NamedTuple):
-    """Of the rows and of the columns, see :func:`~hypkernels.contrastive.point_kernels.table`."""
+    """Tables of rows and of columns, see :func:`~hypkernels.contrastive.point_kernels.table`."""
 
     rows: Tensor
     columns: Tensor
 
 
 class _Pairs:
-    """A problem as kernels take it: ``u`` and ``v`` make the logits; pairs' weights meet ``x`` and ``y``."""
+    """A problem as kernels take it: logits are made of ``u, v``, weights are multiplied with ``x, y``."""
 
     def __init__(self, p: Problem, similarity: str, plan: Plan) -> None:
         self.problem = p
@@ -236,7 +238,7 @@ class _Pairs:
         self.x, self.y = (operand(side.points, self.precision) for side in (p.x, p.y))
         self.centred = is_centred(p.x.points)
         gap = logit_matrices(similarity, True)[0].gap  # all have the same unit
-        # Inner products of points near the origin are 1/c, and float32 has no more of them.
+        # In float32 inner products of points near the origin are 1/c: there are no digits to protect.
         least = 0.0 if similarity == "inner" else _LEAST_NORM if self.centred else _LEAST_NORM_OF_PRODUCTS
         self.units = point_kernels.frame_of(
             [_largest(side.square) for side in (p.x, p.y)],
@@ -274,7 +276,7 @@ class _Pairs:
         return rows, columns
 
     def _log_sums(self, block: Block, tables: _Tables, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
-        """By one reference a run of tiles; where the device finds that unsafe, by each its own."""
+        """Relative to one reference a run of tiles, or to each row's own if the device finds that unsafe."""
         sums = [allocate(self.x, (n,), torch.float64) for n in (block.height, block.width)]
         unsafe = torch.zeros((), dtype=torch.int32, device=self.x.device)
         logits = device.Logits(form.formula, self.centred, matrix.rows, matrix.columns)
@@ -395,10 +397,11 @@ class _Pairs:
 
 
 class _Sums(NamedTuple):
-    """What one matrix of logits leaves, float64.
+    """Sums of the backward pass over the pairs of one matrix of logits, float64.
 
-    ``rows (3, M)``: sums over the pairs of each row of weights of the points themselves, of gradients by
-    logits times gaps, and of the gradient by the curvature. ``columns (1, N)``: those of the first kind.
+    ``rows (3, M)``: for each row the sums of own terms (weights of the point itself), of gradients by
+    logits times gaps, and of the gradient by the curvature. ``columns (1, N)``: for each column the own
+    terms.
     """
 
     rows: Tensor
@@ -423,7 +426,8 @@ class _Negatives:
             p.c.new_zeros(()),
             p.c.new_zeros(len(pairs.x)),
         )
-        # float16 has not the range of a gradient. Its points are exact in tf32, which not all GPUs have.
+        # Gradients leave the range of float16. float16 points are exact in tf32, which not all GPUs
+        # have.
         self.dtype = torch.bfloat16 if pairs.x.dtype == torch.bfloat16 else torch.float32
         in_tf32 = pairs.x.dtype == torch.float16 and torch.version.hip is None
         self.precision = "tf32" if in_tf32 else pairs.precision
@@ -470,7 +474,7 @@ class _Negatives:
         add_tiles(by_column, sums.columns[:, block.columns])
 
     def _workspace(self, tile: Tile, blocks: list[Block]) -> Tensor:
-        """For the largest block, in whole tiles: kernels store them without a mask."""
+        """Memory for the largest block, in whole tiles: kernels store weights without a mask."""
         height = max((triton.cdiv(block.height, tile.rows) for block in blocks), default=0) * tile.rows
         width = max((triton.cdiv(block.width, tile.columns) for block in blocks), default=0) * tile.columns
         return allocate(self.pairs.x, (height, width), self.dtype)
@@ -501,7 +505,7 @@ class _Negatives:
 
 
 def _largest(numbers: Tensor) -> Tensor:
-    """0 of none."""
+    """The largest of the numbers, 0 if there are none."""
     return numbers.amax() if numbers.numel() else numbers.new_zeros(())
 
 
@@ -510,13 +514,13 @@ def _at_curvature(side: Side, c: Tensor) -> Side:
 
 
 def row_sums(tile: Tile, block: Block, count: int, like: Tensor) -> Tensor:
-    """For partial sums: one line for each column of tiles."""
+    """Memory for partial sums of rows: one line for each column of tiles."""
     tiles = triton.cdiv(block.width, tile.columns)
     return allocate(like, (count, tiles, block.height), torch.float32)
 
 
 def column_sums(tile: Tile, block: Block, count: int, like: Tensor, run: int = 1) -> Tensor:
-    """For partial sums: one line for each ``run`` of rows of tiles."""
+    """Memory for partial sums of columns: one line for each ``run`` of rows of tiles."""
     runs = triton.cdiv(triton.cdiv(block.height, tile.rows), run)
     return allocate(like, (count, runs, block.width), torch.float32)
 
@@ -543,14 +547,14 @@ def _merge_log_sums(parts: Tensor, out: Tensor, unsafe: Tensor, terms: int, shar
 def uses_product_tile(points: Tensor) -> bool:
     """Whether weights of pairs are multiplied with these points by ``add_product``.
 
-    PyTorch's own serves where it has the wanted precision, whatever its settings: bfloat16 on NVIDIA.
+    For bfloat16 on NVIDIA they are not: there PyTorch's product has float32 results under every setting.
     """
     on_nvidia = points.device.type == "cuda" and torch.version.hip is None
     return not (on_nvidia and points.dtype == torch.bfloat16)
 
 
 def aot_variants() -> Iterator[Variant]:
-    """Every tile of every plan, and where weights take the most registers every similarity."""
+    """Every tile of every plan; for weights that take the most registers, every similarity."""
     for target in TARGETS:
         for dtype in (torch.bfloat16, torch.float32):
             for similarity in SIMILARITIES:

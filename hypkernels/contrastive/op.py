@@ -3,9 +3,9 @@
 One operator takes several pairings of shared point sets. It returns the losses of each pairing and, for the
 backward operator, the statistics of each pairing and the summaries of the points.
 
-A compiled graph holds the operators, which have autograd formulas and batching rules of their own. The
-derivatives of ``torch.func`` and forward mode know nothing of those and would take them for constants.
-Outside of graphs gradients therefore go through functions, :class:`_Losses` and :class:`_Gradients`.
+A compiled graph contains the operators, which have autograd formulas and batching rules. The derivatives
+of ``torch.func`` and forward mode ignore these formulas and would take the results for constants. So
+outside of graphs gradients go through autograd functions, :class:`_Losses` and :class:`_Gradients`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Call(NamedTuple):
 
     @property
     def may_be_native(self) -> bool:
-        """Whether the compiled lane is asked for: then the results have a place for what it keeps."""
+        """Whether the compiled C++ may run: then the results include a tensor for what it keeps."""
         return self.points[0].device.type == "cpu" and self.backend in ("auto", "native")
 
     def implementation(self) -> str:
@@ -77,9 +77,9 @@ class Call(NamedTuple):
         return None if done is None else [*done[0], *done[1], torch.ones(1, dtype=torch.bool)]
 
     def for_native(self, *, by_native: bool) -> list[Tensor]:
-        """The last results on a CPU: what the compiled lane keeps, and whether it computed the others.
+        """The last results on a CPU: what the compiled C++ keeps, and whether it computed the others.
 
-        Of sizes that do not depend on whether it is there: a compiled graph may be run elsewhere.
+        Sizes are the same whether the library is there or not: a compiled graph may be run elsewhere.
         """
         if not self.may_be_native:
             return []
@@ -112,7 +112,7 @@ def native_module() -> Any:
 
 
 def pytorch_or_triton(choice: str) -> Any:
-    """The module of an implementation. What the compiled lane cannot take goes to PyTorch."""
+    """The module of an implementation; PyTorch's for what the compiled C++ cannot take."""
     return importlib.import_module(f"hypkernels.contrastive.{'kernel' if choice == 'triton' else 'strips'}")
 
 
@@ -208,7 +208,7 @@ def _run_gradients(
             scale = part.scale if call.logit_scale.dim() else part.scale.sum()
             scalars = [part.curv + (scalars[0] if scalars else 0), scale + (scalars[1] if scalars else 0)]
     points = [
-        # A set that learns may be in no pairing.
+        # A set that needs gradients may be in no pairing.
         one.new_zeros(one.shape if learning else 0) if by_points is None else rounded(by_points, one.dtype)
         for one, by_points, learning in zip(call.points, total, learns[: len(total)], strict=True)
     ]
@@ -216,7 +216,7 @@ def _run_gradients(
 
 
 def _sum(before: Tensor | None, gradient: Tensor) -> Tensor:
-    """In the memory of one of them, which may be of different dtypes."""
+    """The sum of two gradients, written into one of them; their dtypes may differ."""
     if before is None:
         return gradient
     wide, other = (gradient, before) if gradient.dtype == torch.float64 else (before, gradient)
@@ -286,7 +286,7 @@ def _each_of_a_batch(operator: Callable[..., list[Tensor]], fake: Callable[..., 
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """How the tensors of a call lie in a flat row of arguments, and what is beside them."""
+    """How a call's tensors lie in a flat list of arguments, and its other arguments."""
 
     point_sets: int
     options: tuple[Any, ...]
@@ -301,7 +301,7 @@ class _Layout:
         return Call(list(points), curv, scale, list(tensors[2 + self.point_sets :]), *self.options)
 
     def upstream(self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients by the losses: zeros of a pairing whose losses took no part."""
+        """The gradients by the losses; zeros for a pairing whose losses were not used."""
         points = self.call(tensors).points
         return [
             points[row].new_zeros(points[row].shape[0], dtype=result_dtype(points[row].dtype))
@@ -316,7 +316,7 @@ class _Layout:
 
 
 class _Losses(torch.autograd.Function):
-    """The operator, and what autograd and the transforms of ``torch.func`` make of it."""
+    """The operator for autograd and for the transforms of ``torch.func``."""
 
     generate_vmap_rule = True
 
@@ -341,7 +341,7 @@ class _Losses(torch.autograd.Function):
 
 
 class _Untransformed(torch.autograd.Function):
-    """The same without ``setup_context``, for which PyTorch binds a signature at each call."""
+    """The same without ``setup_context``, which costs time: PyTorch binds a signature at each call."""
 
     @staticmethod
     def forward(ctx: Any, layout: _Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -398,12 +398,12 @@ def _differentiated_in_a_graph() -> bool:
     return any(one.key() in (TransformType.Grad, TransformType.Jvp) for one in transforms)
 
 
-# What torch.compiler.assume_constant_result does, but for importing the whole compiler.
+# As torch.compiler.assume_constant_result does, without importing the whole compiler.
 _differentiated_in_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _takes_operator(*tensors: Tensor) -> bool:
-    """Whether the operator serves; else it has to be the function around it."""
+    """Whether to call the operator itself; otherwise the autograd function around it."""
     if torch.compiler.is_compiling():
         if _differentiated_in_a_graph() or forward_ad._current_level >= 0:
             raise NotImplementedError(
@@ -429,13 +429,13 @@ def _save(ctx: Any, layout: _Layout, *tensors: Tensor, results: Sequence[Tensor]
     ctx.layout = layout
     ctx.save_for_backward(*tensors, *saved)
     ctx.mark_non_differentiable(*saved)
-    ctx.set_materialize_grads(False)  # PyTorch would fill zeros as large as all that is saved
+    ctx.set_materialize_grads(False)  # otherwise PyTorch makes zeros as large as everything saved
 
 
 def _gradients(
     ctx: Any, grads: Sequence[Tensor | None], learns: Sequence[bool]
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
-    """By the points, the curvature and the scale; ``None`` for what does not learn."""
+    """The gradients by the points, the curvature and the scale; ``None`` for what needs none."""
     layout, tensors = ctx.layout, ctx.saved_tensors  # once: activation checkpointing unpacks them once
     n_given = 2 + layout.point_sets + layout.pairings
     curv, scale = tensors[:2]
@@ -460,7 +460,7 @@ def _gradients(
 
 
 def beside_scalar(scalar: Tensor, gradient: Tensor) -> Tensor:
-    """Its gradient; on a CPU, where alone one can leave float32, the largest number in place of infinity."""
+    """A scalar's gradient, on its device; on a CPU the largest number in place of infinity."""
     if gradient.device.type == "cpu" and scalar.dtype != torch.float64:
         largest = torch.finfo(scalar.dtype).max
         gradient = gradient.clamp(-largest, largest)

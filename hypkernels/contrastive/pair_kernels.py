@@ -8,15 +8,18 @@ multiplied as they are, without rounding:
     z = h_x B + h_y - c x.y
 
 Float32 points are *centred*: multiplied are ``u = k x - P o_x`` and ``v = k y - Q o_y``, with the centres
-``o_x`` and ``o_y`` of :class:`hypkernels.contrastive.problem.Side`. The products are as small as the points
-are near their centre, and so is what they round, above all in tf32. With the tilts ``t``
+``o_x`` and ``o_y`` of :class:`hypkernels.contrastive.problem.Side`. The nearer the points are to their
+centres, the smaller are the products and their rounding errors, above all in tf32. With the tilts ``t``
 
     z = lateral + radial,   lateral = t_x Q + P t_y - u.v,   radial = 2 sinh^2((b - a)/2)
 
-Logits are in bits (base 2). A pair of a row and its target is no negative: its logit is ``-inf``. Rows and
-columns past the end repeat the last one, so every number is that of some pair; what is not to count has
-weight 0. Sums leave a program as one partial sum for each row and tile, and for each column and tile or run
-of tiles; they are merged in a fixed order.
+Logits are in bits (base 2). A row and its target are no negative: their term of the sum is 0. Rows and
+columns past the end repeat the last one, so that every number is that of some pair; their terms are 0,
+too. A program stores partial sums, for each row and tile, and for each column and tile or run of tiles
+(tiles below each other that one program computes). They are merged in a fixed order.
+
+Shapes: a tile has ``(BLOCK_M, BLOCK_N)`` pairs, one of its pieces ``(BLOCK_M, WIDTH)``. Scalars of rows
+are ``(BLOCK_M, 1)``, those of columns ``(1, WIDTH)``.
 """
 
 from __future__ import annotations
@@ -74,18 +77,19 @@ from hypkernels.tritonlib.pair_tiles import (
 )
 from hypkernels.tritonlib.rows import rounded
 
-# Of sums without terms: far below any logit, and still a number that can be subtracted.
+# The reference of a sum without terms: far below any logit, and still a number that can be subtracted.
 _LOWEST, _HIGHEST = tl.constexpr(-1e38), tl.constexpr(3e38)
-# A sum of float32 terms relative to 1 lost less than its last bit, if it is at least this for each of them.
+# A sum that is at least this times the number of its terms has lost less than its last bit to underflow.
 _LEAST_OF_A_TERM = tl.constexpr(2.0 ** (24 - 126))
 
 
 class Operands(NamedTuple):
     """What the logits of a block of pairs are made of.
 
-    ``X (M, D)`` and ``Y (N, D)`` are the points, or the centred ones; ``ROWS`` and ``COLUMNS`` their tables.
-    ``TARGETS``: the column of each row's positive, int32; None: that of its own number. ``C``: the curvature.
-    ``X_EXTENT`` and ``Y_EXTENT``: the largest ``sqrt(c)`` times norm on either side.
+    ``X (M, D)`` and ``Y (N, D)`` are the points, or the centred ones; ``ROWS`` and ``COLUMNS`` their
+    tables. ``TARGETS (M,)``: the column of each row's positive, int32; None: column ``i`` for row ``i``.
+    ``C``: the curvature. ``X_EXTENT`` and ``Y_EXTENT``: the largest ``sqrt(c)`` times norm on either
+    side.
     """
 
     X: Any
@@ -101,8 +105,10 @@ class Operands(NamedTuple):
 
 
 class LogSums(NamedTuple):
-    """The largest logit, or the reference, and the sum relative to it: of each row, for each column of tiles;
-    of each column, for each row of tiles or for each run of them."""
+    """The largest logit, or the reference, and the sum relative to it, float32.
+
+    ``ROW_*``: ``(columns of tiles, M)``. ``COLUMN_*``: ``(rows of tiles or runs of them, N)``.
+    """
 
     ROW_MAX: Any
     ROW_SUM: Any
@@ -111,8 +117,11 @@ class LogSums(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The matrix of weights and sums over it, as of :class:`LogSums`: of the points' own terms, ``X_SUM`` and
-    ``Y_SUM``, of gradients by logits times gaps, and of the terms of the gradient by ``log c``."""
+    """The matrix of weights, and sums over it with the shapes of :class:`LogSums`.
+
+    ``X_SUM`` and ``Y_SUM``: of the points' own terms. ``GAP_SUM``: of gradients by logits times gaps.
+    ``CURV_SUM``: of the gradient by ``log c``.
+    """
 
     WEIGHTS: Any
     stride: Any
@@ -123,10 +132,10 @@ class Weights(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """Which ones, at compile time.
+    """Which logits are computed, and which sums over them; known at compile time.
 
-    ``near``: the formula for points that all are near each other, or for all others: of two launches one
-    returns at once.
+    ``near``: whether by the formula for points that all are near each other. Both formulas are launched,
+    and one of the launches returns at once.
     """
 
     formula: int
@@ -137,10 +146,11 @@ class Logits(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """What gradients by pairs need besides, at compile time.
+    """What gradients of pairs need besides; known at compile time.
 
-    ``units_per_rate``: of a gap, in what its rate is of; ``resolution``: of the product, see
-    :data:`~hypkernels.tritonlib.products.RESOLUTION`; ``round_tf32``: whether weights are rounded to it.
+    ``units_per_rate``: the unit of the gap, in the unit of its rate; ``resolution``: of the product, see
+    :data:`~hypkernels.tritonlib.products.RESOLUTION`; ``round_tf32``: whether weights are rounded to
+    tf32.
     """
 
     units_per_rate: float
@@ -158,7 +168,7 @@ class Arithmetic(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Of a tile: the numbers of its rows, of the points to be read, and the rows' places in the table."""
+    """A tile's rows, the rows and columns that are read for it, and the rows' places in their table."""
 
     row: tl.tensor
     row_at: tl.tensor
@@ -180,10 +190,10 @@ def log_sums(
 ):
     """The sums of ``2**(logit - reference)`` over each row of a tile and over each column of a run of tiles.
 
-    The reference is one for the ``run`` of tiles below each other: the largest logit of the first piece of
-    the first tile. One exponential serves a row and a column, and nothing is looked for in other pairs. A sum
-    of logits far above it is infinite, of logits far below it is 0: :func:`merge_log_sums` finds both, and
-    then :func:`separate_log_sums` runs. Sums over columns stay in each thread's registers until the run ends.
+    All tiles of the run have one reference: the largest logit of the first piece of the first tile. So
+    one exponential serves a row and a column, and no other maximum is needed. A sum of logits far above
+    the reference is infinite, a sum of logits far below it is 0: :func:`merge_log_sums` finds both, and
+    then :func:`separate_log_sums` runs. Sums over columns stay in registers until the run ends.
     """
     FORMULA: tl.constexpr = LOGITS.formula
     INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
@@ -204,14 +214,14 @@ def log_sums(
     for _ in tl.static_range(PIECES):
         column_sums += (tl.zeros([KEPT, WIDTH], tl.float32),)  # type: ignore[assignment]
     reference = _LOWEST
-    # What a tile needs is computed from its number: kept from one tile to the next it would take registers.
+    # No hoisting out of this loop: what is kept from one tile to the next takes registers.
     for tile in tl.range(j * height + first * run, stop, disable_licm=True):
         i, j = tile % height, tile // height
         at = _places(operands, i, j, M, N, TILE)
         x = row_scalars(at.table_at, INLINE_PTX)
         rate = row_scalar(at.table_at, RATE, INLINE_PTX)
         whole = _is_whole(operands.TARGETS, offset, at.row_at, i, j, M, N, TILE)
-        pieces = split(_products(operands, at, ARITHMETIC, TILE), PIECES)
+        pieces = split(_products(operands, at, ARITHMETIC, TILE), PIECES)  # PIECES of (BLOCK_M, WIDTH)
 
         if i % run == 0:
             y = column_scalars(_columns_of_piece(operands.COLUMNS, j, 0, TILE))
@@ -221,7 +231,7 @@ def log_sums(
                 spread = tl.where(_counts(operands.TARGETS, offset, at, column, M, N), spread, _HIGHEST)
             least = tl.min(spread, 1)[:, None]
             largest = gap_of_spread(least, LOGITS.near, FORMULA, INLINE_PTX) * minus(rate)
-            # Of a matrix of one column: Triton 3.6 cannot reduce a vector here for sm_100.
+            # The maximum of a matrix (BLOCK_M, 1): Triton 3.6 cannot reduce a vector here for sm_100.
             reference = tl.max(tl.max(tl.where(least < _HIGHEST, largest, _LOWEST), 0), 0)
 
         row_sum = tl.zeros([BLOCK_M, LANES], tl.float32)
@@ -263,9 +273,9 @@ def separate_log_sums(
     ARITHMETIC: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """As :func:`log_sums`, each row and each column of a tile relative to its own largest logit.
+    """As :func:`log_sums`, but each row and each column of a tile is relative to its own largest logit.
 
-    For when :func:`merge_log_sums` has found one reference for all to be ``UNSAFE``.
+    It returns at once unless :func:`merge_log_sums` has set ``UNSAFE``.
     """
     FORMULA: tl.constexpr = LOGITS.formula
     INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
@@ -313,10 +323,12 @@ def separate_log_sums(
 def merge_log_sums(
     MAX, SUM, OUT, UNSAFE, items, tiles, terms, SHARED: tl.constexpr, ITEMS: tl.constexpr, TILES: tl.constexpr
 ):
-    """Log-sum-exp over ``terms`` logits of each item from its parts in all tiles: natural, float64.
+    """Log-sum-exp over ``terms`` logits of each item, a row or column, from its sums in all tiles.
 
-    A term below ``2**-126`` of a shared reference was 0 in float32. Where all of them together could matter,
-    or a sum is beyond float32, the references have to be the maxima of each item.
+    ``MAX`` and ``SUM`` are ``(tiles, items)``, ``OUT (items,)`` is in nats, float64. With a ``SHARED``
+    reference a term below ``2**-126`` of it was 0 in float32. ``UNSAFE`` is set where all such terms
+    together could change the sum, or where the sum left float32: then each item needs its own maximum as
+    the reference.
     """
     if not SHARED:  # noqa: SIM102 -- the compiler decides this one, the device the next
         if tl.load(UNSAFE) == 0:
@@ -352,9 +364,9 @@ def pair_weights(
     ARITHMETIC: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The negatives' gradient by ``-c x.y`` of each pair, a matrix, and what is summed over rows and columns.
+    """The matrix of the negatives' gradients by ``-c x.y``, and sums of gradients over rows and columns.
 
-    The sums that are to cancel against products with the matrix are those of the rounded matrix.
+    Own terms nearly cancel against products with the matrix: they are summed from the rounded matrix.
     """
     FORMULA: tl.constexpr = LOGITS.formula
     INLINE_PTX: tl.constexpr = ARITHMETIC.inline_ptx
@@ -364,9 +376,10 @@ def pair_weights(
     PIECES: tl.constexpr = TILE.pieces
     WIDTH: tl.constexpr = BLOCK_N // PIECES
     TOGETHER: tl.constexpr = KEPT > 1 and KEPT < BLOCK_M
-    # Of a row, a thread has every fourth column of a half; or, of tcgen05 with eight warps, one side.
+    # A thread has every fourth column of half a row; with tcgen05 and eight warps, the left or right
+    # columns.
     BY_LANE: tl.constexpr = KEPT < BLOCK_M or WIDTH == 2 * SUM_LANES or FORMULA >= ANGLE_AT_X
-    # Sums of lanes take registers, which longer formulas have not.
+    # Separate sums for the threads of a row take registers; longer formulas leave none for them.
     LANES: tl.constexpr = 1 if FORMULA >= ANGLE_AT_X else SUM_LANES if BY_LANE else 2
     if _is_for_other_launch(operands, LOGITS):
         return
@@ -387,8 +400,9 @@ def pair_weights(
     gap_sum, curv_sum, radial_sum = own_sum, own_sum, own_sum
     column_sums = ()
     for piece in tl.static_range(PIECES):
-        # Every other column: of a row and a lane there is one, whose terms are added by the multiplication.
-        products = halves(pieces[piece])
+        # The even, then the odd columns: of either a thread has one a row, so that a multiply-add sums
+        # terms.
+        products = halves(pieces[piece])  # 2 of (BLOCK_M, WIDTH / 2)
         at_column = _columns_of_piece(operands.COLUMNS, j, piece, TILE)
         y = halves_of_points(column_scalars(at_column))
         column_total = halves(column_scalar(at_column, TOTAL))
@@ -416,7 +430,7 @@ def pair_weights(
                 radial_sum += sums_of_half(
                     gradient.weight * gradient.radial * gradient.radial, LANES, BY_LANE
                 )
-            if half == 0:  # no tuple of both: in one Triton 3.6 forgets the names
+            if half == 0:  # two names, not a tuple: in a tuple Triton 3.6 forgets the fields' names
                 even = gradient
             else:
                 odd = gradient
@@ -455,7 +469,7 @@ def pair_weights(
 
 @triton.jit
 def _places(operands, i, j, M, N, TILE: tl.constexpr):
-    """Past the end the last row and the last column again."""
+    """The places of a tile; past the end they repeat the last row and the last column."""
     row = i * TILE.rows + tl.arange(0, TILE.rows)
     column = j * TILE.columns + tl.arange(0, TILE.columns)
     table_at = operands.ROWS + first_place(i * TILE.rows) + places(TILE.rows)
@@ -464,7 +478,7 @@ def _places(operands, i, j, M, N, TILE: tl.constexpr):
 
 @triton.jit
 def _columns_of_piece(COLUMNS, j, piece, TILE: tl.constexpr):
-    """Places in the table."""
+    """The places of a piece's columns in their table, ``(WIDTH,)``."""
     WIDTH: tl.constexpr = TILE.columns // TILE.pieces
     return COLUMNS + first_place(j * TILE.columns) + place(piece * WIDTH) + places(WIDTH)
 
@@ -491,7 +505,7 @@ def _products(operands, at, ARITHMETIC: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _is_for_other_launch(operands, LOGITS: tl.constexpr):
-    """Of a distance there are two, one for points that all are near each other and one for all others."""
+    """Whether this launch has nothing to do: there are two, for near points and for all others."""
     if LOGITS.formula > SQDIST:
         return False
     return _all_near(operands) != LOGITS.near
@@ -499,13 +513,13 @@ def _is_for_other_launch(operands, LOGITS: tl.constexpr):
 
 @triton.jit
 def _all_near(operands):
-    """Whether no two points are farther apart than the series of :func:`distance_in_bits` serves."""
+    """Whether all pairs are within the range of the series of :func:`distance_in_bits`."""
     return tl.load(operands.X_EXTENT).to(tl.float32) + tl.load(operands.Y_EXTENT).to(tl.float32) < NEAR_REACH
 
 
 @triton.jit
 def _counts(TARGETS, offset, at, column, M, N):
-    """Which pairs are negatives: no row is with its target, none is past the end."""
+    """Which pairs count as negatives: not those of a row and its target, nor those past the end."""
     target = at.row + offset if TARGETS is None else tl.load(TARGETS + at.row_at) + offset
     negative = column[None, :] != target[:, None]
     return negative & (column < N)[None, :] & (at.row < M)[:, None]
@@ -513,7 +527,7 @@ def _counts(TARGETS, offset, at, column, M, N):
 
 @triton.jit
 def _is_whole(TARGETS, offset, row_at, i, j, M, N, TILE: tl.constexpr):
-    """Whether all pairs of a tile are negatives: most tiles need no tests."""
+    """Whether all pairs of a tile are negatives, as in most tiles: then none is tested by itself."""
     row, column = i * TILE.rows, j * TILE.columns
     inside = (row + TILE.rows <= M) & (column + TILE.columns <= N)
     if TARGETS is None:
@@ -548,7 +562,7 @@ def _gradient(
         return Gradient(by_gap, radial, by_gap, by_gap, by_gap)
     z = separation(product, x, y, c, CENTRED)
     slope = tl.rsqrt(sinh_squared(z))
-    # Where all points are near each other every ``A`` is all but 1, and there are no registers to tell.
+    # Where all points are near each other every ``A`` is nearly 1, and registers for it are missing.
     steepest = x.steepest if LOGITS.near else x.steepest * (y.root * y.root)
     per_sinh = tl.minimum(slope, steepest, propagate_nan=tl.PropagateNan.ALL)
     distance = gap

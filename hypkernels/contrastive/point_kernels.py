@@ -1,7 +1,7 @@
-"""Triton kernels of the contrastive loss for what there is one of per point, and their launchers.
+"""Triton kernels of the contrastive loss for numbers per point, and their launchers.
 
-Rows of points are read as in :mod:`hypkernels.tritonlib.rows`: in float64, each once or twice, whatever has
-to be made of them. Names are those of :mod:`hypkernels.contrastive.problem`.
+Rows of points are read as in :mod:`hypkernels.tritonlib.rows`: in float64, once or twice, however many
+numbers are computed from them. Names are those of :mod:`hypkernels.contrastive.problem`.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from hypkernels.tritonlib.rows import (
 )
 
 _LN2 = tl.constexpr(0.6931471805599453)
-# Between points that all are the origin.
+# Stands for the largest norm if all points are the origin.
 _TINY = tl.constexpr(1e-37)
 # ``(1 + P)(1 + Q)`` beyond which the square of ``z`` leaves float32; for angles times the larger of the two.
 _FARTHEST, _FARTHEST_OF_ANGLE = tl.constexpr(4e18), tl.constexpr(1e36)
-# Logits beyond which the rounding of one leaves the range of what exponentials can make good.
+# Beyond this a logit's rounding is larger than what the exponentials can correct.
 _LARGEST_LOGIT = tl.constexpr(1e9)
-# The largest logit of one unit of the gap, below which those of rows would lose digits in float32.
+# Below this the largest logit of one unit of the gap loses digits in float32.
 _LEAST_RATE = tl.constexpr(1e-34)
-# ``k|x|`` up to which all is as in flat space, but for a factor of the curvature's share.
+# Up to this ``k|x|`` the geometry is flat to 1e-12, except for the terms of the curvature, which scale.
 _FLAT = tl.constexpr(1e-6)
 _NUMBERS_OF_FRAME = 8
 # Points whose scalars one program computes.
 _ITEMS = 256
-# Rows and columns of a tile where a program is not given whole rows.
+# Rows and columns of a tile of the kernels whose programs compute parts of rows.
 _ROWS, _COLUMNS = 16, 256
 
 
 @triton.jit(do_not_specialize=["count"])
 def mean_direction(X, stride, OUT, count, D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Over ``count`` rows, a block of columns a program. A row that is no finite point does not count."""
+    """The mean direction of the finite ones of ``count`` rows; a program takes a block of columns."""
     index = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float64)
     present = 0.0
@@ -90,7 +90,7 @@ def products_with_centres(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``|x|^2`` and the inner products with the first ``SETS`` centres, in a line of ``COLUMNS`` numbers."""
+    """Of each point ``|x|^2`` and its products with the first ``SETS`` centres: ``(points, COLUMNS)``."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x = input_rows(X, x_outer, x_inner, tile)
     products = (dot(x, x, tile, D, BLOCK_D),)
@@ -119,7 +119,7 @@ def centre(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``k x - P o``, with the side's own centre ``o``"""
+    """``k x - P o``, with the side's own centre ``o``."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x, out = input_rows(X, x_outer, x_inner, tile), output_rows(OUT, tile, D)
     k = tl.sqrt(load_scalar(C))
@@ -161,9 +161,9 @@ def scalars(
 ):
     """The lines of a table of :mod:`~hypkernels.tritonlib.pair_tiles` for which there are arguments.
 
-    Past the end the last point is repeated, up to where no tile reaches. All is NaN where these points and
-    rates are :func:`_out_of_range`. ``PER_RATE`` and ``WEIGHT_UNIT``: what ``PER_UNIT`` and weights are
-    multiplied with.
+    Past the end the last point is repeated, as far as any tile reaches. Everything is NaN where these
+    points and rates are :func:`_out_of_range`. ``PER_RATE`` and ``WEIGHT_UNIT`` are factors of
+    ``PER_UNIT`` and of the weights.
     """
     item = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
     known = tl.minimum(item, items - 1)
@@ -195,7 +195,8 @@ def scalars(
         if LARGEST_RATE is not None:
             weights *= tl.load(WEIGHT_UNIT)
         _store_line(at, lines.TOTAL, rounded)
-        # What the totals lose would be one error for a whole row or column.
+        # What the total loses by rounding goes into the weight: it would be one error for a whole row or
+        # column.
         _store_line(at, lines.WEIGHT, weights * tl.exp2(rounded - bits))
     if PER_UNIT is not None:
         per_unit = tl.load(PER_UNIT + known)
@@ -217,10 +218,11 @@ def frame(
 ):
     """The ``ITEMS`` numbers of a :class:`Frame`, of gaps with a unit of ``c**(-POWER / 2)``.
 
-    Where the geometry is flat to the twelfth digit, gaps and their derivatives, those by the curvature too,
-    are the same at a larger curvature, at which powers of ``k|x|`` do not leave float32. The factor is a
-    power of two, and 1 where a point is not near the origin, or all are it, or ``LEAST_NORM`` is 0. If the
-    larger of both norms is less than that and not 0, extents come out infinite, which no logits are made of.
+    Near the origin the geometry is flat to 1e-12. There gaps and their derivatives, also those by the
+    curvature, are the same at a larger curvature, at which powers of ``k|x|`` stay in float32. The
+    factor is a power of two. It is 1 if a point is not near the origin, if all are the origin, or if
+    ``LEAST_NORM`` is 0. If the larger norm is below ``LEAST_NORM`` and not 0, the extents are infinite:
+    the results are NaN.
     """
     x_norm, y_norm = tl.sqrt(tl.load(X_SQUARE)), tl.sqrt(tl.load(Y_SQUARE))
     c = tl.load(C)
@@ -256,7 +258,7 @@ def frame(
 
 @triton.jit
 def _out_of_range(P, Q, largest_rate, FORMULA: tl.constexpr):
-    """Whether pairs of points that are no farther out have in float32 what no digit is right of."""
+    """Whether pairs of points that are no farther out than this may have no right digit in float32."""
     A, B = tl.sqrt(1.0 + P * P), tl.sqrt(1.0 + Q * Q)
     reach = (1.0 + P) * (1.0 + Q)
     if FORMULA >= gaps.ANGLE_AT_X:
@@ -311,7 +313,7 @@ def _negative_inner_gradient(grad, pair, options):
 
 
 class RowGap(NamedTuple):
-    """A gap of the two points of a row, in user's units: its value, and its gradient by what is in a pair."""
+    """A gap of the two points of a row, in the user's units: its value, and its gradient."""
 
     value: Any
     gradient: Any
@@ -420,12 +422,12 @@ def table(
 
 
 class Frame(NamedTuple):
-    """In what units pairs are computed, scalars in float64; see :func:`frame`.
+    """The units in which pairs are computed, 0-d float64 tensors; see :func:`frame`.
 
-    ``c``: the curvature; ``extents``: ``k|x|`` and ``k|y|`` of the points farthest out. ``per_rate``: what
-    logits by the unit of their gap are multiplied with; ``largest_rate``: the largest of these.
-    ``weight_unit``: what weights are multiplied with. Their sums are to be multiplied with ``gap_unit`` times
-    gaps, and with ``curv_unit`` if they are of the gradient by ``log c``.
+    ``c``: the curvature; ``extents``: ``k|x|`` and ``k|y|`` of the points farthest out. ``per_rate``:
+    the factor of the logits of one unit of the gap; ``largest_rate``: the largest of these.
+    ``weight_unit``: the factor of weights. Sums of weights times gaps have to be multiplied with
+    ``gap_unit``, sums of the gradient by ``log c`` with ``curv_unit``.
     """
 
     c: Tensor
@@ -440,7 +442,8 @@ class Frame(NamedTuple):
 def frame_of(
     squares: Sequence[Tensor], largest: Tensor, c: Tensor, *, curv_power: float, least_norm: float
 ) -> Frame:
-    """``squares``: the largest of rows and of columns; ``largest``: logit of one unit, ``c**-curv_power``."""
+    """``squares``: the largest squared norm of rows and of columns; ``largest``: the largest logit of one
+    unit of the gap, which is ``c**-curv_power``."""
     numbers = allocate(c, (_NUMBERS_OF_FRAME,), torch.float64)
     with torch.cuda.device_of(c):
         frame[(1,)](
@@ -465,10 +468,11 @@ def finish_gradient(
     by_height: Tensor | None = None,
     by_norm: Tensor | None = None,
 ) -> None:
-    """From products with the weights of pairs to a gradient, less what the weights leave to the points.
+    """From products with the weights of pairs to a gradient: the points' own terms are subtracted.
 
-    Sums of that, for each point: of logits whose apex is at the other point, to be divided by ``A``, and of
-    logits whose apex is here, to be divided by ``P^2``. All of it is ``weight_unit`` times as large.
+    Sums of these, for each point: ``by_height``, of logits whose apex is at the other point, is divided
+    by ``A``; ``by_norm``, of logits whose apex is here, by ``P^2``. Everything given is ``weight_unit``
+    times too large.
     """
     subtract_own(total, side.points, side.square, side.c, by_height, by_norm, weight_unit)
 

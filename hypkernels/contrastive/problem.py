@@ -1,10 +1,11 @@
-"""What every implementation of the contrastive loss shares: its inputs and results, and all that is row-wise.
+"""What implementations of the contrastive loss share: inputs, results, and everything row-wise.
 
 With ``l_ij`` the logits and ``t_i`` the target of row ``i``, the loss of row ``i`` is
-``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The positives come from exact
-row-wise formulas and stay out of the sum: a loss far below the rounding of the logits keeps its digits, as do
-its gradients. An implementation supplies what there is one of per pair: the log-sum-exp over the negatives,
-and their part of the gradients. Whatever there is one of per row or column is float64.
+``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The logits of positives, ``l_{i
+t_i}``, come from exact row-wise formulas and stay out of the sum: a loss far below the rounding of the
+logits keeps its digits, as do its gradients. An implementation computes what needs all pairs: the
+log-sum-exp over the negatives, and their part of the gradients. Numbers per row and per column are
+float64.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ class Part(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One of the two sets of a pairing, before the other.
+    """One of the two sets of a pairing, with what it needs to know of the other set.
 
-    ``centre``, a direction ``(D,)``, is where the points are. Any vector serves. The nearer to the points,
-    the less a product of matrices rounds.
-    ``square`` and ``along`` are ``|x|^2`` and ``x.p``, ``(M, 1)``. Whatever else there is one of per point is
-    made of them when it is wanted: kept for all points, it would be the most of the memory.
+    ``centre``, ``(D,)``, is the direction in which the points lie. Results are right with any vector;
+    the nearer it is to the points, the smaller are the rounding errors of a product of matrices.
+    ``square`` and ``along`` are ``|x|^2`` and the product of ``x`` with the other set's centre, ``(M,
+    1)``. All other numbers per point are computed from these when they are needed: stored for all
+    points, they would take most of the memory.
     """
 
     points: Tensor
@@ -92,9 +94,9 @@ class Learns(NamedTuple):
 class Problem:
     """Points ``(M, D)`` and ``(N, D)``, the curvature ``c``, one scale and one target for each row.
 
-    ``targets`` are indices of ``y``; ``None``: row ``i`` belongs to ``y_i``, which saves copies of points.
-    All are -1: every pair is a negative, as in a block of a larger problem.
-    ``one_scale``: it is the same of all rows. ``in_float64``: the logits, whatever the points are.
+    ``targets``: indices into ``y``. ``None``: the target of row ``i`` is ``y_i``, which saves copies of
+    points. If all are -1 every pair is a negative, as in a block of a larger problem. ``one_scale``: all
+    rows have the same scale. ``in_float64``: logits are float64, whatever the points are.
     """
 
     x: Side
@@ -112,11 +114,11 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits: float64 for float64 points or if asked for, else float32."""
+        """The dtype of the logits: float64 for float64 points or with ``in_float64``, else float32."""
         return torch.float64 if self.in_float64 else result_dtype(self.x.points.dtype)
 
     def unit(self, pairs: PairFunction) -> Tensor:
-        """One of a gap, which is 1 where the curvature is -1."""
+        """The unit of a gap: a power of the curvature, 1 where the curvature is -1."""
         power = pairs.curv_power
         if power not in self._units:
             self._units[power] = self.c**-power
@@ -125,8 +127,8 @@ class Problem:
     def logits_per_unit(self, gap: Gap) -> Tensor:
         """Minus the logit of one unit of ``gap.of_pairs``, for each row.
 
-        Rounded to the logits' dtype also where it is used in float64: positives and negatives have to agree
-        on the scale.
+        It is rounded to the logits' dtype even where it is used in float64: positives and negatives must
+        have the same scale.
         """
         power = gap.of_pairs.curv_power
         if power not in self._per_unit:
@@ -143,7 +145,7 @@ class Problem:
             yield chunk, self.x.points[chunk], self.at_targets(self.y.points, chunk)
 
     def at_targets(self, of_columns: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Of each row's target."""
+        """The numbers of each row's target, out of those of the columns."""
         if self.targets is None:
             return of_columns[: len(self.x.points)][rows]
         return of_columns[self.targets[rows]]
@@ -182,10 +184,10 @@ class Gradients(NamedTuple):
 
 
 def summaries(points: Sequence[Tensor]) -> list[Tensor]:
-    """All that the preparation of point sets reads their coordinates for, which no other argument changes.
+    """Everything that needs one pass over the points' coordinates and depends on nothing else.
 
-    float64: the centres of the sets ``(n, D)`` and, of each set, squared norms and products with all centres,
-    ``(M, 1 + n)``.
+    float64: the centres of the sets, ``(n, D)``, and for each set the squared norms and the products
+    with all centres, ``(M, 1 + n)``.
     """
     centres = torch.stack([_centre(one) for one in points])
 
@@ -203,7 +205,7 @@ def _centre(points: Tensor) -> Tensor:
 
 
 def sample_of(points: Tensor) -> Tensor:
-    """The rows that stand for all."""
+    """The rows from which the centre is estimated."""
     return points[:: max(1, len(points) // _CENTRE_SAMPLE)]
 
 
@@ -217,7 +219,7 @@ class Embeddings:
         self._typical: dict[tuple[int, int], Tensor] = {}
 
     def typical_rapidity(self, one: int, other: int) -> Tensor:
-        """One for both sets of a pairing. As with the centres, any number serves that is near to theirs."""
+        """A rapidity near those of both sets. As with the centres, any number gives the right result."""
         pair = min(one, other), max(one, other)
         if pair not in self._typical:
             middles = torch.stack([self._middles[index] for index in pair])
@@ -331,7 +333,7 @@ def _softmax_gradient(
 def _column_sums(p: Problem, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of each positive's column without itself, ``(M,)``, and of whole columns, ``(N,)``.
 
-    Several rows may share a target: they are each other's rivals.
+    If several rows share a target, each is a negative of the others in that column.
     """
     of_targets = p.at_targets(negatives)
     if p.targets is None:

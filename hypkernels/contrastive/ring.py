@@ -1,9 +1,10 @@
-"""The contrastive losses over the processes of a group, none of which ever holds the points of all.
+"""The contrastive losses over the processes of a group. No process ever holds the points of all.
 
-Every process keeps its rows; the columns go round a ring, a stop at each process. At a stop the rows of the
-process meet the columns that visit: one tile of logits serves the rows' softmaxes, whose sums stay, and the
-columns', whose sums travel on and come home with all rows in them. The backward pass sends the columns round
-once more, with what the softmaxes came to, and their gradient travels with them.
+Every process keeps its rows. Columns go round a ring, with a stop at each process: there its rows meet
+the visiting columns. One block of logits serves both softmaxes. The sums of rows stay; the sums of
+columns travel on with the columns, and come home after a round with all rows in them. The backward pass
+sends the columns round once more, with the results of their softmaxes, and their gradient travels with
+them.
 
 While a block is computed the columns of the next one are on their way.
 """
@@ -46,11 +47,12 @@ class Ring:
         )
 
     def rows_at(self, stop: int) -> int:
-        """Of the columns that visit this process at a stop of theirs; at stop 0 they are its own."""
+        """How many columns visit this process at a stop; at stop 0 they are its own."""
         return self.counts[(self.rank - stop) % self.size]
 
     def pass_on(self, visiting: Tensor, stop: int) -> Callable[[], Tensor]:
-        """Send on what visits, ``(n, rows, ...)``, at ``stop``; the function waits for what comes instead."""
+        """Send on the visiting tensor, ``(n, rows, ...)``; the returned function waits for the next
+        one."""
         if self.size == 1:
             return lambda: visiting
         visiting = visiting.contiguous()
@@ -98,12 +100,13 @@ class _Round:
         return len(self.options[0])
 
     def call(self, curv: Tensor, scale: Tensor, points: Sequence[Tensor]) -> Call:
-        """Of this process's rows and its own columns."""
+        """The losses' arguments, of this process's rows and its own columns."""
         own = torch.empty(0, dtype=torch.int64, device=points[0].device)
         return Call(list(points), curv, scale, [own] * self.pairings, *self.options)
 
     def block(self, call: Call, visiting: Tensor, stop: int) -> Call:
-        """Of its rows and the columns that visit: at stop 0 its own, later such that all are negatives."""
+        """The arguments of a block: its rows and the visiting columns; after stop 0 all are
+        negatives."""
         points = [*(call.points[index] for index in self.rows), *visiting.unbind(0)]
         rows = [self.rows.index(row) for row in call.rows]
         columns = [len(self.rows) + self.columns.index(column) for column in call.columns]
@@ -117,7 +120,7 @@ class _Round:
 
 
 class _Block:
-    """What one process computes of one block, with the implementation that serves its points."""
+    """One process's part of one block, computed by the implementation for its points."""
 
     def __init__(self, call: Call, learns: Sequence[bool] | None = None) -> None:
         self.similarity = call.similarity
@@ -142,7 +145,7 @@ class _Block:
         return [problem.softmax_gradients(grad, p, one, self.similarity, True) for grad, p, one in each]
 
     def gradients(self, softmaxes: Sequence[list[SoftmaxGradient]]) -> Iterator[Gradients]:
-        """Of one pairing after the other: each takes as much memory as the points."""
+        """The gradients of one pairing after the other: each takes as much memory as the points."""
         for p, one in zip(self.problems, softmaxes, strict=True):
             yield self._of.gradients_of_negatives(p, one, self.similarity, True)
 
@@ -259,7 +262,8 @@ def _gradients(
     saved: Sequence[Statistics],
     learns: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """By the curvature, the scale and the points; by the two scalars through this process's rows alone."""
+    """The gradients by curvature, scale and points; by the two scalars through this process's rows
+    only."""
     own = _Block(call)
     softmaxes = own.softmaxes(upstream, saved)
     sums = _Sums(way, call)
@@ -270,12 +274,13 @@ def _gradients(
 
 
 def _add_negatives(sums: _Sums, softmaxes: Sequence[list[SoftmaxGradient]], learns: Sequence[bool]) -> None:
-    """Of all blocks of this process's rows and, for its columns, of all blocks that they visit."""
+    """Add the gradients of all blocks of this process's rows and of all blocks that its columns
+    visit."""
     way, call = sums.way, sums.call
     pass_on = way.ring.pass_on
     visiting, softmax_of_columns = way.travellers(call.points), _of_columns(softmaxes)
     curv_learns, scale_learns, *rows_learn = learns
-    # A column's process alone knows whether it learns.
+    # Only the process that owns a column knows whether it needs a gradient: compute all of them.
     learns = [*rows_learn, *(True for _ in way.columns), curv_learns, scale_learns]
     for stop in range(way.ring.size):
         last = stop + 1 == way.ring.size
@@ -293,7 +298,7 @@ def _add_negatives(sums: _Sums, softmaxes: Sequence[list[SoftmaxGradient]], lear
 
 
 def _of_columns(softmaxes: Sequence[list[SoftmaxGradient]]) -> Tensor:
-    """What travels of them: of each pairing the columns' weights and totals, ``(2 pairings, rows)``."""
+    """What travels with the columns: their weights and totals, ``(2 pairings, rows)``."""
     both = [part.columns for parts in softmaxes for part in parts if part.columns is not None]
     return torch.stack([tensor for one in both for tensor in one])
 
@@ -321,7 +326,7 @@ class _Sums:
         self.scale = points.new_zeros(len(points), dtype=torch.float64)
 
     def of_pairing(self, n: int) -> Gradients:
-        """Views of its sets' sums."""
+        """Views of the sums of a pairing's sets."""
         row, column = self.way.rows.index(self.call.rows[n]), self.way.columns.index(self.call.columns[n])
         return Gradients(self.rows[row], self.columns[column], self.curv, self.scale)
 
@@ -331,7 +336,7 @@ class _Sums:
                 total.add_(rounded(one, total.dtype) if one.dim() == 2 else one)
 
     def of_points(self) -> list[Tensor]:
-        """Of each set of the call, in its dtype; the columns have come home."""
+        """The gradient by each set of the call, in its dtype, once the columns have come home."""
         totals = []
         for index, points in enumerate(self.call.points):
             parts = [

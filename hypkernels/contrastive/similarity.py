@@ -1,4 +1,4 @@
-"""What the logits are made of: how far apart two points are, for one pair exactly and for a tile of pairs."""
+"""Gaps, of which logits are made: how far apart two points are, of one pair exactly and of a tile."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Logits(NamedTuple):
 
 
 def logit_matrices(similarity: str, symmetric: bool, *, one_scale: bool = False) -> list[Logits]:
-    """One matrix serves both directions, except for the angle: its apex is the item that chooses.
+    """One matrix of logits serves both directions, but for angles: their apex is the item that chooses.
 
-    ``one_scale``: all rows have the same. No softmax knows then of the ``1/c`` that all inner products share,
-    in which close points and small curvatures would drown.
+    ``one_scale``: all rows have the same scale. Then the ``1/c`` in all inner products cancels in each
+    softmax and is left out: near points and small curvatures would lose their digits beside it.
     """
     if similarity == "inner" and (one_scale or not symmetric):
         return [Logits(_EXCESS_OF_INNER, rows=True, columns=symmetric)]

@@ -35,12 +35,12 @@ BLOCK_BYTES = 8 << 20
 # One exponential serves rows and columns as long as no sum has lost its terms to underflow, and no weight
 # overflows.
 _LEAST_SUM, _LARGEST_SPREAD = 1e-26, 32.0
-# Of logits, where a rounding is no matter to an exponential.
+# Up to this logit its rounding does not change an exponential.
 _LARGEST_LEVEL = 1e4
-# Where float32 logits serve: ``k|x|`` of points that are not the origin; curvatures; scales, and scales times
-# what gradients are made of; logits. All else is computed with float64 logits, which is slower.
+# The range of float32 logits: ``k|x|`` of points that are not the origin; curvatures; scales, and scales
+# times what gradients are made of; logits. Beyond it logits are float64, which is slower.
 _NORMS, _CURVATURES, _TERMS, _LOGITS = (1e-12, 1e9), (1e-12, 1e12), (1e-20, 1e30), 1e5
-# And where float64 logits do.
+# The range of float64 logits.
 _NORMS_OF_FLOAT64, _LOGITS_OF_FLOAT64 = (1e-75, 1e44), 1e300
 
 
@@ -65,24 +65,24 @@ def backward(grad: Tensor, p: Problem, saved: Statistics, similarity: str, symme
 
 
 def in_range(p: Problem, similarity: str) -> Problem:
-    """What the functions below take: with logits in float64, if float32 has not the range of ``p``."""
+    """The problem for the functions below, with float64 logits if those of ``p`` leave float32's range."""
     return _with_range(p, logit_matrices(similarity, True, one_scale=p.one_scale)[0].gap)
 
 
 def log_sums_of_negatives(p: Problem, similarity: str, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp over them, float64, of each row and of each column; of no columns if not asked for."""
+    """Log-sum-exp over the negatives of each row and column, float64; empty for unused columns."""
     return _negatives(p, logit_matrices(similarity, symmetric, one_scale=p.one_scale), symmetric)
 
 
 def gradients_of_negatives(
     p: Problem, softmaxes: list[SoftmaxGradient], similarity: str, symmetric: bool
 ) -> Gradients:
-    """Through them, given the gradient by each matrix of logits."""
+    """The gradients through the negatives, given the gradient by each matrix of logits."""
     return _negatives_gradients(p, logit_matrices(similarity, symmetric, one_scale=p.one_scale), softmaxes)
 
 
 def positive_gaps(p: Problem, similarity: str, symmetric: bool) -> Tensor:
-    """Of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
+    """The gap of each row to its target, for each matrix of logits, in units of ``gap.of_pairs``."""
     matrices = logit_matrices(similarity, symmetric, one_scale=p.one_scale)
     return torch.stack([problem.positive_gaps(p, matrix.gap) for matrix in matrices])
 
@@ -103,7 +103,7 @@ def add_positives(
 
 
 def _with_range(p: Problem, gap: Gap) -> Problem:
-    """With logits in float64, if float32 has not the range of what is made of these points and scales."""
+    """The problem, with float64 logits if numbers made of points and scales leave float32's range."""
     extents = [_extent(side) for side in (p.x, p.y)]
     if not p.scale.numel():
         return p
@@ -124,7 +124,7 @@ def _with_range(p: Problem, gap: Gap) -> Problem:
 
 
 def _extent(side: Side) -> tuple[float, float]:
-    """The least and the largest ``k|x|`` of points that are not the origin, and are points."""
+    """The least and the largest ``k|x|`` of the finite points that are not the origin."""
     squares, points = side.square.squeeze(1), side.points
     present = squares[squares > 0]
     nearest = farthest = 1.0
@@ -142,7 +142,7 @@ def _extent(side: Side) -> tuple[float, float]:
 
 
 def _negatives(p: Problem, matrices: list[Logits], symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp over them, of each row and of each column."""
+    """Log-sum-exp over the negatives of each row and of each column."""
     rows = torch.full_like(p.scale, -math.inf, memory_format=torch.contiguous_format)
     columns = rows.new_full((len(p.y.points) if symmetric else 0,), -math.inf)
     scales = _scales(p, matrices)
@@ -185,7 +185,7 @@ def _tiles(p: Problem) -> Iterator[Tile]:
             x = row_factors(p, place)
             for y in sides:
                 yield Tile(x, y, p, buffers)
-        sides.clear()  # before the next ones take as much memory
+        sides.clear()  # frees the memory before the next block's factors take as much
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
@@ -206,7 +206,7 @@ def _terms(tile: Tile, gaps: Tensor, least: float | None, per_unit: Tensor) -> t
     slope = _rounded(bits, gaps)
     top = _rounded(slope * least, gaps)
     exponents = torch.add(torch.tensor(top, dtype=gaps.dtype), gaps, alpha=-slope, out=tile.gradient)
-    if slope != bits:  # all negatives would have another scale than the positives
+    if slope != bits:  # rounded, it would give the negatives another scale than the positives
         exponents.add_(gaps, alpha=slope - bits)
     tile.set_positives(exponents, -math.inf)
     return exponents.exp2_(), -top * LN2
@@ -274,7 +274,8 @@ def _fill_push(
 def _weighted_softmax(logits: Tensor, totals: Tensor, weights: Tensor) -> Tensor:
     """``weights * exp(logits - totals)``.
 
-    What ``totals`` lose in the logits' dtype goes to the weights: it would be one error for a whole row.
+    What ``totals`` lose by rounding to the logits' dtype goes into the weights: otherwise a whole row
+    would have the same error.
     """
     rounded = totals.to(logits.dtype)
     return torch.exp(logits - rounded) * (weights * torch.exp(rounded.double() - totals)).to(logits.dtype)

@@ -24,13 +24,13 @@ from hypkernels.scalar_functions import tanh_deficit
 LN2 = math.log(2)
 _LATERAL_TERMS = 2
 
-# Terms that are added in the tile's own precision.
+# How many terms are added in the tile's own precision, before float64 takes over.
 _FEW_TERMS = 32
-# The gradient by the curvature is a difference of two sums: what has to be left of them.
+# The gradient by the curvature is a difference of two sums: the least part of them that must be left.
 _LEAST_DIFFERENCE = 0.02
 # ``h`` of pairs at a distance of 1, in units of the curvature's radius.
 _LEAST_OF_COARSE_SUMS = math.sinh(0.5) ** 2
-# Columns of a matrix that a product takes no longer for than for one.
+# A product with a matrix of this many columns takes no longer than with one column.
 _LEAST_WIDTH = 16
 
 
@@ -81,7 +81,7 @@ def _factors(
 
 
 def _apart(scalars: PointScalars, side: Side) -> Tensor:
-    """``A`` less the typical one."""
+    """``A`` less that of a typical point."""
     return scalars.A_minus_1 - _cosh_minus_1(side.typical_rapidity)
 
 
@@ -142,7 +142,7 @@ class Tile:
         return least if in_reach and self._resolution() < least < math.inf else None
 
     def _resolution(self) -> float:
-        """Of ``h``, at its coarsest."""
+        """The resolution of ``h`` where it is coarsest."""
         ulps = RESOLUTION_ULPS * torch.finfo(self.h.dtype).eps
         return 0.5 * ulps * self.x.reach * self.y.reach
 
@@ -194,9 +194,10 @@ class _Form(NamedTuple):
 def _dist(tile: Tile, least: float) -> Tensor:
     """``log2(1 + 2w)`` with ``w = h + sinh(k d)/2`` and ``sinh(k d)/2 = sqrt(q)``, ``q = h + h^2``.
 
-    PyTorch vectorises logarithms for every processor, ``log1p`` not: there it takes eight times as long. What
-    ``1 + 2w`` rounds away is added again, unless that is beyond the last digit of every distance. Of all
-    logarithms the binary one's roundings average out. ``rsqrt`` is the faster root, and the slope needs it.
+    PyTorch vectorises ``log2`` for every processor, but not ``log1p``, which takes eight times as long.
+    What ``1 + 2w`` rounds away is added again, unless it is below the last digit of every distance.
+    ``log2`` and not ``log``, because its roundings average out. ``rsqrt`` is the faster root, and the
+    slope needs it.
     """
     h, one = tile.h, torch.ones((), dtype=tile.h.dtype)
     q = torch.addcmul(h, h, h, out=tile.value)
@@ -214,7 +215,7 @@ def _dist_of(h: float) -> float:
 
 
 def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
-    """Near pairs leave little of the difference: then by a function without cancellation.
+    """Of near pairs the difference cancels: for them a function without cancellation is used.
 
     Either slope leaves the distance in ``value``.
     """
@@ -227,9 +228,9 @@ def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
 
 
 def sums(terms: Tensor, dim: int) -> Tensor:
-    """Float64: positives and negatives nearly cancel. A few terms at a time may round.
+    """Sums in float64, because positives and negatives nearly cancel; before, a few terms at a time.
 
-    Terms of a row that are far apart are added first: that is many sums at a time.
+    Terms of a row that are far apart in memory are added first, so that many sums are made at a time.
     """
     if terms.shape[dim] % _FEW_TERMS:
         return terms.sum(dim, dtype=torch.float64)
@@ -330,7 +331,7 @@ class GradientSums:
                 self.y.point[tile.columns] += part.y_coefficient.mT
 
     def add_products(self, tile: Tile) -> None:
-        """Add what the general formulas left to do, for all matrices of logits at once."""
+        """Add the products with the general formulas' slopes, for all matrices of logits at once."""
         if tile.slopes is None:
             return
         x, y, slopes = tile.x, tile.y, tile.slopes.div_(self.p.c)
@@ -360,7 +361,7 @@ class _PointSums:
         self.centre[place] += centre
 
     def gradient(self, side: Side) -> Tensor:
-        """In the memory of ``factors``."""
+        """The gradient, written into the memory of ``factors``."""
         k, o = torch.sqrt(side.c), side.other_centre
         step = max(1, CPU_CHUNK_ELEMENTS // max(self.factors.shape[1], 1))
         for start in range(0, len(self.factors), step):

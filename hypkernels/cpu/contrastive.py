@@ -1,9 +1,8 @@
 """Launchers of the compiled contrastive losses: several pairings of shared point sets in one C call.
 
-What goes from the forward to the backward pass is, for each pairing, what
-:class:`hypkernels.contrastive.problem.Statistics` holds; the summaries of
-:func:`hypkernels.contrastive.problem.summaries`; and, of small batches, the pairs' ``z``, which saves the
-backward pass one of its three products.
+The forward pass keeps for the backward pass: the :class:`hypkernels.contrastive.problem.Statistics` of
+each pairing; the :func:`hypkernels.contrastive.problem.summaries`; and for small batches the pairs'
+``z``, which saves the backward pass one of its three products.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
 SIMILARITIES = {"dist": 0, "sqdist": 1, "inner": 2, "angle": 3}
-# Kept from the forward to the backward pass, at most; beyond the least, at most one and a half of the points.
+# The most memory for ``z``. What exceeds ``LEAST_KEPT_BYTES`` must also be at most 1.5 times that of the
+# points.
 KEPT_BYTES, LEAST_KEPT_BYTES = 16 << 20, 1 << 20
 NOTHING_KEPT = 64
 
@@ -40,12 +40,12 @@ def _functions() -> tuple[Any, Any]:
 
 
 def matrices(similarity: str, symmetric: bool) -> int:
-    """Of logits: the angle has one for each direction."""
+    """How many matrices of logits there are: for angles one for each direction."""
     return 2 if similarity == "angle" and symmetric else 1
 
 
 def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[int]) -> int | torch.SymInt:
-    """The size of the buffer of the module's docstring, ``NOTHING_KEPT`` if too large; of shapes alone."""
+    """The bytes for the pairs' ``z``, or ``NOTHING_KEPT`` if they are too many; by shapes alone."""
     item = result_dtype(points[0].dtype).itemsize
     lanes = 64 // item
     of_points = item * sum(one.shape[0] * one.shape[1] for one in points)
@@ -53,7 +53,7 @@ def kept_bytes(points: Sequence[Tensor], rows: Sequence[int], columns: Sequence[
         points[row].shape[0] * -(-points[column].shape[0] // lanes) * lanes
         for row, column in zip(rows, columns, strict=True)
     )
-    # Of symbolic sizes without a branch, and never 0 or 1: torch.export would have to prove which it is.
+    # Without a branch, for symbolic sizes, and never 0 or 1: torch.export would have to prove which.
     most = torch.sym_min(KEPT_BYTES, torch.sym_max(LEAST_KEPT_BYTES, of_points + of_points // 2))
     is_kept = torch.sym_max(0, torch.sym_min(1, most + 1 - of_pairs))
     return NOTHING_KEPT + is_kept * (of_pairs + (128 - NOTHING_KEPT))
@@ -69,10 +69,10 @@ def forward(
     similarity: str,
     symmetric: Sequence[bool],
 ) -> tuple[list[Tensor], list[Tensor]] | None:
-    """The losses of each row, for each pairing, and what the backward pass takes.
+    """The losses of each row, for each pairing, and what the backward pass needs.
 
-    ``targets[i]`` is empty where row ``j`` belongs to column ``j``. ``None``: points or curvature are out of
-    the range of this implementation.
+    ``targets[i]`` is empty if the target of row ``j`` is column ``j``. The result is ``None`` if points
+    or curvature are beyond the range of this implementation.
     """
     points = [_dense(one) for one in points]
     x, n_sets = points[0], len(points)
@@ -106,10 +106,10 @@ def backward(
     similarity: str,
     symmetric: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients by the point sets, empty for those that do not learn, by the curvature and the scale.
+    """The gradients by the point sets, by the curvature and by the scale.
 
-    ``learns`` tells of each set whether it learns. Gradients by the scalars are float64, those by float16
-    points float32: they may leave the range of the points.
+    ``learns`` says which sets need gradients; those of the others are empty. Gradients by the scalars
+    are float64, those by float16 points float32: they may leave the range of the points.
     """
     if points[0].dtype == torch.float16:
         points = [one.float() for one in points]
@@ -176,5 +176,5 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _dense(points: Tensor) -> Tensor:
-    """With the elements of each row side by side: as it is, or a copy."""
+    """The points, or a copy, with the elements of each row side by side."""
     return points if points.stride(1) == 1 or points.shape[1] == 1 else points.contiguous()

@@ -1,8 +1,8 @@
 """The compiled library: where it is, which instruction set it runs, and the parts of PyTorch that it uses.
 
-The library has a plain C interface and is linked with nothing of PyTorch's. What it shares with it, the
-OpenMP runtime and the product of matrices, are functions that PyTorch's own libraries export or link: their
-addresses are looked up here. Where one is missing the library does without: it runs on one thread, or
+The library has a plain C interface and is not linked with PyTorch. It uses two parts of PyTorch, the
+OpenMP runtime and the product of matrices. Their addresses are looked up here, among the functions that
+PyTorch's libraries export or link. Without the first it runs on one thread; without the second it
 multiplies by itself.
 
 ``HYPKERNELS_CPU_ISA`` forces an instruction set: ``avx512``, ``avx2`` or ``baseline``.
@@ -78,12 +78,12 @@ def why_not() -> str | None:
 
 
 def available_isas() -> tuple[str, ...]:
-    """Those this machine has and the library was built for, the best first."""
+    """The instruction sets of this machine for which the library was built, the best first."""
     return tuple(load().hk_available().decode().split())
 
 
 def use_isa(name: str | None) -> str:
-    """Run the kernels of one instruction set from now on, by default the best one. Its name."""
+    """Run the kernels of one instruction set from now on, by default the best; returns its name."""
     return _choose(load(), name)
 
 
@@ -107,7 +107,7 @@ def _choose(library: CDLL, name: str | None) -> str:
 
 
 def _torch_runtime() -> _Runtime:
-    """Looked up in PyTorch's library and in all that it was linked with."""
+    """The functions of PyTorch's library and of those that it was linked with."""
     torch_cpu = _torch_library()
 
     def address(symbol: str) -> int | None:
@@ -128,7 +128,7 @@ def _torch_library() -> CDLL:
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         if (folder / name).exists():
             return CDLL(str(folder / name))
-    return CDLL(None)  # linked otherwise: whatever the process has
+    return CDLL(None)  # PyTorch is linked otherwise: take the functions that the process has
 
 
 def describe() -> list[str]:

@@ -1,11 +1,11 @@
 """Launchers of the compiled pairwise functions: one C call for each matrix of pairs.
 
-``name(x, y, curv)`` takes ``(..., M, D)`` and ``(..., N, D)`` with equal leading dimensions, and a curvature
-that is 0-d or has those dimensions; ``name_backward`` an upstream gradient before them. Gradients by the
-curvature are float64, of its shape. Both return ``None`` where the points or the curvature are out of the
-range of this implementation.
+``name(x, y, curv)`` takes ``(..., M, D)`` and ``(..., N, D)`` with equal leading dimensions, and a
+curvature that is 0-d or has those dimensions; ``name_backward`` takes an upstream gradient before them.
+Gradients by the curvature are float64, of its shape. Both return ``None`` if the points or the curvature
+are beyond the range of this implementation.
 
-Of a small matrix the backward pass can take the products of its pairs from the forward pass:
+The forward pass can keep the pairs' products of a small matrix for the backward pass:
 :func:`value_and_products` and :func:`gradients_with_products`.
 """
 
@@ -25,7 +25,7 @@ from hypkernels.cpu.rows import DTYPES
 from hypkernels.rowwise import result_dtype
 
 FUNCTIONS = {"pairwise_inner": 0, "pairwise_dist": 1, "pairwise_oxy_angle": 2}
-# Of products, at most.
+# The most memory for products.
 KEPT_BYTES = 8 << 20
 _LAYOUT = struct.Struct("10q d 8q")  # struct Pairs of src/api.h, its x, y before their strides
 _OUT_OF_RANGE, _DONE, _DONE_AND_KEPT = range(3)
@@ -65,7 +65,7 @@ def pairwise_oxy_angle_backward(
 
 
 def value_and_products(name: str, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor, Tensor | None] | None:
-    """The function's value, and its pairs' products if there are some to keep."""
+    """The function's value, and its pairs' products if they are kept."""
     products = torch.empty(_bytes_of_products(name, x, y), dtype=torch.uint8)
     out, done = _values(name, x, y, curv, products.data_ptr())
     return None if out is None else (out, products if done == _DONE_AND_KEPT else None)
@@ -80,7 +80,7 @@ def gradients_with_products(
 
 
 def _bytes_of_products(name: str, x: Tensor, y: Tensor) -> int:
-    """0 where nothing is kept: of several matrices, and of a large one."""
+    """The memory for the products; 0 for several matrices and for a large one: nothing is kept."""
     if x.dim() > 2 or not x.shape[0] * y.shape[0]:
         return 0
     item = 4 if name == "pairwise_dist" and x.dtype != torch.float64 else 8
@@ -93,7 +93,7 @@ def _forward(name: str, x: Tensor, y: Tensor, curv: Tensor) -> Tensor | None:
 
 
 def _values(name: str, x: Tensor, y: Tensor, curv: Tensor, products: int = 0) -> tuple[Tensor | None, int]:
-    """And what was done."""
+    """The values, and what the library reports to have done."""
     out, done = torch.empty(*x.shape[:-1], y.shape[-2], dtype=result_dtype(x.dtype)), _DONE
     if not out.numel():
         return out, done
@@ -122,7 +122,7 @@ def _backward(
 
 
 def _each(x: Tensor, y: Tensor, curv: Tensor) -> Any:
-    """Each matrix's points and curvature."""
+    """The points and the curvature of each matrix."""
     batch = math.prod(x.shape[:-2])
     curvatures = curv.reshape(-1).tolist() if curv.dim() else [curv.item()] * batch
     return zip(_matrices(x), _matrices(y), curvatures, strict=True)

@@ -1,6 +1,6 @@
 """Launchers of the compiled searches: one C call for each piece of a gallery.
 
-It goes on where the last one stopped. What was found so far is in tensors of the search's own.
+The results so far are in tensors of the search, to which each call adds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _side_by_side(rows: Tensor) -> Tensor:
 
 
 def _queries_for(queries: Tensor, items: torch.dtype) -> Tensor:
-    """float64, or float32 beside items that are no wider."""
+    """Queries in float64, or in float32 if the items are float32 or narrower."""
     is_wide = torch.float64 in (queries.dtype, items)
     return _side_by_side(queries.to(torch.float64 if is_wide else torch.float32))
 
@@ -143,7 +143,7 @@ class Nearest(_Search):
         self._call(piece, bad, k=self.z.shape[1], found=self.found, ids=self.ids, z=self.z)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """The heaps, in order; what is left of one that is not full comes last."""
+        """The heaps, sorted; empty places come last."""
         last = torch.where(self.ids < 0, _NO_ROW, self.ids)
         order = last.argsort(1)
         order = order.gather(1, self.z.gather(1, order).argsort(dim=1, stable=True))
@@ -175,7 +175,7 @@ class Within(_Search):
         self._capacity = _FIRST_HITS
 
     def _search(self, piece: Piece, bad: Tensor) -> None:
-        """Once more where there was not enough room."""
+        """Search a piece, and once more if there was not enough room for the results."""
         while True:
             query, index = (torch.empty(self._capacity, dtype=torch.int64) for _ in range(2))
             z, used = torch.empty(self._capacity, dtype=torch.float64), torch.zeros((), dtype=torch.int64)

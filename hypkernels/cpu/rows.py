@@ -2,8 +2,8 @@
 
 :func:`forward` and :func:`backward` take an op by its name, points of one shape ``(*batch, D)`` and scalars
 that are 0-d or of the batch's shape, the curvature last. Gradients by scalars are float64, one number for a
-0-d scalar, else one for each row. ``splits`` are what the forward pass finds of its rows, and leaves there
-for the backward pass: :func:`value_and_splits`.
+0-d scalar, else one for each row. *Splits* are numbers of each row that the forward pass keeps for the
+backward pass: :func:`value_and_splits`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def backward(
 def value_and_splits(
     name: str, points: Sequence[Tensor], scalars: Sequence[Tensor], options: Sequence[float]
 ) -> tuple[Tensor, Tensor | None]:
-    """Splits are kept that take no more than an eighth of the points."""
+    """The value, and splits if they take at most an eighth of the points' memory."""
     if not _keeps_splits(*points):
         return forward(name, points, scalars, options), None
     splits = torch.empty(*points[0].shape[:-1], _KEPT_OF_ROW, dtype=torch.float64)
@@ -117,7 +117,7 @@ def entailment_losses(
     *,
     keeps: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``(pairs, rows)``, of the sets ``points[apex]`` and ``points[point]`` of a pair; and their splits."""
+    """Losses ``(pairs, rows)`` of ``points[apex]`` and ``points[point]`` for each pair; their splits."""
     x = points[pairs[0][0]]
     rows = x.shape[0]
     losses = torch.empty(len(pairs), rows, dtype=result_dtype(x.dtype))
@@ -147,7 +147,7 @@ def entailment_losses_backward(
     options: Sequence[Sequence[float]],
     curv: Tensor,
 ) -> list[Tensor]:
-    """By the curvature and by each set, for all pairs. Every set is in one."""
+    """The gradients by the curvature and by each set, for all pairs. Every set must be in a pair."""
     rows = points[pairs[0][0]].shape[0]
     written: dict[int, Tensor] = {}
     shares = torch.empty(rows, dtype=torch.float64)
@@ -177,7 +177,7 @@ def entailment_losses_backward(
 
 
 def _shares_of(scalar: Tensor, batch: torch.Size) -> tuple[Any, Tensor | None]:
-    """For each row's share of the gradient by a scalar, and for their sum if it is the same for all rows."""
+    """Memory for the rows' shares of a scalar's gradient, and for their sum if the scalar is 0-d."""
     of_rows = torch.empty(batch, dtype=torch.float64)
     return of_rows, None if scalar.dim() else torch.empty((), dtype=torch.float64)
 
@@ -207,7 +207,7 @@ class _Prepared:
         of_scalars = [one.double() for one in scalars]
         tensors = [*of_points, *of_grad, *of_scalars]
         sizes, strides = merged_dims(batch, tensors)
-        if not batch.numel():  # dimensions of no rows have no strides to merge by
+        if not batch.numel():  # without rows there are no strides to merge dimensions by
             sizes, strides = [0], [[0]] * len(tensors)
         elif len(sizes) > MAX_DIMS:
             tensors = [tensor.contiguous() for tensor in tensors]
@@ -234,14 +234,14 @@ class _Prepared:
 
 
 def _adjacent(rows: Tensor) -> Tensor:
-    """With the elements of each row side by side: as it is, or a copy."""
+    """The rows, or a copy, with the elements of each row side by side."""
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
 def merged_dims(batch: torch.Size, tensors: Sequence[Tensor]) -> tuple[list[int], list[list[int]]]:
     """The batch as the fewest dimensions that all tensors share, at least one, and each tensor's strides.
 
-    A tensor that is 0-d is the same for all rows.
+    A 0-d tensor has the same value for all rows.
     """
     all_strides = [tensor.stride() or (0,) * len(batch) for tensor in tensors]
     if len(batch) == 1:

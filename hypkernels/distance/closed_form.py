@@ -45,7 +45,7 @@ def pair_dist(pair: PairGeometry) -> Tensor:
 
 @repaired(points=2)
 def elementwise_dist_gradient(grad: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By the points, ``dz / (k sinh(kd))``; 0 for coincident points. By ``c``, a sum of terms of one sign."""
+    """By points ``dz / (k sinh(kd))``, 0 for coincident ones; by ``c`` a sum of terms of one sign."""
     pair, n = pair_geometry(x, y, c)
     A, B, k, sinh = pair.A, pair.B, pair.k, pair.sinh
     by_y = pair.z_direction(grad * ratio(k, sinh) / B, x, n)

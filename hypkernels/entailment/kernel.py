@@ -1,4 +1,4 @@
-"""Triton kernels of the entailment loss: angle, aperture, hinge, margin and leak in one launch.
+"""Triton kernels of the entailment loss: angle, aperture, hinge and its options in one launch.
 
 Formulas of the scalars of a row, the same as in :mod:`hypkernels.entailment.closed_form`; the kernels that
 apply them to rows are those of :mod:`hypkernels.tritonlib.row_kernels`.
@@ -27,7 +27,7 @@ from hypkernels.tritonlib.row_kernels import (
 
 @triton.jit
 def _outside(theta, pair, options):
-    """By how much a point at the angle ``theta`` is outside the cone of its apex: negative inside."""
+    """How far a point at the angle ``theta`` is outside its apex's cone, in radians; negative inside."""
     aperture_scale, min_radius, margin, _ = options
     return theta - aperture_scale * aperture(tl.sqrt(pair.P2), min_radius) + margin
 

@@ -1,7 +1,7 @@
-"""Several entailment losses of shared point sets, in one call of compiled code where nothing else is asked.
+"""Several entailment losses of shared point sets, on a CPU in one call of compiled code.
 
-The call makes the gradient of a set in one place, where autograd would add those of its pairings, and what a
-call costs is paid once. Under transforms, in graphs and on a GPU each pairing is the operator's own call.
+One call saves the overhead of several, and adds the gradients of a set from all its pairings in one
+place. Under transforms, in compiled graphs and on a GPU each pairing is a call of the operator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Cone(NamedTuple):
 
 
 def entailment_losses(points: Sequence[Tensor], cones: Sequence[Cone], curv: Tensor) -> Tensor | list[Tensor]:
-    """The losses of the rows of each cone, ``(rows,)``; made in one call, one tensor ``(cones, rows)``."""
+    """The losses of the rows of each cone: ``(cones, rows)`` from one call, or a list of ``(rows,)``."""
     points, cones = _of_those_used(points, cones)
     if not _in_one_call(points, cones, curv):
         return _each(points, cones, curv)

@@ -36,7 +36,7 @@ def scaled_exp_map0(x: Tensor, scale: Tensor, c: Tensor) -> Tensor:
 def scaled_exp_map0_gradient(
     grad: Tensor, x: Tensor, scale: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """By the scale: the exponential stretches along ``x`` by ``cosh``."""
+    """The gradients by ``x``, scale and ``c``; along ``x`` the exponential map stretches by ``cosh``."""
     v = scale * x
     v_norm, t, S = _exponent(v, c)
     x_grad = dot(x, grad)
@@ -116,10 +116,11 @@ def exp_map(x: Tensor, v: Tensor, c: Tensor) -> Tensor:
 
 
 def _inward(tangent: Tangent, S: Tensor) -> Tensor:
-    """``cosh(tau) + alpha sinhc(tau)`` for ``alpha < 0``, free of the cancellation on the way to the origin.
+    """``cosh(tau) + alpha sinhc(tau)`` for ``alpha < 0``, without the cancellation of its two terms.
 
-    Straight inward it is ``sinh(rho - tau) / P`` with ``P = sinh(rho)``; the part across ``x`` adds the rest.
-    Of long vectors, where rounding ``tau`` moves an exponential, it is a factor of ``cosh(tau)``.
+    Straight inward it is ``sinh(rho - tau) / P`` with ``P = sinh(rho)``; the part across ``x`` adds the
+    rest. For long vectors it is computed as a multiple of ``cosh(tau)``, since a rounding of ``tau``
+    changes that.
     """
     P, A, tau, cosh = torch.sqrt(tangent.P2), torch.sqrt(tangent.A2), tangent.tau, tangent.cosh
     inward, across_sq = torch.sqrt(tangent.along_sq), tangent.across_sq

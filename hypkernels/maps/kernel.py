@@ -113,7 +113,7 @@ def _radial_gradients(
     *,
     EXPONENTIAL: bool,
 ) -> tuple[Tensor, ...]:
-    """By ``x``, by the scale if there is one, and by the curvature."""
+    """The gradients by ``x``, by the scale if there is one, and by the curvature."""
     by_x = launch.allocate(x, x.shape, x.dtype)
     scalars = [scale, curv]
     shares = [None if one is None else launch.allocate(x, x.shape[:-1], torch.float64) for one in scalars]
@@ -168,7 +168,7 @@ def _radial_forward(
 
 @triton.jit
 def _scale(SCALE, scale_outer, scale_inner, tile):
-    """No ``SCALE`` is 1."""
+    """The scale of each row; 1 if ``SCALE`` is ``None``."""
     if SCALE is None:
         return tl.full((), 1.0, tl.float64)
     else:
@@ -253,7 +253,7 @@ def _of_radial(terms, factor, columns):
 
 @triton.jit
 def _combine(a, x, b, y, factor, half, dtype: tl.constexpr):
-    """``factor half**2 (a x + b y)``; of narrow types what is beyond their range anyway without ``half``."""
+    """``factor half**2 (a x + b y)``; for narrow dtypes without ``half``, which changes only overflows."""
     if dtype == tl.float64:
         return combine(a, x, b, y) * factor[:, None] * half[:, None] * half[:, None]
     else:
@@ -357,7 +357,7 @@ def _exp_map_backward(
 
 
 class Rows(NamedTuple):
-    """What the gradients of a map of two points are made of: ``grad``, ``x`` and ``n``, times ``half**2``."""
+    """Rows that gradients of a map of two points combine: ``grad``, ``x``, ``n``, times ``half**2``."""
 
     grad: tl.tensor
     x: tl.tensor

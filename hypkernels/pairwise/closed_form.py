@@ -1,12 +1,12 @@
 """Functions of a pair of points on a tile of pairs: values and gradients in closed form.
 
-Each function ``f`` here has no dimension; the quantity it stands for is ``f / c**curv_power``. It depends on
-``|x|^2``, ``|y|^2`` and ``x.y`` only, so its gradients are sums over the pairs of a tile:
+Each function ``f`` is the quantity at curvature -1; at curvature ``-c`` it is ``f / c**curv_power``. It
+depends on ``|x|^2``, ``|y|^2`` and ``x.y`` only, so its gradients are sums over the pairs of a tile:
 
     dx_i = x_coefficient_i x_i + sum_j cross_ij y_j,   dy_j = y_coefficient_j y_j + sum_i cross_ij x_i
 
-Below the resolution of the tile the slope of a function is that at the resolution: gradients stay bounded
-where the matrix product cannot tell two points apart.
+For pairs closer than the resolution of the tile the slope is taken at the resolution: gradients stay
+bounded where the matrix product cannot tell two points apart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _distance(tile: PairTile) -> Tensor:
 
 
 def _distance_gradient(weight: Tensor, distance: Tensor, tile: PairTile) -> TileGradient:
-    """By ``c`` the change of ``k`` and of ``z`` combine to terms of one sign."""
+    """In the gradient by ``c`` the changes of ``k`` and of ``z`` combine to terms of one sign."""
     z = torch.maximum(tile.z, tile.resolution)
     slope = ratio(weight, torch.sqrt(z) * torch.sqrt(z + 2))
     return _z_gradient(slope, -weight * tanh_deficit(distance / 2, tile.z / (tile.z + 2)), tile)
@@ -101,7 +101,7 @@ def _angle(tile: PairTile) -> Tensor:
 
 
 def _angle_gradient(weight: Tensor, angle: Tensor, tile: PairTile) -> TileGradient:
-    """Quotients before products: far from the origin ``sinh^2`` times the width overflows float32."""
+    """Divides before it multiplies: far from the origin ``sinh^2`` times the width overflows float32."""
     x, y, c, w, z, gram = tile.x, tile.y, tile.c, tile.lateral, tile.z, tile.gram
     resolution, opposite = tile.resolution, _opposite(tile)
     floored = torch.maximum(z, resolution)
@@ -131,12 +131,12 @@ def _opposite(tile: PairTile) -> Tensor:
 
 
 def _total(terms: Tensor) -> Tensor:
-    """Over the pairs of each matrix."""
+    """The sum over the pairs of each matrix."""
     return terms.sum((-2, -1), dtype=torch.float64)
 
 
 def _of_tile(c: Tensor) -> Tensor:
-    """One for each matrix of a tile, or the one of all, 0-d."""
+    """The curvature of each matrix, in a shape that broadcasts against tiles; 0-d if all share one."""
     return c.reshape(c.shape[:1])
 
 

@@ -5,9 +5,9 @@ rapidities ``a = asinh(P)``, ``b = asinh(Q)``:
 
     z = cosh(k d) - 1 = radial + lateral,   radial = 2 sinh^2((b-a)/2),   lateral = P Q - c x.y
 
-The radial part comes from scalars of one point each and is exact to rounding. Only the lateral part cancels:
-its error is a few units of rounding of ``P Q``, which is the resolution of every pairwise quantity. Points
-closer than it cannot be told apart by a matrix product.
+The radial part comes from scalars of one point each and is exact to rounding. Only the lateral part
+cancels: its error is a few roundings of ``P Q``. This *resolution* holds for every pairwise quantity: a
+matrix product cannot tell apart two points whose lateral part is below it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PointScalars(NamedTuple):
         return PointScalars(*(scalar.mT for scalar in self))
 
     def at(self, *place: slice) -> PointScalars:
-        """Of some points: a slice for each dimension that comes before the last."""
+        """The scalars of some points: a slice for each dimension before the last."""
         return PointScalars(*(scalar[place] for scalar in self))
 
 
@@ -73,7 +73,7 @@ class PairTile(NamedTuple):
 
     @property
     def resolution(self) -> Tensor:
-        """What the rounding of the matrix product leaves uncertain in ``lateral`` and ``z``."""
+        """The error of ``lateral`` and ``z`` by the rounding of the matrix product."""
         return RESOLUTION_ULPS * torch.finfo(self.z.dtype).eps * self.x.P * self.y.P
 
     def swapped(self) -> PairTile:

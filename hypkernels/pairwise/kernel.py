@@ -1,13 +1,13 @@
-"""The pairwise functions on a GPU: one product of matrices, and what is made of it in the same kernel.
+"""The pairwise functions on a GPU: one kernel computes the product of matrices and the functions of it.
 
-Points are float32 or narrower, and so is the product: float32 points are multiplied in the wanted precision,
-narrower ones as they are. Pairs of which it leaves too little, near ones, are marked, and a second kernel
-computes them from differences: in float64, but for the sums over components. All pairs of a matrix count as
-near where norms or curvature leave what float32 has the range for.
+Points are float32 or narrower. float32 points are multiplied in the wanted precision, narrower ones as
+they are. In *near* pairs the product cancels: they are marked, and a second kernel computes them from
+differences, in float64 except for the sums over components. Where norms or the curvature leave the range
+of float32, all pairs of a matrix count as near.
 
-The backward pass computes the products again, a block of pairs at a time. It stores the gradient by ``x.y``
-of each pair in a workspace of bounded size and multiplies that with the points. Nothing is summed in order of
-arrival.
+The backward pass computes the products again, a block of pairs at a time. It stores the gradient by
+``x.y`` of each pair in a workspace of bounded size and multiplies that with the points. All sums are in
+a fixed order.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from hypkernels.tritonlib.tile_plan import (
     pairwise_plan_for,
 )
 
-# ``k|x|``, and curvatures and products of two norms or three: what float32 has room for.
+# The range of float32 computations: least ``k|x|``; curvatures, and products of two or three norms.
 _LEAST_REACH, _LEAST_PRODUCT, _LARGEST_PRODUCT = 1e-6, 1e-30, 1e30
-# Points of a table, in multiples: what no tile is wider than.
+# Tables are padded to a multiple of the widest tile.
 _PADDED_POINTS = 256
-# Of a partial sum of a tile's row or column.
+# Bytes of a partial sum of a tile's row or column.
 _SUM_BYTES = 4
-# What is compiled ahead of time, and how many pairs the near kernels compute at a time.
+# The sizes for which kernels are compiled ahead of time.
 _RECORDED_POINTS, _RECORDED_WIDTH = 4096, 768
-# How many near pairs are computed at a time, of which rows and columns, and how many components of theirs.
-# Before Triton 3.8 much of it is computed in several layouts at once, for which fewer warps lack registers.
+# Rows, columns and components of the near pairs that are computed at a time, and warps. Triton before
+# 3.8 computes much of it in several layouts at once, which needs the registers of more warps.
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8):
     _NEAR_VALUES: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 4}
     _NEAR_GRADIENTS: dict[str, Any] = {"ROWS": 16, "COLUMNS": 16, "DEPTH": 8, "num_warps": 8}
@@ -58,7 +58,7 @@ else:
 
 
 class _Function(NamedTuple):
-    """The formula of the kernels, with its roles exchanged, and the similarity that has the same tiles."""
+    """The kernels' formula, that with ``x`` and ``y`` exchanged, and the loss that has the same tiles."""
 
     formula: int
     swapped: int
@@ -234,7 +234,7 @@ def gradients(
     *,
     plan: Plan | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """By the points, in their dtype, and, float64, by the curvature."""
+    """The gradients by the points, in their dtype, and by the curvature, float64."""
     if not grad.numel():
         zeros = torch.zeros(curv.shape, dtype=torch.float64, device=x.device)
         return torch.zeros_like(x), torch.zeros_like(y), zeros
@@ -265,7 +265,8 @@ class _Gradients:
         )
         self.own_x, self.own_y = torch.zeros_like(x.square), torch.zeros_like(y.square)
         self.curv, self.near_curv = torch.zeros_like(x.square), torch.zeros_like(x.square)
-        # float16 has not the range of a gradient. Its points are exact in tf32, which not all GPUs have.
+        # Gradients leave the range of float16. float16 points are exact in tf32, which not all GPUs
+        # have.
         self.dtype = torch.bfloat16 if x.points.dtype == torch.bfloat16 else torch.float32
         in_tf32 = x.points.dtype == torch.float16 and torch.version.hip is None
         self.precision = "tf32" if in_tf32 else pairs.precision
@@ -308,7 +309,7 @@ class _Gradients:
         _add_near(turned, *transposed, by_y, None)
 
     def finished(self) -> tuple[Tensor, Tensor, Tensor]:
-        """By the points, float32, and by the curvature of each matrix."""
+        """The gradients by the points, float32, and by the curvature of each matrix."""
         pairs = self.pairs
         angle = pairs.function.formula == pair_gaps.ANGLE_AT_X.value
         own_of_x = {"by_norm" if angle else "by_height": self.own_x}
@@ -374,7 +375,7 @@ def _pairs(name: str, x: Tensor, y: Tensor, curv: Tensor, precision: str | None,
 
 
 def _set(points: Tensor, c: Tensor, precision: str) -> _Set:
-    """The scalars of the points past the end of a set are 0, those of the origin."""
+    """A set with its table. Past the end of the set scalars are 0, those of the origin."""
     points = _matrices(points if points.stride(-1) == 1 else points.contiguous())
     matrices, size, _ = points.shape
     square = allocate(points, (matrices, size), torch.float64)
@@ -387,7 +388,7 @@ def _set(points: Tensor, c: Tensor, precision: str) -> _Set:
 
 
 def _leaves_float32(x_square: Tensor, y_square: Tensor, c: Tensor) -> Tensor:
-    """Whether what products and formulas make of points up to these norms may leave the range of float32."""
+    """Whether products and formulas of points up to these norms may leave the range of float32."""
     x, y, k = torch.sqrt(x_square), torch.sqrt(y_square), torch.sqrt(c)
     P, Q = k * x, k * y
     larger = torch.maximum(P, Q)
@@ -422,7 +423,7 @@ def _matrices(tensor: Tensor) -> Tensor:
 
 
 def _rounded(by: Tensor, points: Tensor) -> Tensor:
-    """To the points' dtype and shape."""
+    """A gradient in the points' dtype and shape."""
     by = by.view(points.shape)
     if points.dtype == by.dtype:
         return by

@@ -1,14 +1,14 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Device code for near pairs: those of which a product of float32 numbers leaves too little.
+"""Device code for near pairs: those in which a product of float32 numbers cancels.
 
-They depend on differences of the points' directions, ``e = y/|y| - s x/|x|`` with ``s = 1``, or -1 where an
-angle is near pi. A direction is the sum of two float32 numbers, so that ``e`` has the relative accuracy of
-float32 down to 1e-8; it takes four float32 operations for a component of a pair. With
+They are computed from differences of the points' directions, ``e = y/|y| - s x/|x|`` with ``s = 1``, or
+-1 if an angle is near pi. A direction is the sum of two float32 numbers, so that ``e`` has the relative
+accuracy of float32 down to 1e-8; it takes four float32 operations for a component of a pair. With
 ``omega = |e|^2 / 2``, which is ``1 - s cos(x, y)``, and ``S = sinh(b - a)``,
 
     z = cosh(k d) - 1 = P Q omega + 2 sinh^2((b - a)/2)
 
-and everything that there is one of per pair is float64. A function ``f(P, Q, cos)`` has the gradients
+and all numbers per pair are float64. A function ``f(P, Q, cos)`` has the gradients
 
     df/dx = f_cos/|x| (e + s omega x/|x|) + k f_P x/|x|,   df/dc = (P f_P + Q f_Q) / 2c
 
@@ -27,12 +27,12 @@ from hypkernels.tritonlib.pair_gaps import ANGLE_AT_X, ANGLE_AT_Y, DIST, HALF_PI
 from hypkernels.tritonlib.pair_geometry import ratio
 from hypkernels.tritonlib.scalar_math import asinh, asinhc_slope, atan2_positive
 
-# A square of ``e`` this small is rounding, not direction.
+# An ``e`` whose square is below this is rounding: its direction means nothing.
 _ROUNDING_NOISE = tl.constexpr(2.0**-98)
 
 
 class Points(NamedTuple):
-    """Some points: where they begin, whether they are any, and ``1/|x|``, ``P`` and others, float64."""
+    """Some points: their places, whether they are within the set, and float64 scalars."""
 
     at: tl.tensor
     live: tl.tensor
@@ -44,7 +44,7 @@ class Points(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """``S`` is ``sinh(b - a)``, ``apart`` is ``B - A``, ``sine`` that of the angle between the directions."""
+    """``S`` is ``sinh(b - a)``, ``apart`` is ``B - A``, ``sine`` that of the angle of the directions."""
 
     sign: tl.tensor
     omega: tl.tensor
@@ -55,7 +55,7 @@ class Pairs(NamedTuple):
 
 
 class PairGradient(NamedTuple):
-    """By a row ``e e + x x/|x|``, and by the curvature."""
+    """Coefficients of ``e`` and of ``x/|x|`` in the gradient by ``x``, and the gradient by ``c``."""
 
     e: tl.tensor
     x: tl.tensor
@@ -86,7 +86,7 @@ def near_values(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """The values of those pairs that are NaN."""
+    """Replace the values that are NaN, which mark near pairs."""
     matrix, i = _matrix_and_rows(M, ROWS)
     c = tl.load(C + matrix * c_matrix)
     x = _points(X + matrix * x_matrix, X_SQUARE + matrix * M, i, M, x_row, c, ROWS)
@@ -147,9 +147,10 @@ def near_gradients(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Add the gradients of pairs with weight 0 by their rows, and by the curvature of each row.
+    """Add the gradients of near pairs, which have weight 0, by their rows' points, and by the curvature.
 
-    ``BY_CURV`` may be ``None``: of the columns, whose turn is with the matrices transposed.
+    A second launch, with the matrices transposed, does it for the columns. There ``BY_CURV`` is
+    ``None``.
     """
     matrix, i = _matrix_and_rows(M, ROWS)
     c = tl.load(C + matrix * c_matrix)
@@ -184,7 +185,7 @@ def near_gradients(
                     )
                     pairs = _pairs(x, y, D, FORMULA, DEPTH)
                     gradient = _gradient(grad, pairs, x, y, c, FORMULA)
-                    # NaN times 0 is no 0: of pairs that are not near
+                    # Pairs that are not near have gradient 0, and may have NaN here: NaN times 0 is NaN.
                     by_e = tl.where(grad == 0.0, 0.0, gradient.e).to(tl.float32)
                     along += tl.sum(tl.where(grad == 0.0, 0.0, gradient.x), 1)
                     by_curv += tl.sum(tl.where(grad == 0.0, 0.0, gradient.curv), 1)
@@ -204,7 +205,7 @@ def near_gradients(
 
 @triton.jit
 def _add_differences(by_x, by_e, sign, x, y, D: tl.constexpr, DEPTH: tl.constexpr):
-    """The sums over columns of ``by_e e``. The same threads may not read what others wrote before."""
+    """Add the sums of ``by_e e`` over columns, behind a barrier: other threads wrote the rows before."""
     tl.debug_barrier()
     for start in range(0, D, DEPTH):
         k = start + tl.arange(0, DEPTH)
@@ -244,7 +245,7 @@ def _points(X, SQUARE, i, M, stride, c, SIZE: tl.constexpr):
 
 @triton.jit
 def _direction(rows, k, D: tl.constexpr):
-    """``x/|x|``, 0 of the origin."""
+    """``x/|x|``; 0 for the origin."""
     mask = rows.live[:, None] & (k < D)[None, :]
     return tl.load(rows.at + k[None, :], mask=mask, other=0.0).to(tl.float64) * rows.inverse[:, None]
 
@@ -324,7 +325,7 @@ def _z_gradient(by_z, by_curv, pairs, x, y, k):
 
 @triton.jit
 def _angle_gradient(grad, pairs, x, y, c, FORMULA: tl.constexpr):
-    """0 at the kinks. The apex is the row's point, or for ``ANGLE_AT_Y`` the column's."""
+    """The gradient of the angle, 0 where it has none. The apex is the row's point, or the column's."""
     k, z, sine = tl.sqrt(c), pairs.z, pairs.sine
     row_P, column_P = x.P[:, None], y.P[None, :]
     if FORMULA == ANGLE_AT_Y:

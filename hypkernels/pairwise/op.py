@@ -1,8 +1,8 @@
 """Registration of the pairwise functions as ``torch.ops.hypkernels`` operators.
 
-PyTorch's path computes the matrix tile by tile in float64, whatever the points' dtype: the rounding of the
-product is what limits a pairwise distance, and the tiles keep the float64 temporaries small and in cache. On
-a GPU it is the path of float64 points; of narrower ones there are kernels.
+The PyTorch implementation computes the matrix tile by tile in float64, whatever the points' dtype: the
+rounding of the product limits a pairwise distance, and tiles keep the float64 temporaries small and in
+cache. On a GPU it serves float64 points; narrower points have kernels.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from hypkernels.saturation import copy_gradient
 
 Cut = tuple[slice, slice, slice]
 
-# Of a point's squared norm, in whatever unit: the formulas multiply four norms.
+# The range of a point's squared norm, times ``c`` or not: the formulas multiply four norms.
 _SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-140, 1e140
 
 
 class PairwiseOp:
     """The operator ``hypkernels::name(x, y, curv)``: ``sign * function / curv**power`` of each pair.
 
-    ``x`` is ``(*batch, M, D)``, ``y`` ``(*batch, N, D)``, ``curv`` 0-d or ``(*batch)``. ``definition`` and
-    ``smooth_formula`` take the same, float64, and are differentiable, as those of
-    :class:`hypkernels.rowwise.RowwiseOp`. ``rowwise`` is the function of one pair: on a CPU it computes those
-    whose products leave float64.
+    ``x`` is ``(*batch, M, D)``, ``y`` ``(*batch, N, D)``, ``curv`` 0-d or ``(*batch)``. ``definition``
+    and ``smooth_formula`` take the same in float64 and are differentiable, as those of
+    :class:`hypkernels.rowwise.RowwiseOp`. ``rowwise`` is the function of one pair: on a CPU it computes
+    pairs whose products leave float64.
 
-    ``precision`` is that of the products of float32 points on a GPU, see :func:`hypkernels.pairwise_dist`.
+    ``precision``: of the products of float32 points on a GPU, see :func:`hypkernels.pairwise_dist`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PairwiseOp:
         return self._call(x, y, curv, precision, setting)
 
     def _implementation(self, x: Tensor, requested: str) -> str:
-        """Of kernels there are none for float64 points, whose products are float64."""
+        """The implementation's name; on a GPU PyTorch for float64 points, which have no kernels."""
         of_kernels = requested == "triton" or (requested == "auto" and x.device.type == "cuda")
         float64 = of_kernels and x.dtype == torch.float64
         refusal = "the points are float64, its products are float32" if float64 else None
@@ -136,7 +136,7 @@ class PairwiseOp:
         choice = self._implementation(x, requested)
         if choice == "native":
             out = getattr(_native_module(), self.name)(x, y, curv)
-            if out is not None:  # it is for what is beyond the range of the compiled function
+            if out is not None:  # None: points beyond the range of the compiled function
                 return out
         return self._value(x, y, curv, precision, choice)
 
@@ -212,7 +212,7 @@ class PairwiseOp:
     def _vmap_backward(
         self, info: Any, in_dims: Sequence[int | None], grad: Tensor, *arguments: Any
     ) -> tuple[list[Tensor], list[int]]:
-        """By a curvature there is a gradient for each sample, the sum of those by its matrices."""
+        """A curvature's gradient is one for each sample: the sum over the sample's matrices."""
         x, y, curv = _samples(info.batch_size, in_dims[1:], arguments)
         batch = x.shape[:-2]
         of_matrices = curv.reshape(*curv.shape, *[1] * (len(batch) - curv.dim())).expand(batch)
@@ -226,7 +226,7 @@ class PairwiseOp:
     def _tiles(
         self, x: Tensor, y: Tensor, curv: Tensor
     ) -> Iterator[tuple[Cut, Tensor, Tensor, PairTile, Tensor]]:
-        """Each tile with where it lies, its float64 points and the unit of its function."""
+        """Each tile: its place, its float64 points, its scalars, and the unit of the function."""
         c = curv.double().reshape(-1, 1, 1) if curv.dim() else curv.double()
         x, y = _by_batch(x), _by_batch(y)
         x_scalars, y_scalars = (point_scalars(points, c) for points in (x, y))
@@ -250,7 +250,7 @@ def _native_module() -> Any:
 
 
 def _beyond_range(x: Tensor, y: Tensor, curv: Tensor) -> bool:
-    """Whether products of these points may leave float64. For training on a GPU nobody waits to know."""
+    """Whether products of these points may leave float64; a GPU is asked about float64 points only."""
     if x.device.type != "cpu" and x.dtype != torch.float64:
         return False
     c = curv.double().reshape(*curv.shape, 1, 1) if curv.dim() else curv.double()
@@ -271,7 +271,7 @@ def _pairs_of_row(row: int, x: Tensor, y: Tensor, curv: Tensor) -> tuple[Tensor,
 
 
 def _rounded_gradient(by: Tensor, points: Tensor) -> Tensor:
-    """Float64, of the sets one after the other, as a gradient by ``points``."""
+    """A float64 gradient of the sets one after the other, in the shape and dtype of ``points``."""
     out = points.new_empty(points.shape)
     copy_gradient(out, by.view(points.shape))
     return out

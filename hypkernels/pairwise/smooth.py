@@ -19,7 +19,8 @@ from hypkernels.smooth_geometry import NEAR_ORIGIN, asinhc_of_square, sqrt_or_0,
 
 
 class Pairs(NamedTuple):
-    """``x_sq``, ``A`` are columns, ``y_sq``, ``B`` rows, the others matrices.
+    """``x_sq`` and ``A`` are ``(..., M, 1)``, ``y_sq`` and ``B`` are ``(..., 1, N)``, all others ``(...,
+    M, N)``.
 
     ``lateral = |x||y| - x.y`` and ``M = z/c`` with ``z = cosh(kd) - 1``.
     """

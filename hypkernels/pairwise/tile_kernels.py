@@ -1,9 +1,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 """Device code of the pairwise functions: one program computes one tile of pairs of one matrix of a batch.
 
-From a product of float32 or narrower points a pair gets what :mod:`hypkernels.tritonlib.pair_gaps` makes of
-it. Where the product cancels, it is of no use: such *near* pairs are only marked here, and their tiles are.
-:mod:`hypkernels.pairwise.near_kernels` computes them from differences.
+The value of a pair is computed from a product of float32 or narrower points, by the functions of
+:mod:`hypkernels.tritonlib.pair_gaps`. In *near* pairs the product cancels. They and their tiles are only
+marked here; :mod:`hypkernels.pairwise.near_kernels` computes them from differences.
+
+Shapes: a tile has ``(BLOCK_M, BLOCK_N)`` pairs, one of its pieces ``(BLOCK_M, BLOCK_N / PIECES)``.
+Scalars of rows are ``(BLOCK_M, 1)``, those of columns ``(1, BLOCK_N / PIECES)``.
 """
 
 from __future__ import annotations
@@ -50,9 +53,9 @@ from hypkernels.tritonlib.pair_tiles import (
 )
 from hypkernels.tritonlib.rows import dot, input_rows, rounded, row_kernel, row_tile, scalar_of_rows
 
-# The share of ``P Q`` that ``z``, or what an angle is made of, has to be for the product to serve.
+# A pair is near if ``z``, or the terms of an angle, are less than this share of ``P Q``.
 NEAR_SHARE = tl.constexpr(2.0**-6)
-# Of ``z``: between points so near the origin that squares leave float32.
+# A pair with a smaller ``z`` is near: it lies so near the origin that squares leave float32.
 _LEAST = tl.constexpr(1e-20)
 # Up to this ``z`` series serve for distances.
 _SERIES_REACH = tl.constexpr(0.125)
@@ -124,9 +127,9 @@ def pair_values(
     UPCAST: tl.constexpr,
     INLINE_PTX: tl.constexpr,
 ):
-    """The value of each pair, NaN of near ones, and for each tile whether there are any.
+    """The value of each pair, NaN for near pairs; and for each tile whether it has near pairs.
 
-    ``EXACT``: whether all pairs of the matrix are to count as near.
+    ``EXACT``: whether all pairs of the matrix count as near.
     """
     matrix, program = matrix_of_program(M, N, BLOCK_M, BLOCK_N)
     i, j = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
@@ -161,7 +164,8 @@ def pair_values(
         near = _near(pieces[piece], x, y, c, FORMULA) | exact
         value = tl.where(near, float("nan"), _value(pieces[piece], x, y, c, FORMULA, INLINE_PTX) * unit)
         tl.store(out + column[None, :], value, mask=inside)
-        # By what was stored: ``near`` would be computed again in another layout, or kept until the end.
+        # From the stored values: ``near`` would be computed again in another layout, or kept in
+        # registers.
         found = tl.maximum(found, tl.max(((value != value) & inside).to(tl.int32), 1))
     _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M, BLOCK_N)
 
@@ -207,10 +211,10 @@ def pair_weights(
     UPCAST: tl.constexpr,
     INLINE_PTX: tl.constexpr,
 ):
-    """The gradient by ``x.y`` of each pair, a matrix, and what is summed over its rows and columns.
+    """The gradient by ``x.y`` of each pair, a matrix, and sums over its rows and columns.
 
-    0 of near pairs, which is how :mod:`~hypkernels.pairwise.near_kernels` tells them. The sums that are to
-    cancel against products with the matrix are those of the rounded matrix.
+    Near pairs have the weight 0, by which :mod:`~hypkernels.pairwise.near_kernels` finds them. Own terms
+    nearly cancel against products with the matrix: they are summed from the rounded matrix.
     """
     matrix, program = matrix_of_program(M, N, BLOCK_M, BLOCK_N)
     i, j = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
@@ -247,7 +251,7 @@ def pair_weights(
         inside = (row < M)[:, None] & (column < N)[None, :]
         grad = tl.load(grads + column.to(tl.int64)[None, :] * grad_column, mask=inside, other=0.0)
         gradient = _gradient(pieces[piece], grad * unit, x, y, c, FORMULA, RESOLUTION, INLINE_PTX)
-        # A weight of 0 is what near pairs are told by.
+        # Near pairs are found by their weight of 0: a weight that rounds to 0 makes a pair near.
         near = _near(pieces[piece], x, y, c, FORMULA) | exact | ((gradient.weight == 0.0) & (grad != 0.0))
         used = inside & (near == 0)
         curv_sum += lane_sums(tl.where(used, gradient.curv, 0.0), 1)
@@ -276,7 +280,7 @@ def pair_weights(
 
 @triton.jit
 def _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """As one row: Triton 3.6 cannot reduce a vector for sm_100, and for a column computes all flags twice."""
+    """Flags reduced as one row: Triton 3.6 reduces no vector for sm_100, and computes a column twice."""
     rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     at = NEAR + (matrix * rows + i) * columns + j + tl.arange(0, 1)
     tl.store(at, tl.max(found[None, :], 1))
@@ -284,7 +288,7 @@ def _store_found(NEAR, found, i, j, matrix, M, N, BLOCK_M: tl.constexpr, BLOCK_N
 
 @triton.jit
 def _unit(c, FORMULA: tl.constexpr):
-    """Of values, with their sign; ``c`` is float64."""
+    """The unit of values, with their sign; ``c`` is float64."""
     if FORMULA == DIST:
         return 1.0 / tl.sqrt(c)
     elif FORMULA == INNER:
@@ -295,7 +299,7 @@ def _unit(c, FORMULA: tl.constexpr):
 
 @triton.jit
 def _near(product, x, y, c, FORMULA: tl.constexpr):
-    """Whether too little is left of the product; also where anything is NaN."""
+    """Whether the product cancels; also where anything is NaN."""
     least = x.norm * y.norm * NEAR_SHARE
     if FORMULA == ANGLE_AT_X:
         lateral, _, z, extent = lateral_radial(product, x, y, c, False)

@@ -1,13 +1,13 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Device code of the searches: within which bounds the pairs of a tile lie, kept for bundles of items.
+"""Device code of the searches: bounds of the ``z`` of all pairs, kept for bundles of adjacent items.
 
 With ``T = h_x (1 + h_y) + h_y`` the float32 product of two points gives
 
     z = T - c x.y,   |error| <= PRODUCT_SLACK P Q + SUM_SLACK T + SMALLEST
 
-and ``z - error`` and ``z + error`` bound what ``z = cosh(k d) - 1`` is. A pair of which that is not known,
-where ``h`` is NaN, has infinite bounds. A bundle is so many adjacent items: one program reads a tile of pairs
-and writes two numbers a bundle.
+so that ``z = cosh(k d) - 1`` lies between ``z - error`` and ``z + error``. A pair with a NaN in ``h``,
+for which the product proves nothing, has infinite bounds. A bundle is ``BUNDLE`` adjacent items: a
+program computes a tile of pairs and writes two numbers a bundle, ``(queries, bundles)``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import triton.language as tl
 
 from hypkernels.tritonlib.pair_tiles import products_of_tile, split, tile_of_program
 
-# Numbers of each point, in lines: its reach ``P``, ``h``, and of the apexes of cones ``P cos(aperture)``.
+# Scalars of each point, in lines: its reach ``P``, ``h``, and for apexes of cones ``P cos(aperture)``.
 REACH, HEIGHT, TURN = (tl.constexpr(i) for i in range(3))
 NO_CONE, CONE_OF_QUERY, CONE_OF_ITEM = (tl.constexpr(i) for i in range(3))
-# Sixteen roundings, of formulas, and what products of subnormal components may lose.
+# Sixteen roundings of the formulas, and the loss in products of subnormal components.
 SUM_SLACK = tl.constexpr(16 * 2.0**-24)
 SMALLEST = tl.constexpr(1e-30)
 _INFINITY = tl.constexpr(float("inf"))
@@ -57,7 +57,7 @@ def bounds_of_bundles(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """The smallest of a bundle's lower bounds, and of its upper bounds; infinity of what may not be found."""
+    """The least lower and the least upper bound of each bundle; infinity if no item may be found."""
     i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
     row, pieces = _products(
         X, Y, i, j, M, N, x_row, y_row, D, BLOCK_M, BLOCK_N, BLOCK_K, PIECES, PRECISION, UPCAST
@@ -120,10 +120,11 @@ def counts_of_bundles(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """How many of a bundle are nearer than each query's limit; -1 where bounds do not tell of all of them.
+    """How many items of a bundle are nearer than each query's limit; -1 if the bounds leave any item
+    open.
 
-    ``BELOW`` and ``ABOVE`` are float32 numbers on both sides of the limit. That a point is in a cone is never
-    certain.
+    ``BELOW`` and ``ABOVE`` are float32 numbers on both sides of the limit. Bounds never prove that a
+    point is in a cone.
     """
     i, j = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
     row, pieces = _products(
@@ -154,7 +155,7 @@ def counts_of_bundles(
         )
         nearer = open & (most < below) & (CONE == NO_CONE)
         open = open & (least <= above) & ~nearer
-        # One sum tells both: a bundle has fewer items than what an open one of them subtracts.
+        # One sum has both: an open item subtracts more than all items of a bundle add.
         sums = _total(tl.where(open, -2 * BUNDLE, nearer.to(tl.int32)), BUNDLE)
         at, inside = _place_of_bundles(row, j * BLOCK_N + piece * WIDTH, M, N, WIDTH, BUNDLE)
         tl.store(COUNTS + at, tl.maximum(sums, -1).to(tl.int8), mask=inside)
@@ -239,7 +240,7 @@ def _bounds(
 
 @triton.jit
 def _beyond_cone(least, own, far, turn):
-    """See ``strips``: NaN of wide apertures decides nothing."""
+    """See ``strips``. Wide apertures have NaN here, which rules nothing out."""
     least = tl.maximum(least, 0.0)
     across, fall = turn * tl.sqrt(tl.fma(least, least, 2.0 * least)), tl.fma(own, least, least)
     return far - own - fall - across < (far + own + fall + across) * SUM_SLACK * -2.0
@@ -247,7 +248,7 @@ def _beyond_cone(least, own, far, turn):
 
 @triton.jit
 def _place_of_bundles(row, first, M, N, WIDTH: tl.constexpr, BUNDLE: tl.constexpr):
-    """Where a matrix of bundles has those of a piece, and which of them there are."""
+    """The places of a piece's bundles in the matrix of bundles, and a mask of those that exist."""
     bundles = tl.cdiv(N, BUNDLE)
     bundle = first // BUNDLE + tl.arange(0, WIDTH // BUNDLE)
     return (row.to(tl.int64) * bundles)[:, None] + bundle[None, :], (row < M)[:, None] & (bundle < bundles)[

@@ -1,4 +1,4 @@
-"""Drawn sets of points, four regimes that engines find unlike hard. Curvature -1."""
+"""Drawn sets of points of curvature -1, in four regimes that are of different difficulty for engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clustered(count: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def tree(count: int, width: int, generator: torch.Generator) -> Tensor:
-    """Each has four children, 0.8 farther out, in directions that branch ever closer: up to 6.4."""
+    """Each point has four children, 0.8 farther out, up to 6.4; deeper ones are closer in direction."""
     directions, radius = _normal(count, width, generator), torch.zeros(count, dtype=torch.float64)
     first, size = 1, 4  # of a level
     while first < count:

@@ -26,7 +26,7 @@ _LONGEST_HEADER = 100_000_000  # of a safetensors file, as that library has it
 
 
 class _Place(NamedTuple):
-    """Of a dense tensor in a file: what its numbers are, their shape, and its first byte."""
+    """A dense tensor in a file: its dtype, its shape, and its first byte."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class _Place(NamedTuple):
 
 
 def map_file(path: str | os.PathLike[str], name: str | None = None) -> tuple[Tensor, mmap.mmap]:
-    """The tensor that a file holds, of no memory of its own, and the map that it is a view of.
+    """The tensor that a file holds, as a view of the mapped file, and that map.
 
     Raises:
         FileNotFoundError: no such file.
@@ -66,7 +66,7 @@ def map_file(path: str | os.PathLike[str], name: str | None = None) -> tuple[Ten
 
 
 def _of_buffer(buffer: Any, dtype: torch.dtype, count: int, offset: int) -> Tensor:
-    with warnings.catch_warnings():  # that it must not be written to
+    with warnings.catch_warnings():  # PyTorch warns that the tensor is read-only
         warnings.simplefilter("ignore", UserWarning)
         return torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
 

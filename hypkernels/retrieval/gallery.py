@@ -15,7 +15,7 @@ from hypkernels.checks import check_points
 from hypkernels.retrieval.files import map_file, of_array
 
 PIECE_BYTES = 64 << 20
-# Of points that are on a GPU and need no copy: there a search waits for the device once a piece.
+# The size of a piece of points on a GPU, which need no copy: a search waits for the device once a piece.
 _DEVICE_PIECE_BYTES = 512 << 20
 
 
@@ -23,7 +23,7 @@ class Gallery:
     """``N`` points of width ``D`` that are read a piece at a time. Made by :func:`open_gallery`.
 
     Attributes:
-        points: all of them, ``(N, D)``, a view of the source: of a file it takes memory where it is read.
+        points: all of them, ``(N, D)``, a view of the source; a file takes memory only where it is read.
     """
 
     def __init__(self, points: Tensor, mapped: mmap.mmap | None = None) -> None:
@@ -63,7 +63,7 @@ class Gallery:
             self.release()
 
     def first(self, count: int) -> Gallery:
-        """The first ``count`` points, from 1 to all of them; of a file that grows, what was there."""
+        """The first ``count`` points, from 1 to all of them, for files that grow."""
         if not 1 <= count <= len(self):
             raise ValueError(f"count must be from 1 to the gallery's {len(self)} items, got {count}")
         return Gallery(self.points[:count], self._mapped)
@@ -73,7 +73,7 @@ class Gallery:
         return self.points[indices]
 
     def release(self) -> None:
-        """Give a file's pages back to the system, which keeps them as long as it likes."""
+        """Give a file's pages back to the system, which may keep them in its cache."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -1,9 +1,11 @@
-"""The searches on a GPU: kernels bound all pairs, and what the bounds leave open is computed exactly.
+"""The searches on a GPU: kernels bound all pairs, and pairs that the bounds leave open are computed
+exactly.
 
-The bounds are those of bundles of adjacent items, see :mod:`hypkernels.retrieval.bound_kernels`. Points of
-float64 and of different types are multiplied as float32. The exact part is PyTorch calls in float64,
-:mod:`hypkernels.retrieval.pairs`, and waits for the device once a part of the gallery. An own list of the
-``k`` nearest in each program would have to be sorted on the way, in float32, and could not be exact.
+Bounds are kept for bundles of adjacent items, see :mod:`hypkernels.retrieval.bound_kernels`. float64
+points, and points of different dtypes, are multiplied as float32. The exact part consists of PyTorch
+calls in float64, :mod:`hypkernels.retrieval.pairs`, and waits for the device once for each part of the
+gallery. A list of the ``k`` nearest in each program would be sorted by float32 numbers, and could not be
+exact.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from hypkernels.tritonlib.launch import allocate
 from hypkernels.tritonlib.manifest import TARGETS, Variant
 from hypkernels.tritonlib.tile_plan import INTERPRETED, Plan, Tile, default_plan, plan_for
 
-# What products in float32 allow of P and of norms, and the inverse of it, besides 0.
+# In float32 products ``P`` and norms must be 0, or between this and its inverse.
 _LARGEST = 1e15
-# Of the bounds that are held at once.
+# Memory for bounds, and bytes of the two bounds of a bundle.
 _BOUND_BYTES, _BYTES_A_BUNDLE = 128 << 20, 2 * 4
-# Items of which one bound is kept, where the gallery's part has that many bundles for each neighbour.
+# Items of a bundle, if the gallery's part has at least so many bundles for each neighbour.
 _BUNDLE, _BUNDLES_A_NEIGHBOUR = 8, 4
 _WARPS = 8
 # What is compiled ahead of time.
@@ -35,7 +37,7 @@ _RECORDED, _RECORDED_WIDTH = (1024, 1 << 16), 512
 
 
 class _Part(NamedTuple):
-    """Items of a gallery, in bundles of so many; as what they and the queries are multiplied; their lines."""
+    """Items of a gallery: the size of bundles, the operand of the product, and lines of scalars."""
 
     items: Piece
     bundle: int
@@ -69,7 +71,7 @@ class _Bundles(PairSearch):
         return _BUNDLE
 
     def _parts(self, piece: Piece) -> Iterator[_Part]:
-        """Of whole bundles, as many as there is room for the bounds of."""
+        """Parts of whole bundles, as many as the memory for bounds holds."""
         bundle = self.bundle_of(len(piece.rows))
         step = bundle * max(1, _BOUND_BYTES // (_BYTES_A_BUNDLE * len(self.x.P)))
         queries = _operand(self.x.points, piece.rows.dtype)
@@ -89,7 +91,7 @@ class _Bundles(PairSearch):
         return torch.stack([side.P, side.h, turn]).float()
 
     def launch(self, kernel: Any, part: _Part, *tensors: Tensor) -> None:
-        """``tensors``: those of the kernel's own, the last ones ``(B, bundles)``."""
+        """``tensors``: arguments of this kernel only; the last ones are ``(B, bundles)``."""
         groups = self.query_groups
         cone = bound_kernels.NO_CONE
         if self.cones is not None:
@@ -115,7 +117,7 @@ class _Bundles(PairSearch):
         return least, most
 
     def pairs(self, open: Tensor, part: _Part) -> Pairs:
-        """Exactly, those of open bundles ``(B, bundles)`` that may be found."""
+        """The pairs of open bundles, ``open (B, bundles)``, that may be found, computed exactly."""
         query, bundle = open.nonzero(as_tuple=True)
         items = bundle[:, None] * part.bundle + torch.arange(part.bundle, device=bundle.device)
         query, item = query[:, None].expand_as(items).reshape(-1), items.reshape(-1)
@@ -142,7 +144,8 @@ class Nearest(_Bundles):
     def add_part(self, part: _Part) -> None:
         least, most = self.bounds(part)
         within = self.found.within
-        # So many bundles have an item each that is as near as this, if it is no cone that decides.
+        # ``k`` bundles have an item each that is at least this near; with cones it may be outside of
+        # them.
         if self.cones is None and part.bundles >= self.k:
             within = torch.minimum(within, most.kthvalue(self.k, dim=1).values)
         self.found.add(self.pairs(least < _above(within)[:, None], part))
@@ -228,24 +231,24 @@ def launch_bounds(
 
 
 def _tile(plan: Plan) -> Tile:
-    """Restrictions need registers, of which fewer warps have not enough."""
+    """A tile with more warps: restrictions need more registers than fewer warps have."""
     return plan.separate._replace(warps=_WARPS)
 
 
 def _precision(points: Tensor) -> str:
-    """Of products of float32. The kernels' bounds allow of a row's product four roundings a component."""
+    """The precision of products of float32; the bounds allow four roundings a component for it."""
     return "tf32x3" if points.dtype == torch.float32 and torch.version.hip is None else "ieee"
 
 
 def _operand(points: Tensor, other: torch.dtype) -> Tensor:
-    """Rows without gaps, as what products of them and of points of another type are made of."""
+    """Points with dense rows, in the dtype of their product with points of dtype ``other``."""
     if points.dtype != other or points.dtype == torch.float64:
         points = points.float()
     return points if points.stride(-1) == 1 or points.shape[1] == 1 else points.contiguous()
 
 
 def _above(z: Tensor) -> Tensor:
-    """The next float32 number beyond each of float64."""
+    """The next float32 number above each float64 number."""
     return torch.nextafter(z.float(), torch.full((), torch.inf, device=z.device))
 
 

@@ -1,4 +1,4 @@
-"""Single pairs, exactly, and what has been found of them so far: for searches that are PyTorch calls."""
+"""Single pairs, computed exactly, and the results found so far: for searches made of PyTorch calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from hypkernels.wide import repaired
 
 
 class Side(NamedTuple):
-    """Points ``(n, D)``, and float64 ``(n,)``: reaches ``P``, ``h = A - 1`` and, of cones, widest angles.
+    """Points ``(n, D)``, and float64 ``(n,)``: reaches ``P``, ``h = A - 1`` and, for cones, widest
+    angles.
 
-    ``h`` is NaN where the search's products do not reach.
+    ``h`` is NaN for points beyond the range of the search's products.
     """
 
     points: Tensor
@@ -27,7 +28,7 @@ class Side(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Of each its query, its item and ``z = cosh(sqrt(c) d) - 1`` in float64."""
+    """The query, the item and ``z = cosh(sqrt(c) d) - 1`` of each pair; ``z`` is float64."""
 
     query: Tensor
     item: Tensor
@@ -35,11 +36,11 @@ class Pairs(NamedTuple):
 
 
 class PairSearch:
-    """What searches share that rule most pairs out by bounds and compute the rest."""
+    """Base of searches that rule out most pairs by bounds and compute the rest."""
 
     def __init__(self, block: Block, largest: float) -> None:
-        """``largest``: up to which reaches, and down to which inverse of it, the bounds hold."""
-        self.curv = block.c  # for calls that take a number: reading it from a GPU would wait
+        """``largest``: bounds hold for reaches from its inverse to it, and for 0."""
+        self.curv = block.c  # a number: reading the curvature from a GPU would wait
         self.c = torch.tensor(block.c, dtype=torch.float64, device=block.queries.device)
         self.cones, self.query_groups = block.cones, block.query_groups
         self.width, self._largest = block.queries.shape[1], largest
@@ -53,13 +54,13 @@ class PairSearch:
         h = torch.where(fits, P * P / (1 + torch.sqrt(1 + P * P)), torch.nan)
         aperture = None
         if self.cones is not None and self.cones.at_query == of_queries:
-            # Of any point of that norm.
+            # The aperture depends on the norm only.
             widest = half_aperture(norm[:, None], self.c, self.cones.min_radius).squeeze(-1)
             aperture = self.cones.aperture_scale * widest
         return Side(points, P, h, aperture)
 
     def exactly(self, query: Tensor, item: Tensor, first: int, y: Side) -> Pairs:
-        """Of pairs of queries and items of ``y``, which is from ``first`` on, those in their cones."""
+        """The pairs that are in their cones; item 0 of ``y`` has the index ``first``."""
         step = max(1, chunk_elements(query.device) // self.width)
         parts = [
             self._exactly(*part, first, y) for part in zip(query.split(step), item.split(step), strict=True)
@@ -89,7 +90,7 @@ class NearestPairs:
 
     @property
     def within(self) -> Tensor:
-        """What an item has to be within to be kept, ``(B,)``."""
+        """The ``z`` up to which an item is kept, ``(B,)``."""
         return self.z[:, -1]
 
     def add(self, new: Pairs) -> None:
@@ -108,7 +109,7 @@ class NearestPairs:
 
 
 class CountedPairs:
-    """Of each query's target how many items are nearer, how many others as near, and those before it."""
+    """For each query how many items are nearer than its target, how many tie, how many of these before."""
 
     def __init__(self, targets: Tensor, limits: Tensor) -> None:
         self.targets, self.limits = targets, limits
@@ -159,13 +160,13 @@ def _pair_z(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def in_order(query: Tensor, z: Tensor, index: Tensor) -> Tensor:
-    """Of pairs: by query, then by ``z``, then by index."""
+    """The order of pairs: by query, then by ``z``, then by index."""
     order = torch.argsort(index)
     order = order[torch.argsort(z[order], stable=True)]
     return order[torch.argsort(query[order], stable=True)]
 
 
 def _norms(points: Tensor) -> Tensor:
-    """In float64, a part of them at a time."""
+    """Norms in float64, some rows at a time."""
     step = max(1, chunk_elements(points.device) // points.shape[1])
     return torch.cat([torch.linalg.vector_norm(part.double(), dim=-1) for part in points.split(step)])

@@ -1,4 +1,4 @@
-"""What an implementation of the searches is given, and what it is."""
+"""The inputs of an implementation of the searches, and its interface."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Cones(NamedTuple):
-    """Only pairs with the item in the query's cone, or the query in the item's."""
+    """Restricts a search to pairs with the item in the query's cone, or the query in the item's."""
 
     at_query: bool
     aperture_scale: float
@@ -19,7 +19,8 @@ class Cones(NamedTuple):
 class Block(NamedTuple):
     """Queries that go through the gallery together.
 
-    ``query_groups`` is the one group that each searches, ``(B,)`` int64, or those it may, ``(B, G)`` of bool.
+    ``query_groups``: the group that each query searches, ``(B,)`` int64, or a mask of its groups, ``(B,
+    G)``.
     """
 
     queries: Tensor
@@ -29,7 +30,7 @@ class Block(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Items of a gallery, from index ``first``; ``allowed`` of bool, ``groups`` of int64, ``(P,)`` each."""
+    """Items of a gallery, from index ``first``; ``allowed (P,)`` is bool, ``groups (P,)`` int64."""
 
     first: int
     rows: Tensor
@@ -42,17 +43,17 @@ class Piece(NamedTuple):
 
 
 class Search(Protocol):
-    """A search of a block of queries that is under way.
+    """A search of a block of queries, to which pieces of the gallery are added.
 
-    An order of pairs is that of ``z = cosh(sqrt(c) d) - 1`` in float64, then of the items' indices.
+    Pairs are ordered by ``z = cosh(sqrt(c) d) - 1`` in float64, then by the items' indices.
     """
 
     def add(self, piece: Piece) -> int | None:
-        """Search a piece. The first row in it that is not finite, if any: then the search is void."""
+        """Search a piece. Returns its first row that is not finite, if any: then the search is void."""
 
 
 class NotFiniteError(ValueError):
-    """Rows that are no points."""
+    """Rows that are not finite."""
 
 
 def first_not_finite(rows: Tensor) -> int | None:

@@ -1,8 +1,8 @@
-"""What each engine finds of your embeddings: ``python -m hypkernels.retrieval.recall EMBEDDINGS``.
+"""How much each engine finds of your embeddings: ``python -m hypkernels.retrieval.recall EMBEDDINGS``.
 
-Builds every engine that is installed by each of the recipes below, searches it, and prints the share of the
-10 nearest that it finds, in its own order and re-ranked exactly, and what that takes. Without EMBEDDINGS it
-does so for drawn sets of points, which is how the tables of docs/engines.md are made.
+Builds every installed engine by each of its recipes below, searches it, and prints the share of the 10
+nearest items that it finds, in its own order and re-ranked exactly, and the times of building and
+searching. Without EMBEDDINGS it takes drawn sets of points, as for the tables of docs/engines.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IN_FILES = {"lancedb": {"uri": "lance"}, "milvus": {"uri": "milvus.db"}, "sqlite
 
 @dataclass(frozen=True)
 class Recipe:
-    """An engine, and its arguments where they are not the defaults."""
+    """An engine, and those of its arguments that are not the defaults."""
 
     engine: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def measure(recipe: Recipe, points: Tensor, queries: Tensor, curv: float, where:
     """Build an index, and search it for all queries at once.
 
     Args:
-        where: the arguments that say where a database is.
+        where: the arguments for the place of a database.
     """
     engine = ENGINES[recipe.engine](curv=curv, **recipe.arguments, **where)
     try:
@@ -112,7 +112,7 @@ def measure(recipe: Recipe, points: Tensor, queries: Tensor, curv: float, where:
 
 
 def location(engine: str, folder: str, postgresql: str | None) -> dict[str, Any]:
-    """Where a database is: in a file of the folder, or, of pgvector, on a server."""
+    """The place of a database: a file in the folder, or for pgvector a server."""
     if engine == Pgvector.name:
         if not postgresql:
             raise LookupError(f"no server: --postgresql URL, or {POSTGRESQL} in the environment")
@@ -123,7 +123,7 @@ def location(engine: str, folder: str, postgresql: str | None) -> dict[str, Any]
 def rows(
     recipes: Sequence[Recipe], sets: Sequence[tuple[Tensor, Tensor]], curv: float, postgresql: str | None
 ) -> Iterator[list[str]]:
-    """A row of the table for each recipe; of an engine that is not there, the reason."""
+    """A row of the table for each recipe; for an engine that is not installed, the reason."""
     for recipe in recipes:
         measured = []
         try:

@@ -16,7 +16,7 @@ Cone = Literal["query", "item"]
 
 
 class Restrictions(NamedTuple):
-    """Of ``allow`` and ``deny`` each a mask ``(N,)`` of bool or sorted indices."""
+    """``allow`` and ``deny`` are each a mask ``(N,)`` of bool, or sorted indices."""
 
     allow: Tensor | None
     deny: Tensor | None
@@ -83,7 +83,7 @@ def _checked_items(name: str, items: Tensor | None, gallery: Gallery) -> Tensor 
 
 
 def _part(items: Tensor, first: int, stop: int) -> Tensor:
-    """Those of a piece, as a mask."""
+    """The items of a piece that are named, as a mask."""
     if items.dtype == torch.bool:
         return items[first:stop]
     begin, end = torch.searchsorted(items, torch.tensor([first, stop], device=items.device)).tolist()

@@ -20,12 +20,12 @@ from hypkernels.retrieval.restrictions import Cone, Restrictions, checked_restri
 
 Progress = Callable[[int, int], object]
 
-# Of queries, as float64, and of what is found of them, that go through the gallery together.
+# Memory of the queries that go through the gallery together, as float64, and of their results.
 _BLOCK_BYTES = 64 << 20
 
 
 class Neighbours(NamedTuple):
-    """``(Q, k)`` each, the nearest first; where fewer qualify, infinity and -1."""
+    """``(Q, k)`` each, the nearest first; infinity and -1 where fewer than ``k`` items qualify."""
 
     distances: Tensor
     indices: Tensor

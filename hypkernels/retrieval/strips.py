@@ -1,7 +1,7 @@
 """The searches in PyTorch calls, on any device: a tile of pairs at a time, never all of them.
 
-A float64 product tells of each pair within which bounds ``z = cosh(k d) - 1`` lies. With ``h = A - 1`` and
-``u`` a unit of rounding,
+A float64 product gives bounds of ``z = cosh(k d) - 1`` for each pair. With ``h = A - 1`` and ``u`` a
+unit of rounding,
 
     z = T - c x.y,   T = h_x (1 + h_y) + h_y,   |error| <= u ((D + 8) P Q + 8 T).
 
@@ -19,15 +19,15 @@ from hypkernels.retrieval.pairs import CountedPairs, NearestPairs, Pairs, PairSe
 from hypkernels.retrieval.pairs import z_of_pairs as z_of_pairs
 from hypkernels.retrieval.problem import Block, Piece, first_not_finite
 
-# Of a tile, or of the points of its items; some eight such matrices of float64 are held at once.
+# Elements of a tile, or of its items' points; some eight such float64 matrices are in memory at a time.
 _CPU_TILE, _GPU_TILE = 1 << 18, 1 << 22
 _ROUNDING = 2.0**-53
-# What products in float64 allow of P and of norms, and the inverse of it, besides 0.
+# In float64 products ``P`` and norms must be 0, or between this and its inverse.
 _LARGEST = 1e70
 
 
 class _Tile(NamedTuple):
-    """Pairs of all queries and the items from ``first``: bounds of ``z``, and which may be found."""
+    """Pairs of all queries with items from ``first`` on: bounds of ``z``, and which may be found."""
 
     first: int
     items: Side
@@ -76,9 +76,10 @@ class _Tiles(PairSearch):
         return _Tile(piece.first + place.start, y, least, most, open)
 
     def _beyond_cone(self, least: Tensor, y: Side) -> Tensor:
-        """Where the angle at the apex is certainly too wide: ``h_y - h_x - A z < cos(aperture) P sinh(kd)``.
+        """Pairs whose angle at the apex is certainly too wide: ``h_y - h_x - A z < cos(aperture) P
+        sinh(kd)``.
 
-        That is for apertures that are at most a right angle: the difference falls as ``z`` grows.
+        This holds for apertures up to a right angle: the left side less the right falls as ``z`` grows.
         """
         x = self.x
         at_query = self.cones is not None and self.cones.at_query

@@ -10,16 +10,16 @@ import torch
 import triton
 from torch import Tensor
 
-# What a thread keeps of a row in registers, in elements; of three rows or four, half as much of each.
+# Elements of a row that a thread keeps in registers; with three or four rows, half as many of each.
 ELEMENTS_A_THREAD = 32
-# A tile of narrow rows, in elements and in rows.
+# Elements and rows of a tile of narrow rows.
 NARROW_TILE = 256
 MAX_TILE_ROWS = 64
-# Rows up to this width are held in registers. Wider ones are read tile by tile and again in each pass, from a
-# cache, since few are under way at a time.
+# Rows up to this width are held in registers. Wider rows are read again in each pass, tile by tile; a
+# cache has them, since few rows are computed at a time.
 MAX_HELD_WIDTH = 4096
-# Of a wide row a thread takes half as many elements at a time: their sums need registers too. Of three rows
-# at once, half as many again.
+# Of a wide row a thread takes half as many elements at a time, since their sums need registers, too; of
+# three rows at once half of that.
 WIDE_TILE = 2048
 WIDE_ROW_WARPS = 8
 # Blocks along the second dimension of a grid.
@@ -33,7 +33,7 @@ class TileShape(NamedTuple):
 
 
 def tile_shape(width: int, inputs: int) -> TileShape:
-    """As few warps as hold a row of each input: every warp repeats the scalar functions, in float64."""
+    """A tile with as few warps as hold a row of each input, since each repeats the scalar functions."""
     if width > MAX_HELD_WIDTH:
         return TileShape(1, WIDE_TILE if inputs < 3 else WIDE_TILE // 2, WIDE_ROW_WARPS)
     block_d = triton.next_power_of_2(width)
@@ -43,7 +43,7 @@ def tile_shape(width: int, inputs: int) -> TileShape:
 
 
 def allocate(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An output on the device of ``like``: every element is for the kernel to write."""
+    """An output on the device of ``like``, uninitialised: the kernel writes every element."""
     return torch.empty(shape, dtype=dtype, device=like.device)
 
 
@@ -93,7 +93,7 @@ def launch_rows(
 
 
 def _scalar_arguments(one: Tensor | None) -> tuple[Tensor | int | None, ...]:
-    """A pointer and two strides; ``None`` for those of a 0-d tensor, which the kernel is compiled for."""
+    """A pointer and two strides, ``None`` for a 0-d tensor: the kernel is compiled for that."""
     return (one, one.stride(0), one.stride(1)) if one is not None and one.dim() else (one, None, None)
 
 

@@ -1,14 +1,17 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""What lies between the two points of each pair of a tile, in float32: distances, inner products, angles.
+"""Distances, inner products and angles of the pairs of a tile, in float32.
 
 All are functions of ``z = cosh(k d) - 1 = (A B - 1) - c x.y`` with ``A = 1 + h_x``, ``B = 1 + h_y``, or of
 
     lateral = P Q - c x.y,   radial = 2 sinh^2((b - a)/2),   z = lateral + radial
 
-``product`` is that of the points as they are, from which ``z = h_x B + h_y - c x.y``; or, ``CENTRED``, that
-of ``u = k x - P o_x`` and ``v = k y - Q o_y`` with any two directions ``o_x`` and ``o_y``. Then
+``product`` is ``x.y`` of the points as they are; then ``z = h_x B + h_y - c x.y``. If ``CENTRED`` it is
+``u.v`` with ``u = k x - P o_x``, ``v = k y - Q o_y`` and any two directions ``o_x`` and ``o_y``; then
 ``lateral = t_x Q + P t_y - u.v`` with the tilts ``t``. All scalars of points are explained in
 :class:`~hypkernels.tritonlib.pair_tiles.Points`.
+
+Shapes: products and results are ``(rows, columns)``; scalars of rows are ``(rows, 1)``, those of columns
+``(1, columns)``.
 """
 
 from __future__ import annotations
@@ -22,23 +25,25 @@ from hypkernels.tritonlib.pair_tiles import log2, minus
 
 DIST, SQDIST, INNER, ANGLE_AT_X, ANGLE_AT_Y = (tl.constexpr(i) for i in range(5))
 
-# Stand to the right of a tensor: in the interpreter of Triton 3.8 they swallow one that is to their right.
+# Write these to the right of a tensor: the interpreter of Triton 3.8 computes with a constant on the
+# left wrongly.
 LN2 = tl.constexpr(0.6931471805599453)
 _LOG2E = tl.constexpr(1.4426950408889634)
 _ROOT_2 = tl.constexpr(1.4142135623730951)
 HALF_PI = tl.constexpr(1.5707963267948966)
 # The rounding of a dot product, in units of the norms: closer points coincide.
 _COINCIDENT = tl.constexpr(16 * 2.0**-23)
-# Up to this distance, with curvature -1, the series in ``z`` serve: what they leave out is a rounding.
+# Up to this distance, with curvature -1, the series in ``z`` are right to rounding.
 NEAR_REACH = tl.constexpr(0.5)
-# Between points that all are the origin.
+# The least ``z``, for points that all are the origin.
 TINY = tl.constexpr(1e-37)
 
 
 class Gradient(NamedTuple):
-    """By each pair's ``-c x.y`` and by ``log c``. Of angles also the terms of the points themselves.
+    """The gradient by each pair's ``-c x.y`` and by ``log c``; for angles also the points' own terms.
 
-    Of all others ``curv`` lacks ``weight radial^2 / 2A``, where ``A`` is the row's.
+    Except for angles, ``curv`` lacks ``weight radial^2 / 2A``, which is added once a row, with the row's
+    ``A``.
     """
 
     weight: tl.tensor
@@ -59,7 +64,7 @@ def gap_of_pairs(
 
 @triton.jit
 def spread_of_pairs(product, x, y, c, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
-    """What gaps grow with, and what they are made of: angles, or ``z``."""
+    """Angles, or ``z``, of which the other gaps are increasing functions."""
     if FORMULA == ANGLE_AT_X:
         return angle_of_pairs(product, x, y, c, CENTRED)
     if FORMULA == ANGLE_AT_Y:
@@ -79,7 +84,7 @@ def gap_of_spread(spread, near, FORMULA: tl.constexpr, INLINE_PTX: tl.constexpr)
 
 @triton.jit
 def own_terms(gradient, weight, product, x, y, c, FORMULA: tl.constexpr, CENTRED: tl.constexpr):
-    """The weights of the points themselves, where ``weight`` is the matrix as it was rounded."""
+    """The weights of the points themselves (own terms), from ``weight``, the rounded matrix."""
     if FORMULA < ANGLE_AT_X:
         return weight * (1.0 + y.height), weight * (1.0 + x.height)
     kept = tl.where(gradient.weight == 0.0, 1.0, weight / gradient.weight)
@@ -102,7 +107,7 @@ def separation(product, x, y, c, CENTRED: tl.constexpr):
 
 @triton.jit
 def distance_in_bits(z, near, INLINE_PTX: tl.constexpr):
-    """In bits. Where all points are near each other ``1 + z`` would round away what there is of ``z``."""
+    """The distance in bits; by a series where all points are ``near``, since ``1 + z`` rounds ``z`` there."""
     if near:
         series = tl.fma(z, tl.fma(z, tl.fma(z, -63 / 90112, 35 / 18432), -5 / 896), 3 / 160)
         series = tl.fma(z, tl.fma(z, series, -1 / 12), 1.0)
@@ -154,7 +159,8 @@ def angle_of_pairs(product, apex, other, c, CENTRED: tl.constexpr):
 
 @triton.jit
 def angle_gradient(product, by_gap, apex, other, c, CENTRED: tl.constexpr, RESOLUTION: tl.constexpr):
-    """``x`` stands for the apex, without ``weight c x.y``; what is divided by norms is so elsewhere."""
+    """The gradient of an angle; ``x`` is of the apex, and lacks ``weight c x.y`` and the division by
+    norms, which are done once for each point."""
     lateral, chord, z, extent = lateral_radial(product, apex, other, c, CENTRED)
     sinh_between = chord * tl.sqrt(tl.fma(0.25 * chord, chord, 1.0))
     gram = extent - lateral

@@ -1,8 +1,8 @@
 """The scalars of :mod:`hypkernels.pair_geometry` for rows of points, in Triton kernels.
 
-Points are ``rows.input_rows``; tiles of their columns and scalars of the rows are float64.
-An element costs six float64 operations, and four more for its gradients: less than the GPU's memory takes to
-deliver it, wherever float64 runs at half the rate of float32. Everything else happens once a row.
+Points are ``rows.input_rows``; tiles of their columns and scalars of the rows are float64. An element
+costs six float64 operations, and four more for its gradients. On GPUs with float64 at half the rate of
+float32, memory takes longer to deliver it. Everything else happens once a row.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import triton.language as tl
 
 from hypkernels.tritonlib.rows import bounded, bounded_square, columns_from, dot, load, out_of_bounds, zeros
 
-# Lateral parts this small against what they were computed from (squared) are rounding, not direction.
+# If the square of a lateral part is below this share of what it was computed from, it is rounding.
 _ROUNDING_NOISE = tl.constexpr(2.0**-98)
-# float64 keeps 53 bits: 45 fewer leaves 8.
+# float64 has 53 bits: 8 are left if 45 are dropped; this is half of the first bit that stays.
 _HALF_OF_DROPPED_BITS = tl.constexpr(1 << 44)
 _KEPT_BITS = tl.constexpr(-(1 << 45))
 
@@ -107,7 +107,7 @@ def pair_geometry(x, y, c, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     A, B = tl.sqrt(1.0 + P2), tl.sqrt(1.0 + Q2)
     AB, G = A * B, alpha * P2
     same_side = alpha > 0.0
-    # One division each: a division costs as much as all the rest of its line.
+    # One division in each line: it costs as much as the rest of the line.
     W = tl.where(same_side, alpha_minus_1 * (alpha + 1.0) - N2, alpha * A - B)
     W = W / tl.where(same_side, alpha * A + B, 1.0)
     z = tl.where(same_side, alpha_minus_1 * alpha_minus_1 * P2 + A * A * N2, P2 + A * A * Q2)

@@ -1,4 +1,4 @@
-"""Sums over the pairs of rows and columns: of tiles, and what they leave to the points themselves."""
+"""Sums over pairs: adding up partial sums of tiles, and subtracting own terms from gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypkernels.tritonlib.rows import (
     store,
 )
 
-# Items of which one program adds up the partial sums, so many tiles at a time.
+# Rows or columns of one program, and tiles whose partial sums it adds up at a time.
 _ITEMS, _TILES = 256, 16
 
 
@@ -62,9 +62,9 @@ def subtract_own_terms(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """``grad - own x`` in place, with ``own`` the sums over ``A`` and those over ``P^2``.
+    """``grad - own x`` in place, where ``own`` is ``BY_HEIGHT / A + BY_NORM / P^2``.
 
-    With a ``WEIGHT_UNIT``, ``c / WEIGHT_UNIT`` times that: of sums as much smaller, and larger.
+    With a ``WEIGHT_UNIT`` the result is multiplied with ``c / WEIGHT_UNIT``: the sums lack that factor.
     """
     tile = row_tile(outer_size, inner_size, ROWS)
     x, grad = input_rows(X, x_outer, x_inner, tile), output_rows(GRAD, tile, D)

@@ -1,10 +1,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 """Tiles of pairs in Triton kernels: products of matrices, scalars of the rows and columns, numbers rounded.
 
-One program computes one tile of the pairs of two sets of points. What there is one of per point lies in a
-table of float32 numbers: ``LINES`` of them for each point, in chunks of ``CHUNK`` points with all lines of a
-chunk together. Rows and columns past the end repeat the last one or are the origin: nothing is tested while
-loading.
+One program computes one tile of the pairs of two sets of points. Scalars of points lie in a table of
+float32 numbers, ``(chunks, LINES, CHUNK)``: ``LINES`` scalars of ``CHUNK`` points together. Rows and
+columns past the end repeat the last one or are the origin, so that loads need no mask.
+
+After the product the columns of a tile are split into ``PIECES``, which are computed one after the other
+to need fewer registers. A *lane* is a thread of a warp, with the numbers of a tile that it holds.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ HEIGHT, ROOT, LEVER, STEEPEST, NORM, GROWTH, SHRINK, TILT, TOTAL, WEIGHT, RATE =
     tl.constexpr(i) for i in range(LINES.value)
 )
 
-# A table has all lines of so many points, then those of the next: all of a tile's are near one address.
+# Points of a chunk: all scalars of a tile are then near one address.
 CHUNK = tl.constexpr(32)
 
-# Of a row's results of a matrix unit, a thread ("lane") has so many adjacent ones, and again after all lanes.
+# Of a row of a product, each of ``SUM_LANES`` lanes has ``_ADJACENT`` adjacent numbers, then the first
+# lane again.
 SUM_LANES, _ADJACENT = tl.constexpr(4), tl.constexpr(2)
 
 
 class Points(NamedTuple):
-    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile: words of all kernels of pairs.
+    """Scalars of the rows ``(n, 1)`` or of the columns ``(1, n)`` of a tile, in all kernels of pairs.
 
     Of a point ``x``, with ``P = sqrt(c)|x|``, ``A = sqrt(1 + P^2)`` and the rapidity ``a = asinh(P)``, which
     is ``sqrt(c)`` times its distance to the origin:
@@ -61,7 +64,7 @@ class Points(NamedTuple):
 
 @triton.jit
 def matrix_of_program(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Of a batch of matrices of pairs, and the program's number within it."""
+    """The program's matrix of pairs in a batch, and its number within the matrix."""
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     program = tl.program_id(0)
     return (program // tiles).to(tl.int64), program % tiles
@@ -69,7 +72,7 @@ def matrix_of_program(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def tile_of_program(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
-    """Down ``GROUP`` rows of tiles, then along: tiles computed at the same time share their operands."""
+    """``(i, j)`` of a tile, down ``GROUP`` rows of tiles, then along: neighbours share operands."""
     rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     first = program // (GROUP * columns) * GROUP
     height = tl.minimum(rows - first, GROUP)
@@ -110,7 +113,7 @@ def products_of_tile(
 
 @triton.jit
 def split(tile, PIECES: tl.constexpr):
-    """Side by side: fewer values are alive at a time."""
+    """A tile as ``PIECES`` tiles of adjacent columns: fewer values are alive at a time."""
     if PIECES == 1:
         pieces = (tile,)
     else:
@@ -128,7 +131,7 @@ def _halves(tile):
 
 @triton.jit
 def side_by_side(pieces):
-    """What :func:`split` makes of a tile, together again."""
+    """The tile that :func:`split` took apart."""
     COUNT: tl.constexpr = len(pieces)
     if COUNT == 1:
         tile = pieces[0]
@@ -147,7 +150,7 @@ def halves(tile):
 
 @triton.jit
 def join(parts):
-    """Of even and odd columns, those of both."""
+    """The tile whose even and odd columns these are."""
     pair = tl.join(parts[0], parts[1])
     return tl.reshape(pair, [pair.shape[0], 2 * pair.shape[1]])
 
@@ -173,25 +176,25 @@ def halves_of_points(points):
 
 @triton.jit
 def minus(x):
-    """Part of the instruction that uses it. ``-x`` is ``0 - x``, an instruction and a register of its own."""
+    """``-x`` within the instruction that uses it; Triton's ``0 - x`` takes one more and a register."""
     return x * -1.0
 
 
 @triton.jit
 def place(index):
-    """Of a point in a table, of its first line."""
+    """The place of a point's first scalar in a table."""
     return index + index // CHUNK * ((LINES - 1) * CHUNK)
 
 
 @triton.jit
 def first_place(index):
-    """Of a point that begins a chunk."""
+    """:func:`place` of a point that begins a chunk."""
     return index // CHUNK * (LINES * CHUNK)
 
 
 @triton.jit
 def places(SIZE: tl.constexpr):
-    """Of so many points from the first of a chunk, or from one in a chunk that has them all."""
+    """Places of ``SIZE`` points relative to the first, which begins a chunk unless one chunk has all."""
     index = tl.arange(0, SIZE)
     return index if SIZE <= CHUNK else place(index)
 
@@ -203,7 +206,7 @@ def store_line(at, LINE: tl.constexpr, value, mask):
 
 @triton.jit
 def row_scalars(at, INLINE_PTX: tl.constexpr):
-    """Of the points ``at`` their places in a table. Those that are not used are not loaded."""
+    """The scalars of the points whose places are ``at``. Scalars that are not used are not loaded."""
     return Points(
         row_scalar(at, HEIGHT, INLINE_PTX),
         row_scalar(at, ROOT, INLINE_PTX),
@@ -232,7 +235,7 @@ def column_scalars(at):
 
 @triton.jit
 def row_scalar(at, LINE: tl.constexpr, INLINE_PTX: tl.constexpr):
-    """Without an exchange between threads: this instruction takes the layout of what needs its result."""
+    """One scalar of each row, ``(n, 1)``; the inline load has the layout of its user: no exchange."""
     at += LINE * CHUNK
     if INLINE_PTX:
         value = tl.inline_asm_elementwise(
@@ -250,7 +253,7 @@ def column_scalar(at, LINE: tl.constexpr):
 
 @triton.jit
 def lane_sums(terms, LANES: tl.constexpr):
-    """Over the columns of each lane, or over all."""
+    """Sums over the columns of each lane, ``(rows, LANES)``; over all columns if ``LANES`` is 1."""
     height: tl.constexpr = terms.shape[0]
     width: tl.constexpr = terms.shape[1]
     by_lane = tl.reshape(terms, [height, width // (LANES * _ADJACENT), LANES, _ADJACENT])
@@ -259,7 +262,8 @@ def lane_sums(terms, LANES: tl.constexpr):
 
 @triton.jit
 def group_sums(terms):
-    """Over the left and the right columns: of tcgen05, a thread of eight warps has one row of either."""
+    """Sums over the left and the right columns, ``(rows, 2)``: with tcgen05 and eight warps, a thread
+    has one row of one of them."""
     height: tl.constexpr = terms.shape[0]
     width: tl.constexpr = terms.shape[1]
     return tl.sum(tl.reshape(terms, [height, 2, width // 2]), 2)
@@ -267,7 +271,8 @@ def group_sums(terms):
 
 @triton.jit
 def sums_of_half(terms, LANES: tl.constexpr, BY_LANE: tl.constexpr):
-    """Of :func:`halves`, where a lane has no adjacent columns; or of the two groups."""
+    """:func:`lane_sums` of one of the :func:`halves`, where a lane has no adjacent columns, or
+    :func:`group_sums`."""
     height: tl.constexpr = terms.shape[0]
     width: tl.constexpr = terms.shape[1]
     return tl.sum(tl.reshape(terms, [height, width // LANES, LANES]), 1) if BY_LANE else group_sums(terms)
@@ -275,7 +280,7 @@ def sums_of_half(terms, LANES: tl.constexpr, BY_LANE: tl.constexpr):
 
 @triton.jit
 def kept_sums(terms, KEPT: tl.constexpr):
-    """Over the rows of each thread: ``KEPT`` stay, eight a warp of a matrix unit; or over all."""
+    """Sums over the rows that one thread has, ``(KEPT, columns)``; 8 of them a warp of a matrix unit."""
     height: tl.constexpr = terms.shape[0]
     width: tl.constexpr = terms.shape[1]
     if height == KEPT:
@@ -290,7 +295,7 @@ def kept_sums(terms, KEPT: tl.constexpr):
 
 @triton.jit
 def round_to_tf32(x):
-    """To nearest: products of tf32 then see the very numbers that the sums see."""
+    """Round to nearest: products in tf32 then have the same operands as the sums."""
     bits = x.to(tl.int32, bitcast=True)
     nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return tl.where(x == x, nearest, x)  # a GPU's NaN has all bits set: it would wrap around to -0
@@ -298,7 +303,8 @@ def round_to_tf32(x):
 
 @triton.jit
 def to_bfloat16(x):
-    """And what that is in float32. Two at a time: one by one, they would take the unit of exponentials."""
+    """In bfloat16, and that in float32. Two numbers at a time: single conversions would occupy the unit
+    that computes exponentials."""
     return tl.inline_asm_elementwise(
         "cvt.rn.bf16x2.f32 $0, $4, $3; shl.b32 $1, $0, 16; and.b32 $2, $0, 0xffff0000;",
         "=&r,=&r,=&r,f,f",
@@ -320,7 +326,7 @@ def exp2(x, INLINE_PTX: tl.constexpr):
 
 @triton.jit
 def log2(x, INLINE_PTX: tl.constexpr):
-    """One instruction where ``tl.log2`` is a polynomial of two dozen."""
+    """One instruction; ``tl.log2`` is a polynomial of two dozen."""
     if INLINE_PTX:
         return tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1

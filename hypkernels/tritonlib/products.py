@@ -1,6 +1,6 @@
-"""Products of matrices whose precision no global setting changes, and what they take.
+"""Products of matrices whose precision no global setting changes, and their operands.
 
-PyTorch has no product of float32 matrices that is of the wanted precision whatever the process has set.
+The precision of PyTorch's products of float32 matrices depends on settings of the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypkernels.tritonlib.pair_tiles import matrix_of_program, round_to_tf32, ti
 from hypkernels.tritonlib.rows import columns_from, input_rows, output_rows, row_kernel, row_tile
 from hypkernels.tritonlib.tile_plan import INTERPRETED, Tile
 
-# What a product of points leaves uncertain, in units of their norms.
+# The error of a product of two points, relative to the product of their norms.
 RESOLUTION = {"ieee": 16 * 2.0**-23, "tf32x3": 16 * 2.0**-23, "tf32": 2.0**-12}
 
 
@@ -86,7 +86,7 @@ def add_product(
 
 
 def precision_of(points: Tensor, asked: str | None) -> str:
-    """Of the products of float32 points; those of narrower ones are exact."""
+    """The precision of products of float32 points; products of narrower points are exact."""
     if points.dtype != torch.float32 or torch.version.hip is not None:
         return "ieee"
     if asked is not None:
@@ -95,14 +95,14 @@ def precision_of(points: Tensor, asked: str | None) -> str:
 
 
 def operand(points: Tensor, precision: str) -> Tensor:
-    """Rows without gaps, and for tf32 rounded to it."""
+    """Points with dense rows, rounded to tf32 if that is the precision."""
     if precision == "tf32":
         return rounded_to_tf32(points)
     return points if points.stride(-1) == 1 else points.contiguous()
 
 
 def rounded_to_tf32(points: Tensor) -> Tensor:
-    """To nearest. Matrix units only drop bits, which would bias every product."""
+    """Round to nearest, because matrix units only drop bits, which would bias every product."""
     out = allocate(points, points.shape, torch.float32)
     launch_rows(nearest_tf32, [points], [out])
     return out

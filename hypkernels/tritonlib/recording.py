@@ -1,7 +1,7 @@
-"""Kernel variants from the launches themselves: a launcher is called, and nothing runs.
+"""Kernel variants recorded from launches: a launcher is called, and no kernel runs.
 
-What is compiled ahead of time is thus what is launched: arguments are specialised as Triton specialises them
-at a launch, and the tile and its warps are those that the launcher chooses.
+So the kernels that are compiled ahead of time are those that are launched: arguments are specialised as
+Triton specialises them at a launch, and the launcher chooses the tile and its warps.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Launch(NamedTuple):
 
 @contextmanager
 def recorded_launches() -> Iterator[list[Launch]]:
-    """Kernels launched within are listed instead. Give launchers tensors on the device ``"meta"``."""
+    """List the kernels that are launched within, and run none. Give launchers ``"meta"`` tensors."""
     launches: list[Launch] = []
 
     def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -150,7 +150,7 @@ def row_variants(
     vectors = [torch.empty((_ROWS, width), dtype=dtype, device="meta") for _ in range(points)]
     numbers = [torch.empty((), dtype=torch.float32, device="meta") for _ in range(scalars)]
 
-    wide = width % _ALIGNMENT == 0  # of row strides, Triton knows no smaller divisor
+    wide = width % _ALIGNMENT == 0  # Triton specialises no smaller divisor of row strides
 
     def recorded(direction: str, launcher: Callable[..., Any], *grads: Tensor) -> tuple[Variant, Any]:
         with recorded_launches() as launches:

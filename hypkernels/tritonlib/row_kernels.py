@@ -106,7 +106,7 @@ def pair_backward(
     BLOCK_D: tl.constexpr,
     ADD: tl.constexpr = False,
 ):
-    """``ADD``: to what ``GRAD_X`` and ``GRAD_Y`` hold; one that is ``None`` nobody wants."""
+    """With ``ADD`` gradients are added to ``GRAD_X`` and ``GRAD_Y``, of which one may be ``None``."""
     tile = row_tile(outer_size, inner_size, ROWS)
     x, y = input_rows(X, x_outer, x_inner, tile), input_rows(Y, y_outer, y_inner, tile)
     c = scalar_of_rows(CURV, curv_outer, curv_inner, tile)

@@ -3,15 +3,15 @@
 A batch is seen as ``(outer, inner, D)``. Each tensor read has two row strides of its own, 0 where it is
 broadcast; tensors written are dense. :mod:`hypkernels.tritonlib.launch` is the host side.
 
-A kernel passes over its rows several times: a loop for each sum that the next one needs, and one for the
-output. It is written as if every pass read them again:
+A kernel passes over its rows several times: a loop for each sum that a later loop needs, and one for the
+output. It is written as if every pass read the rows again:
 
     for start in range(0, D, BLOCK_D):
         columns = columns_from(start, tile, D, BLOCK_D)
         total += load(x, columns) * load(y, columns)
 
-Where one tile holds a whole row, the compiler finds each loop to be one step and its loads to be the same: it
-reads the rows once and keeps them in registers. Stores come last, since no load can be taken from before one.
+If one tile holds a whole row, each loop has one step and all have the same loads: the compiler reads the
+rows once and keeps them in registers. Stores come last, since the compiler moves no load across a store.
 Wider rows are read in each pass, after the first one from a cache.
 
 Tiles are float64, ``(ROWS, BLOCK_D)``, zero outside the batch and beyond the last column; scalars of the rows
@@ -32,12 +32,13 @@ import triton.language as tl
 # The interpreter cuts float32 to bfloat16 instead of rounding, and flushes subnormals.
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
-# What a factor is at most, for a finite product with any number of a narrow type to tell its sign.
+# The largest factor: its product with any number of a narrow type is finite, and keeps its sign.
 _HUGE = tl.constexpr(1e250)
 
-# Arguments of every row kernel after its tensors. They are not specialised: one binary serves all batches.
-# They stay outside of tuples, which Triton looks into, whatever is named here; and with each tensor and its
-# strides in one, the arguments of a pair's launch take 5.0 us instead of 3.1 on the CPU.
+# The last arguments of every row kernel. They are not specialised: one binary serves all batches. They
+# are not fields of a tuple, because Triton specialises fields whatever is named here. Nor is each tensor
+# in a tuple with its strides: the arguments of a pair's launch would take 5.0 us on the CPU instead of
+# 3.1.
 row_kernel = triton.jit(do_not_specialize=["outer_size", "inner_size"])
 
 
@@ -66,7 +67,7 @@ def row_tile(outer_size, inner_size, ROWS: tl.constexpr):
 
 @triton.jit
 def input_rows(X, outer_stride, inner_stride, tile):
-    """Where the tile's rows of an input begin, ``(ROWS, 1)``."""
+    """Pointers to the first elements of the tile's rows of an input, ``(ROWS, 1)``."""
     return X + (tile.outer * outer_stride + tile.inner * inner_stride)[:, None]
 
 
@@ -106,21 +107,21 @@ def dot(a, b, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     return tl.sum(total, axis=1)
 
 
-# What formulas of several squares may meet: norms, and squares of norms times the curvature.
+# The range of formulas with several squares: of norms, and of squared norms times the curvature.
 _SMALLEST_NORM, _LARGEST_NORM = tl.constexpr(2.0**-250), tl.constexpr(2.0**160)
 _SMALLEST_SQUARE, _LARGEST_SQUARE = tl.constexpr(2.0**-500), tl.constexpr(2.0**320)
 
 
 @triton.jit
 def bounded(square):
-    """NaN in place of a square out of bounds, of which formulas would make something wrong."""
+    """A square, or NaN if it is out of bounds, where formulas would be wrong."""
     tiny = (square > 0.0) & (square < _SMALLEST_SQUARE)
     return tl.where(tiny | (square > _LARGEST_SQUARE), float("nan"), square)
 
 
 @triton.jit
 def bounded_square(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """``|x|^2``, NaN out of bounds, which only float64 rows can be: their largest component tells."""
+    """``|x|^2``; NaN out of bounds, where only float64 rows can be, by their largest component."""
     return out_of_bounds(x, tile, D, BLOCK_D) + dot(x, x, tile, D, BLOCK_D)
 
 
@@ -148,7 +149,7 @@ def largest_component(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
 def row_norm(x, tile, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """``(norm, unit)``, whose product is the norm of each row.
 
-    The unit is a power of two that float64 rows need for squares of any size; of narrower ones it is 1.
+    The unit is a power of two that keeps squares of float64 rows in range; for narrower rows it is 1.
     """
     if x.dtype.element_ty == tl.float64:
         unit = unit_of(largest_component(x, tile, D, BLOCK_D))
@@ -183,7 +184,7 @@ def load_in_units(x, unit, columns):
 
 @triton.jit
 def unit_of(largest):
-    """The power of two that is just below a number, or a normal number below zero and subnormal ones."""
+    """The largest power of two not above a number, at least the smallest normal number."""
     bits = largest.to(tl.int64, bitcast=True) & 0x7FF0000000000000
     return tl.maximum(bits.to(tl.float64, bitcast=True), 2.0**-1022)
 
@@ -200,8 +201,9 @@ def largest_number(dtype: tl.constexpr):
         return 65504.0
 
 
-# Columns at a time where a branch that is hardly ever taken passes over rows: few registers, and no 128-bit
-# loads that a reader of the machine code would take for a second pass. The interpreter takes as long for one.
+# Columns at a time in a branch that is hardly ever taken. One column needs few registers and no 128-bit
+# loads, which the check of the machine code would count. The interpreter takes 128: it takes as long as
+# for one.
 RARE_BLOCK = tl.constexpr(128 if _INTERPRETED else 1)
 
 
@@ -213,12 +215,13 @@ def overflows(norm, dtype: tl.constexpr):
 
 @triton.jit
 def fitting(peak, half, dtype: tl.constexpr):
-    """``(factor, half)``: what rows are to be multiplied with, ``factor * half**2``, to fit ``dtype``.
+    """``(factor, half)``: rows multiplied with ``factor * half**2`` fit ``dtype``.
 
-    ``peak`` is their largest component, without ``half``; the factor is 1 where they fit as they are.
+    ``peak`` is their largest component before that; the factor is 1 for rows that fit as they are.
     """
     over = peak * half * half > largest_number(dtype)
-    # Twice the square root: the largest number over the peak may be infinite. Its square may round up.
+    # Multiplied are 1 / peak and twice the root of the largest number, since their quotient may
+    # overflow. The root is a little less, since its square may round up.
     root = tl.sqrt(peak * 0.0 + largest_number(dtype)) * (1.0 - 2.0**-50)
     return tl.where(over, 1.0 / peak, 1.0), tl.where(over, root, half)
 
@@ -228,8 +231,9 @@ def saturate(out, bound, scale, half, terms, PART: tl.constexpr, tile, D: tl.con
     """Store rows of a gradient once more if they do not fit, scaled as :mod:`hypkernels.saturation` says.
 
     The rows are ``scale half**2 PART(terms, 1, columns)``, and their norm is at most ``bound``;
-    ``PART(terms, factor, columns)`` multiplies with ``factor`` before anything can overflow. A kernel has
-    stored them as they are: this is a branch that is hardly ever taken, ``RARE_BLOCK`` columns at a time.
+    ``PART(terms, factor, columns)`` multiplies with ``factor`` before anything can overflow. The kernel
+    has stored all rows unscaled before. This branch is hardly ever taken; it takes ``RARE_BLOCK``
+    columns at a time.
     """
     dtype = out.dtype.element_ty
     if overflows(bound, dtype):
@@ -247,7 +251,7 @@ def saturate(out, bound, scale, half, terms, PART: tl.constexpr, tile, D: tl.con
 
 @triton.jit
 def finite(factor):
-    """A factor of rows in which there may be zeros; NaN stays that."""
+    """A factor made finite, because rows may contain zeros; NaN stays NaN."""
     clamped = tl.minimum(tl.maximum(factor, -1.0 * _HUGE), 1.0 * _HUGE)
     return tl.where(factor == factor, clamped, factor)
 
@@ -267,7 +271,7 @@ def load_scalars(X, outer_stride, inner_stride, tile):
 
 @triton.jit
 def scalar_of_rows(SCALAR, outer_stride, inner_stride, tile):
-    """One value for all rows where there are no strides, otherwise one a row."""
+    """One value for all rows if the strides are ``None``, otherwise one a row."""
     if outer_stride is None:
         return load_scalar(SCALAR)
     else:

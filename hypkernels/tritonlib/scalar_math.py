@@ -43,7 +43,7 @@ def sinh(t):
 
 @triton.jit
 def cosh(t):
-    """Through the square of ``exp(|t|/2)``: finite wherever the result is."""
+    """By the square of ``exp(|t|/2)``: finite wherever the result is."""
     root = tl.exp(0.5 * tl.abs(t))
     return (0.5 * root) * root + 0.5 / root / root
 
@@ -56,9 +56,10 @@ def sinhc(t):
 
 @triton.jit
 def capped(t):
-    """``(cap, half)`` of ``t >= 0``: what grows as ``exp(t)`` does so as ``exp(cap) * half**2``.
+    """``(cap, half)`` of ``t >= 0``, with ``exp(t) = exp(cap) * half**2``.
 
-    Beyond the cap it takes all numbers of narrow types out of their range. Of float64 some stay in it.
+    Beyond the cap ``exp`` takes all numbers of narrow types out of their range; some float64 numbers
+    stay in it.
     """
     cap = tl.where(t > _CAP, _CAP, t)
     return cap, tl.exp(0.5 * (tl.where(t > _OVERFLOW, _OVERFLOW, t) - cap))
@@ -90,7 +91,7 @@ def capped_stretch(t, cap):
 
 @triton.jit
 def asinh(s):
-    """Where ``a^2`` might overflow, ``log(1 + a) + log(2)``: 1 is nothing beside ``a``."""
+    """``asinh(s)``; ``log(1 + a) + log(2)`` with ``a = |s|`` where ``a^2`` might overflow."""
     a = tl.abs(s)
     far = a > 1e20
     e = tl.where(far, a, a + a * a / (1.0 + tl.sqrt(1.0 + a * a)))

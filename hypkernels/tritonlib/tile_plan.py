@@ -14,18 +14,22 @@ from hypkernels.tritonlib.device_limits import TARGETS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WORKSPACE_BYTES = 256 << 20
-# A device computes some hundred tiles at a time: with fewer programs the last ones would keep it waiting.
+# A device computes some hundred programs at a time: with fewer than this it would wait long for the last
+# ones.
 _LEAST_PROGRAMS = 2048
 
 
 class Tile(NamedTuple):
     """One program computes ``rows x columns`` pairs, their products ``depth_bytes`` of a point at a time.
 
-    Rows and columns are multiples of 32. ``pieces``: into how many the columns are split after the product,
-    to need fewer registers. ``group``: how many rows of tiles are computed side by side, for the cache.
-    ``run``: how many tiles below each other a program computes at most. ``kept_rows``: rows that different
-    threads have, whose terms of a column's sum stay apart until the run ends: eight for each warp if threads
-    have several rows; 0: every row; 1: none do, where there are no registers for them.
+    Rows and columns are multiples of 32.
+
+    - ``pieces``: parts into which the columns are split after the product, to need fewer registers.
+    - ``group``: rows of tiles that are computed side by side, for the cache.
+    - ``run``: the most tiles below each other that one program computes.
+    - ``kept_rows``: partial sums of a column that stay in registers until the run ends. Eight for each
+      warp where a thread has several rows; 0: one for every row; 1: a single one, where registers do not
+      suffice.
     """
 
     rows: int
@@ -40,14 +44,14 @@ class Tile(NamedTuple):
 
     @property
     def kept(self) -> int:
-        """Never more rows than there are."""
+        """``kept_rows`` in numbers: at most all rows."""
         return min(self.kept_rows or self.rows, self.rows)
 
 
 class Plan(NamedTuple):
-    """Tiles of the kernels: ``forward``, and ``separate`` where it is not safe; ``backward``; ``product``.
+    """Tiles of the kernels: ``forward``, ``separate`` for its second launch, ``backward``, ``product``.
 
-    ``inline_ptx``: whether the kernels may use instructions of NVIDIA's.
+    ``inline_ptx``: whether the kernels may contain NVIDIA's assembly.
     """
 
     forward: Tile
@@ -78,15 +82,16 @@ def _tile(rows: int, columns: int, warps: int, pieces: int = 1) -> Tile:
 
 
 def _amd_tile(rows: int, columns: int, pieces: int = 1) -> Tile:
-    """Half the shared memory."""
+    """A tile for half the shared memory."""
     return Tile(rows, columns, 64, warps=8, stages=2, pieces=pieces)
 
 
 class _Table(NamedTuple):
-    """Plans of one architecture, for what takes more and more registers.
+    """Plans of one architecture, in the order of the registers that the kernels need.
 
-    ``bfloat16``: distances of such points; ``half``: float16, whose weights are wider, and what else there is
-    of bfloat16; ``float32``; ``angle``, of all.
+    ``bfloat16``: distances of bfloat16 points. ``half``: distances of float16 points, whose weights are
+    wider, and squared distances and inner products of both. ``float32``: these of float32 points.
+    ``angle``: angles of all.
     """
 
     bfloat16: Plan
@@ -100,16 +105,17 @@ _FEW_WARPS = _tile(128, 128, 4, pieces=4)
 _HIGH = _tile(256, 128, 8, pieces=16)  # a quarter fewer bytes from L2 for each pair
 _EIGHT_PIECES = _NARROW._replace(pieces=8)
 _PRODUCT = _tile(128, 128, 8)
-_SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # of float32 operands, split in registers
-_SMALL_SPLIT_PRODUCT = _SPLIT_PRODUCT._replace(rows=64, warps=4)  # of which the larger one spills some
+_SPLIT_PRODUCT = _PRODUCT._replace(depth_bytes=64, stages=2)  # float32 operands are split in registers
+_SMALL_SPLIT_PRODUCT = _SPLIT_PRODUCT._replace(rows=64, warps=4)  # the larger one spills registers
 _FLOAT32 = _HALF = Plan(_WIDE, _WIDE, _NARROW, _PRODUCT, inline_ptx=True)
 _ANGLE = Plan(_NARROW, _NARROW, _tile(64, 64, 4, pieces=8)._replace(stages=2), _PRODUCT, inline_ptx=True)
 
 
 def _spread(table: _Table, row_warps: int, together: Collection[str]) -> _Table:
-    """Where a thread has several rows of a column: mma.sync and wgmma, but not tcgen05, nor v_mfma.
+    """A table with ``kept_rows`` for matrix units that give a thread several rows: mma.sync and wgmma.
 
-    Backward passes of the plans named ``together`` have registers for sums of all columns of a tile.
+    tcgen05 and v_mfma give it one row. Backward passes of the plans named ``together`` have registers
+    for the sums of all columns of a tile.
     """
 
     def kept(tile: Tile) -> Tile:
@@ -183,7 +189,7 @@ _TABLES = {
     ),
     "gfx942": _Table(*(_AMD,) * 3, angle=_AMD_ANGLE),
 }
-# Over so many warps at most the matrix units spread the rows of a tile.
+# ``row_warps``: the most warps over which a matrix unit spreads the rows of a tile.
 _TABLES |= {
     "sm_80": _spread(_TABLES["sm_80"], row_warps=4, together={"bfloat16"}),
     "sm_90": _spread(_TABLES["sm_90"], row_warps=8, together={"bfloat16"}),
@@ -191,7 +197,7 @@ _TABLES |= {
 }
 
 
-# Where a pairwise function needs other tiles: its backward pass reads a gradient of each pair into registers.
+# Other tiles for pairwise functions: their backward pass reads a gradient of each pair into registers.
 _PAIRWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("sm_90", "angle"): {"forward": _EIGHT_PIECES},  # with four, Triton 3.8 needs a stack
     ("sm_100", "half"): {"backward": _EIGHT_PIECES},  # with four, Triton 3.6 spills
@@ -204,7 +210,7 @@ _PAIRWISE: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
-    """For an architecture as :mod:`hypkernels.tritonlib.device_limits` names it."""
+    """The loss's plan for an architecture as :mod:`hypkernels.tritonlib.device_limits` names it."""
     table = _TABLES[target]
     if similarity == "angle":
         return table.angle
@@ -214,7 +220,7 @@ def plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
 
 
 def pairwise_plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
-    """Of a pairwise function, which sums nothing in its forward pass."""
+    """The plan for a pairwise function, whose forward pass sums nothing."""
     plan = plan_for(target, dtype, similarity)
     plan = plan._replace(forward=plan.separate)
     if similarity == "angle":
@@ -225,7 +231,7 @@ def pairwise_plan_for(target: str, dtype: torch.dtype, similarity: str) -> Plan:
 
 
 def default_plan(points: Tensor, similarity: str) -> Plan:
-    """For the device of ``points``."""
+    """The loss's plan for the device of ``points``."""
     return plan_for(_target(points.device), points.dtype, similarity)
 
 
@@ -243,10 +249,11 @@ def _target(device: torch.device) -> str:
 
 
 def target_of(major: int, shared_memory: int) -> str:
-    """The newest target that is no newer than an NVIDIA GPU, of those whose shared memory a block has there.
+    """The newest target that is not newer than an NVIDIA GPU and needs no more shared memory than it
+    has.
 
-    Consumers' Blackwell, 12, is newer than sm_100 and has less of it. What a plan takes of it is held to the
-    target's limit when it is compiled.
+    Consumers' Blackwell, 12, is newer than sm_100 and has less shared memory. That a plan stays within
+    its target's limit is checked when it is compiled.
     """
     return max(
         (
@@ -261,9 +268,9 @@ def target_of(major: int, shared_memory: int) -> str:
 
 
 def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_bytes: int) -> list[Block]:
-    """All pairs, in blocks of whole tiles whose workspace is within bounds: one tile at least.
+    """All pairs, in blocks of whole tiles whose workspace is within bounds; one tile at least.
 
-    As square as the pairs allow: what a block adds to the gradients is as long as its edges.
+    Blocks are as square as the pairs allow: the gradients that a block adds to are as long as its edges.
     """
     most = workspace_bytes / pair_bytes
     edge = math.sqrt(most)
@@ -279,9 +286,9 @@ def blocks(rows: int, columns: int, tile: Tile, pair_bytes: float, workspace_byt
 
 
 def run_of_tiles(tile: Tile, block: Block) -> int:
-    """How many tiles below each other one program computes: one if there are few tiles.
+    """How many tiles below each other one program computes; one if there are few tiles.
 
-    Each run is as long, so that programs end at the same time.
+    All runs are of about the same length, so that programs end at the same time.
     """
     height, width = -(-block.height // tile.rows), -(-block.width // tile.columns)
     longest = max(1, min(tile.run, height * width // _LEAST_PROGRAMS))

@@ -28,13 +28,13 @@ UNREAD_SUFFIXES = (
 """Of other images, those of phones and cameras among them: each is told as one that cannot be read."""
 
 MAX_PIXELS = 64_000_000
-"""Of an image, by default: as a decoder makes them, 0.2 GB."""
+"""The most pixels of an image by default; decoded they take 0.2 GB."""
 
 MAX_MEMBER_BYTES = 1 << 28
-"""Of a member of a shard that is read into memory."""
+"""The largest member of a shard that is read into memory."""
 
 BACKGROUNDS = ("none", "white", "black", "checker")
-"""What is put behind transparent pixels; ``none`` drops the alpha channel, as open_clip does."""
+"""Backgrounds of transparent pixels; ``none`` drops the alpha channel, as open_clip does."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -111,19 +111,19 @@ def decode_image(
     _check_background(background)
     try:
         return _decoded(io.BytesIO(content), max_pixels, background)
-    except UnidentifiedImageError:  # whose message tells the address of the bytes
+    except UnidentifiedImageError:  # its message has the address of the bytes in memory
         raise ValueError(f"the image cannot be read: it is none of {', '.join(FORMATS)}") from None
     except Exception as error:
         raise ValueError(f"the image cannot be read: {_told(error)}") from error
 
 
 def to_rgb(image: Image.Image, *, background: str = "none") -> Image.Image:
-    """What is scored of a PIL image of any mode: 8-bit RGB, upright.
+    """A PIL image of any mode as 8-bit RGB, upright: this is what models see.
 
-    The EXIF orientation is applied. Grey, palette, CMYK, YCbCr, LAB and HSV images are converted; of 16-bit
-    grey images the full range 0..65535 is mapped to 0..255, rounded to the nearest; of an animation the first
-    frame, or the one that it stands at, counts. An alpha channel, or a transparent colour, is dropped:
-    the colours below show, as open_clip has it; or it is composited onto a background.
+    The EXIF orientation is applied. Grey, palette, CMYK, YCbCr, LAB and HSV images are converted. 16-bit
+    grey images are mapped from 0..65535 to 0..255, rounded to nearest. An animation gives its current
+    frame, which is the first unless it was changed. An alpha channel, or a transparent colour, is
+    dropped, so that the colours below show, as in open_clip; or it is composited onto a background.
 
     Args:
         image: any PIL image.
@@ -174,7 +174,7 @@ class ToRGB:
 
 
 def _regular(path: ImageFile) -> Path | io.BytesIO:
-    """What Pillow opens. A pipe would wait for ever for who writes to it."""
+    """The file for Pillow to open. A pipe is refused: it would wait for ever for a writer."""
     if isinstance(path, ShardMember):
         return io.BytesIO(path.read())
     mode = path.stat().st_mode
@@ -184,11 +184,11 @@ def _regular(path: ImageFile) -> Path | io.BytesIO:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned by its orientation. Pillow's own function rewrites the EXIF data, where some cannot be."""
-    image.load()  # which turns a TIFF, and takes its orientation away
+    """The image turned by its orientation; Pillow's own function fails where it cannot rewrite EXIF data."""
+    image.load()  # this turns a TIFF, and removes its orientation
     try:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF data that cannot be read tells nothing of the pixels, which can
+    except Exception:  # unreadable EXIF data does not make the pixels unreadable
         turn = None
     return image if turn is None else image.transpose(turn)
 

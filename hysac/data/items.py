@@ -1,4 +1,4 @@
-"""What every quadruplet data set yields, and how items become a batch."""
+"""The items of every quadruplet data set, and how they become a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hysac.data.text import text_windows
 Preprocess = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
 LongTexts = Literal["cut", "windows", "one window"]
-"""What becomes of a caption beyond the tokenizer's context; see :class:`Quadruplets`."""
+"""What is done with a caption beyond the tokenizer's context; see :class:`Quadruplets`."""
 
 
 class Quadruplets(Dataset[dict[str, Any]], ABC):
@@ -28,11 +28,16 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
     itself: a random transform treats the safe and the unsafe image independently, since real pairs are
     different pictures with no common geometry to keep.
 
-    Of captions beyond the tokenizer's context, ``"text"`` has the beginning where ``long_texts`` is
-    ``"cut"``. Otherwise they are read in windows (:func:`hysac.data.text.text_windows`), and ``"long"`` is
-    the number of an item's captions that have several: with ``"one window"``, for training, ``"text"`` has
-    one that PyTorch's generator draws; with ``"windows"``, for scoring, the first, and such items have all
-    of them, ``"windows": (W, L)``, and ``"window_of": (W,)``, 0 safe and 1 unsafe.
+    ``long_texts`` says what is done with captions beyond the tokenizer's context:
+
+    * ``"cut"``: ``"text"`` has their beginning.
+    * ``"one window"``, for training: they are read in windows (:func:`hysac.data.text.text_windows`),
+      and ``"text"`` has one that PyTorch's generator draws.
+    * ``"windows"``, for scoring: ``"text"`` has the first window. Items with such captions have all
+      windows, ``"windows": (W, L)``, and ``"window_of": (W,)``, 0 for the safe and 1 for the unsafe
+      caption.
+
+    In the last two an item's ``"long"`` is the number of its captions that have several windows.
 
     Attributes:
         records: the quadruplets, in the order of the indices.
@@ -98,7 +103,7 @@ class Quadruplets(Dataset[dict[str, Any]], ABC):
 
 
 def _drawn(rows: Tensor) -> Tensor:
-    """One of the rows. Nothing is drawn for a single one."""
+    """One of the rows, drawn at random; a single row takes no random number."""
     return rows[int(torch.randint(len(rows), ())) if len(rows) > 1 else 0]
 
 

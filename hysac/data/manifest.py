@@ -28,7 +28,7 @@ FIELDS = (*IMAGES, *CAPTIONS, "tag", "id")
 """The columns of a manifest; ``tag`` and ``id`` are optional, the images all or nothing."""
 
 MAX_CAPTION = 10_000
-"""Characters; more is no caption but a file in its place."""
+"""The most characters of a caption; a longer text is likely a whole file."""
 
 COCO_FOLDERS = ("train2017", "val2017", "test2017")
 
@@ -229,9 +229,9 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> None:
 
 
 def fingerprint(records: Sequence[Quadruplet]) -> str:
-    """What the records are and in which order: a digest of ids, texts, tags, and names and sizes of images.
+    """A digest of the records in their order: ids, texts, tags, and names and sizes of images.
 
-    Where the images lie is no part of it.
+    The folders of the images do not matter.
     """
     digest = hashlib.sha256()
     for record in records:
@@ -453,7 +453,7 @@ def _list_coco(root: Path) -> dict[str, str]:
 
 
 def settle(source: str, faults: Sequence[tuple[str, str]], total: int, on_error: OnError) -> None:
-    """Raise or report ``(place, fault)`` pairs; equal faults are told once, with their places."""
+    """Raise or report ``(place, fault)`` pairs; equal faults are named once, with their places."""
     if not faults:
         return
     places: dict[str, list[str]] = {}
@@ -482,7 +482,7 @@ def check_caption(name: str, caption: str) -> None:
 
 
 def check_text(name: str, text: str) -> None:
-    """Refuse what UTF-8 has no place for: JSON's escapes can spell half of a surrogate pair."""
+    """Refuse text that UTF-8 cannot encode: JSON's escapes can spell half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""The members of a tar file, all of them: what is damaged is told, not passed over.
+"""All members of a tar file; damage is reported, not skipped.
 
 Python's ``tarfile`` takes a damaged header, or zeros between members, for the end of the archive.
 """
@@ -33,7 +33,7 @@ class Damage(NamedTuple):
 
 
 def entries(shard: Path) -> Iterator[Entry | Damage]:
-    """Files of a tar archive in order; of several, one after the other, those of all.
+    """Files of a tar archive in order; if archives were concatenated, those of all of them.
 
     A hard link is the member that it links to. Folders are left out.
 

@@ -1,8 +1,8 @@
-"""Captions as tokens: ordinary text, to the very end.
+"""Captions as tokens: as ordinary text, and as a whole.
 
-A CLIP tokenizer reads ``<end_of_text>`` in a caption as the token of that name, behind which the encoder sees
-nothing, and drops what is beyond its context. Here such spellings are characters like others, and a long text
-can be read in windows.
+A CLIP tokenizer reads ``<end_of_text>`` in a caption as the token of that name, and the encoder ignores
+the rest. It also drops everything beyond its context. Here such spellings are characters like others,
+and a long text can be read in windows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def as_plain_text(tokenizer: Any) -> Any:
-    """A tokenizer to which no spelling in a text is a special token; of other texts the tokens are the same.
+    """A tokenizer that reads no spelling in a text as a special token; other texts keep their tokens.
 
     Args:
         tokenizer: one of open_clip's. Its own BPE is copied, a Hugging Face one is set.
@@ -36,10 +36,10 @@ def as_plain_text(tokenizer: Any) -> Any:
 
 
 def text_windows(tokenizer: Any, text: str) -> Tensor:
-    """Tokens of a whole text: as many rows as it takes, each half over the one before.
+    """Tokens of a whole text in windows, each of which overlaps the one before by half or more.
 
     Args:
-        tokenizer: open_clip's own BPE; of another one there is a single row, cut off where its context ends.
+        tokenizer: open_clip's own BPE; another one gives a single row, cut off where its context ends.
         text: any.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a model finds, tells apart and keeps of the one it started from, and the reports of it."""
+"""Evaluation: retrieval, separation of safe from unsafe, what is kept of the starting CLIP; reports."""
 
 from hysac.embeddings import Embeddings, encode_dataset
 from hysac.evaluation.everything import evaluate, evaluate_embeddings

@@ -25,8 +25,8 @@ class ZeroShotClassifier:
         scale: positive factor of the distances.
 
     Raises:
-        ValueError: ``points`` of another shape, or all of norm 1, which are not points of a hyperboloid but
-            what ``open_clip.build_zero_shot_classifier`` makes of them.
+        ValueError: ``points`` of another shape, or all of norm 1: such vectors are not points of a
+            hyperboloid but results of ``open_clip.build_zero_shot_classifier``.
     """
 
     points: Tensor

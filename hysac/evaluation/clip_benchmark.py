@@ -1,4 +1,4 @@
-"""A HySAC model in clip_benchmark, which knows unit vectors and their cosines alone.
+"""A HySAC model in clip_benchmark, which compares unit vectors by cosines only.
 
 ::
 
@@ -29,7 +29,7 @@ from hysac.models.model import HySAC
 from hysac.models.pretrained import model_directory
 
 RADIUS = 2.0**20
-"""The norm that all vectors have before they are made unit ones; a power of two, so that nothing rounds."""
+"""The norm of all vectors before they are divided by it; a power of two, so that nothing rounds."""
 
 
 class AsCosines(nn.Module):
@@ -42,8 +42,8 @@ class AsCosines(nn.Module):
         text:  [y, -y_t, 0, sqrt(RADIUS**2 - |y|**2 - y_t**2)]
 
     Both are float64, which autocast leaves alone, and ``D + 3`` wide. Cosines are exact to rounding, and
-    fall as distances grow; they are all small numbers, and no probabilities. Vectors of one kind have no
-    meaning among themselves, so probes on features should take ``encode_image`` of the model itself.
+    fall as distances grow; all are small numbers, and no probabilities. Products of two images or of two
+    texts mean nothing: probes on features should take ``encode_image`` of the model itself.
 
     Args:
         model: a HySAC model.
@@ -85,7 +85,7 @@ def load_hysac(
     *,
     classes: bool = False,
 ) -> tuple[AsCosines, Callable[[Any], Tensor], Any]:
-    """What clip_benchmark asks of a type of models: ``(model, transform, tokenizer)``.
+    """``(model, transform, tokenizer)``, as clip_benchmark loads a type of models.
 
     Args:
         model_name: a model directory or a run with one, or a name of :func:`hysac.create_model`.

@@ -1,4 +1,4 @@
-"""All of this package for one set of quadruplets."""
+"""All evaluations of this package for one set of quadruplets."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""How far a share that was seen in a sample may be from that of all."""
+"""Confidence intervals of shares."""
 
 from __future__ import annotations
 
 import math
 
 _DEVIATIONS = 1.959963984540054
-"""Of a normal distribution: 95 % lie within."""
+"""95 % of a normal distribution lie within this many standard deviations."""
 
 
 def wilson_interval(share: float, count: int) -> list[float]:
     """Wilson's 95 % interval of a share that was seen in ``count`` items, ``[low, high]`` within [0, 1].
 
-    It is no point at shares of 0 and 1, as a bootstrap's is. Where items count in part, as those that tie
-    for nearest do, it is too wide rather than too narrow: no values in [0, 1] of one mean vary more than
-    those that are 0 or 1.
+    At shares of 0 and 1 it has a width, unlike a bootstrap's. If items count in part, as ties for
+    nearest do, it is too wide rather than too narrow: values in [0, 1] of a given mean vary most if they
+    are 0 or 1.
 
     Raises:
         ValueError: ``share`` outside of [0, 1], or no items.

@@ -1,4 +1,4 @@
-"""What the numbers of a report depend on."""
+"""The model, data and settings of a report."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def made_with(
     """``made_with`` of an :class:`EvaluationReport`, ready for JSON.
 
     Args:
-        model: what identifies the weights, such as :func:`hysac.scoring.identity.weights_digest`.
+        model: identifies the weights, as :func:`hysac.scoring.identity.weights_digest` does.
         name: of the data.
         dataset: the quadruplets.
-        bounds: what queries were redirected by, or None.
-        thresholds: what was called unsafe, by modality, or None where the data itself set them.
+        bounds: those that redirected queries, or None.
+        thresholds: above which items were called unsafe, by modality; None if fitted to the data itself.
         statistic, mode, margin, alpha: of :class:`hysac.safety.Traversal`.
         aperture_scale, min_radius: of :func:`hysac.evaluation.safety_metrics`.
     """
@@ -54,5 +54,5 @@ def made_with(
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that compute."""
+    """The versions of the packages that compute."""
     return {name: metadata.version(name) for name in _PACKAGES}

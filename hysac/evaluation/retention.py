@@ -20,11 +20,11 @@ _SAFE_COLUMNS = tuple(column for column in COLUMNS if set(column.classes) == {"S
 def compared(before: Tensor, after: Tensor, *, seed: int = 0) -> dict[str, Any]:
     """Two models on the same items: how often each is right, and the 95 % intervals of what changed.
 
-    The intervals are percentiles of 2000 bootstrap samples of the items, the same items for both models, so
-    that what both find easy or hard cancels.
+    The intervals are percentiles of 2000 bootstrap samples of the items. Both models get the same
+    samples, so that easy and hard items cancel in the difference.
 
     Args:
-        before, after: of each item whether the model is right, ``(N,)``, in [0, 1].
+        before, after: for each item whether the model is right, ``(N,)``, in [0, 1].
         seed: of the samples.
 
     Returns:

@@ -36,7 +36,7 @@ class Column:
 
     @property
     def name(self) -> str:
-        """As the paper's tables print it, ``"T*->I u I*"``."""
+        """The name in the paper's tables, such as ``"T*->I u I*"``."""
         gallery = " u ".join(SYMBOLS[letter] for letter in self.correct + self.others)
         return f"{SYMBOLS[self.query]}->{gallery}"
 
@@ -74,7 +74,7 @@ class NearestSafe:
     thresholds: Mapping[str, float]
 
     def redirect(self, embeddings: Embeddings, column: Column) -> Tensor:
-        """The queries where this rule sends them: nowhere, with a warning, if no item is safe."""
+        """The queries after redirection; unchanged, with a warning, if no item is safe."""
         queries, own = embeddings[column.query], "text" if column.query in "SU" else "image"
         letters = column.correct + column.others
         gallery = torch.cat([embeddings[letter] for letter in letters])
@@ -98,7 +98,7 @@ TRAVERSED = "traversed"
 """The name of the first rule of redirection in all tables."""
 
 PAPERS_RULE = "paper's rule"
-"""The name of mode ``paper`` beside another one."""
+"""The name of mode ``paper`` in tables that also have another mode."""
 
 
 def rank_counts(
@@ -247,7 +247,7 @@ def named_rules(
 
 
 def redirect(embeddings: Embeddings, column: Column, rule: Rule) -> Tensor:
-    """The column's queries where a rule sends them."""
+    """The column's queries after redirection by a rule."""
     if isinstance(rule, NearestSafe):
         return rule.redirect(embeddings, column)
     return rule.redirect(embeddings[column.query], column.search, embeddings.curv)
@@ -271,7 +271,7 @@ class Queries:
         self._found: dict[Column, dict[str, Tensor]] = {}
 
     def redirected(self, column: Column) -> dict[str, Tensor]:
-        """By the name of each rule where it sends the column's queries; nothing where none applies."""
+        """The column's queries after redirection, by the name of each rule; empty if none applies."""
         if not column.redirected:
             return {}
         if column not in self._found:

@@ -1,4 +1,4 @@
-"""How well a space separates safe from unsafe: distances, order, cones, and what is nearest."""
+"""How well a space separates safe from unsafe: distances, order, cones, and nearest items."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ APERTURE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _FALSE_ALARMS = (0.01, 0.001)
 
 _OTHERS = 8
-"""Other quadruplets' points that each apex's own one is told from."""
+"""With how many other quadruplets' points each apex's own point is compared."""
 
 _CHAIN = "SVUG"
 _ORDERED_PAIRS = (("S", "V"), ("V", "U"), ("U", "G"), ("S", "U"), ("V", "G"))
@@ -129,7 +129,7 @@ def _classification(embeddings: Embeddings, thresholds: Mapping[str, float] | No
 
 
 def _fnr_at(safe: Tensor, unsafe: Tensor, share: float) -> float:
-    """The misses on the ROC curve of this very set, at a share of false alarms."""
+    """The share of misses on this set's ROC curve, at a share of false alarms."""
     threshold = calibrate_threshold(safe, unsafe, f"fpr={share:g}")
     return classification_rates(safe, unsafe, threshold)["fnr"]
 

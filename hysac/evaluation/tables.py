@@ -36,7 +36,7 @@ def format_tables(tables: Sequence[Table], style: str = "text") -> str:
 
 
 def retention_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What :func:`hysac.evaluation.retention.compared` found, row by row, in percent."""
+    """Results of :func:`hysac.evaluation.retention.compared`, one a row, in percent."""
     cells = [
         [
             name,

@@ -34,7 +34,7 @@ class PointSet:
     Attributes:
         points: space components ``(N, D)``.
         modalities: of each, ``"text"`` or ``"image"``.
-        categories: of each what is unsafe or where it is from, or "".
+        categories: of each what is unsafe about it, or its source, or "".
         is_unsafe: ``(N,)`` bool.
 
     Raises:
@@ -52,7 +52,7 @@ class PointSet:
             raise ValueError(f"points, modalities, categories and is_unsafe must be as many, got {lengths}")
 
     def of(self, modality: str) -> PointSet:
-        """Those of a modality."""
+        """The points of a modality."""
         rows = [row for row, one in enumerate(self.modalities) if one == modality]
         return PointSet(
             self.points[rows],

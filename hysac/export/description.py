@@ -1,4 +1,4 @@
-"""What stands beside exported graphs, so that they can be used without PyTorch."""
+"""The files beside exported graphs, with which they can be used without PyTorch."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ def describe_images(model: HySAC) -> dict[str, Any]:
     """
     cfg = PreprocessCfg(**get_model_preprocess_cfg(model))
     size = to_2tuple(cfg.size)
-    is_keeping_ratio = cfg.resize_mode == "shortest" and size[0] != size[1]  # open_clip asks nothing there
+    # In this case open_clip ignores the setting, and is bicubic.
+    is_keeping_ratio = cfg.resize_mode == "shortest" and size[0] != size[1]
     bilinear = cfg.interpolation == "bilinear" and not is_keeping_ratio
     return {**asdict(cfg), "size": size, "interpolation": "bilinear" if bilinear else "bicubic"}
 
 
 def write_tokenizer(scorer: SafetyScorer, directory: Path, out: Path) -> dict[str, Any]:
-    """How a text becomes ``tokens``, with the files that it takes in ``out``.
+    """How a text becomes ``tokens``; the files for it are written to ``out``.
 
-    open_clip's own BPE becomes a ``tokenizer.json``, which the package ``tokenizers`` reads in any language.
-    A text is cleaned as ``clean`` says before, its tokens are put between ``start`` and ``end``, in as many
-    windows of ``context_length`` as it takes, each half over the one before, and filled with 0. Of another
-    tokenizer the files are those of the model.
+    open_clip's own BPE becomes a ``tokenizer.json``, which the package ``tokenizers`` reads in any
+    language. A text is first cleaned as ``clean`` says. Its tokens come in windows of
+    ``context_length``, each of which overlaps the one before by half or more, between ``start`` and
+    ``end``, and filled with 0. For another tokenizer the files are those of the model.
 
     Raises:
         ValueError: the tokenizer drops tokens at random.

@@ -31,7 +31,7 @@ from hysac.scoring.scorer import SafetyScorer
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
-"""Of a point, relative to its norm, and of a distance: where a graph differs more, nothing is written."""
+"""The largest difference of points, relative to their norms, and of distances; else nothing is written."""
 
 _BATCHES = (1, 3)
 
@@ -57,15 +57,16 @@ def export_model(
         tokenizer.json                    for the package tokenizers
         SHA256SUMS                        of all these
 
-    Each graph has run batches of 1 and 3 and agrees with the model to 1e-5, in what it is written for
-    (onnxruntime, PyTorch). The directory appears whole, or not at all.
+    Each graph is run on batches of 1 and 3 in its runtime (onnxruntime, PyTorch), and agrees with the
+    model to 1e-5. The directory appears whole, or not at all.
 
     Args:
         model: a model directory, or a run with one.
         out: a directory that does not exist yet, or is empty.
         formats: some of :data:`FORMATS`.
         int8: labelled items, see :func:`hysac.scoring.labelled.load_labelled`: also write graphs with 8-bit
-            weights, and their loss in AUC on these items into ``export.json``. They are not held to 1e-5.
+            weights, and their AUC on these items into ``export.json``. The bound of 1e-5 is not for
+            them.
         verify: compare the model's files with their checksums.
 
     Returns:
@@ -131,7 +132,7 @@ def _model(scorer: SafetyScorer) -> HySAC:
 def _write_graphs(
     scorer: SafetyScorer, modality: str, place: Path, formats: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What was written, by its name, with its greatest relative error."""
+    """The graphs that were written, by name, each with its greatest relative error."""
     tower = Tower(_model(scorer), modality).eval()
     program = program_of(tower, example(_model(scorer), scorer.tokenizer, modality, 2))
     written = {}
@@ -154,7 +155,7 @@ def _write_graphs(
 
 
 def _error(scorer: SafetyScorer, modality: str, run: Run) -> float:
-    """How far a graph is from the model, over batches: of points by their norms, and of distances."""
+    """The greatest difference of a graph from the model: of points, relative to norms, and distances."""
     worst = 0.0
     for count in _BATCHES:
         batch = example(_model(scorer), scorer.tokenizer, modality, count)

@@ -1,4 +1,4 @@
-"""What a program is written as, and how each of these runs: batches to points and distances."""
+"""The formats in which a program is written, and how each runs: batches to points and distances."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Format:
 
 
 def _write_onnx(program: torch.export.ExportedProgram, modality: str, path: Path) -> None:
-    """More than 2 GB of weights, which no ONNX file can hold, go into a file beside it, ``.onnx.data``."""
+    """Write an ONNX file. It holds at most 2 GB: more weights go into ``.onnx.data`` beside it."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     exported = torch.onnx.export(
@@ -47,8 +47,8 @@ def _write_onnx(program: torch.export.ExportedProgram, modality: str, path: Path
         output_names=list(OUTPUTS),
         dynamic_shapes=({0: "batch"},),
     )
-    assert exported is not None  # which it is for the older exporter alone
-    ClearMetadataAndDocStringPass()(exported.model)  # it tells of every line of code, with its path
+    assert exported is not None  # only the older exporter returns None
+    ClearMetadataAndDocStringPass()(exported.model)  # it names every line of code, with its path
     exported.save(path)
 
 
@@ -123,7 +123,7 @@ def check_compiler() -> None:
 
 
 def versions(formats: Any) -> dict[str, str]:
-    """Of what wrote the files."""
+    """The versions of the packages that wrote the files."""
     from importlib import metadata
 
     packages = {package for name in formats for package in FORMATS[name].packages}

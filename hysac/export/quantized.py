@@ -26,7 +26,7 @@ def quantize(path: Path, out: Path) -> None:
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
     graph = onnx.load(path)
-    add_infer_metadata(graph)  # the exporter told all shapes; without this a warning asks for them
+    add_infer_metadata(graph)  # all shapes are known; without this mark the quantiser warns
     quantize_dynamic(
         graph,
         out,
@@ -40,7 +40,7 @@ class GraphScorer(SafetyScorer):
     """A scorer whose towers are graphs.
 
     Args:
-        scorer: whose everything else it has.
+        scorer: gives everything but the towers.
         runs: the graphs, by modality.
     """
 

@@ -1,4 +1,4 @@
-"""The two halves of a model as modules without what exporters cannot take: input to points and distances."""
+"""The two halves of a model as modules that exporters can take: input to points and distances."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Tower(nn.Module):
 
 
 class _TextEncoder(nn.Module):
-    """A model without its image tower, of which a program would keep the weights."""
+    """A model without its image tower, whose weights an exported program would keep."""
 
     def __init__(self, model: HySAC) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def program_of(tower: Tower, batch: Tensor) -> torch.export.ExportedProgram:
 
     Args:
         tower: in evaluation mode.
-        batch: input of at least two items, which tells the other dimensions.
+        batch: input of at least two items, which fixes all other dimensions.
     """
     with torch.no_grad():
         program = torch.export.export(tower, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))

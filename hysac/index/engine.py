@@ -1,12 +1,13 @@
-"""The vector engine of an index: it proposes items, and the stored points say in what order they come.
+"""The vector engine of an index: it proposes items, and the index ranks them by its stored points.
 
     index.json         which engine, its options, and its parts, one of the images and one of the texts
-    engines/PART/      what the engine saved; its rows, too, where they are not in a database elsewhere
+    engines/PART/      what the engine saved; also its rows, unless they are in a database elsewhere
 
-Captions search images and images captions: two parts keep what is not searched out of the engine's way. A
-part has a name that no other ever has, which is also its table's in a database. Additions reach the engine
-before ``index.json``, deletions after it: what a process that died leaves in the engine is more than the
-index has, is never found, and goes with the next change.
+Captions search images and images captions: with two parts the engine proposes no items of the wrong
+kind. A part's name is never used again; in a database it is the table's name, too. The engine gets
+additions before ``index.json`` is written, and loses deletions after it. So a process that dies may
+leave more items in the engine than in the index: these are never found, and the next change removes
+them.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ URL_VARIABLE, KEY_VARIABLE = "HYSAC_ENGINE_URL", "HYSAC_ENGINE_KEY"
 KINDS = ("image", "text")
 FOLDER = "engines"
 MOST = 1000
-"""Items asked of an engine at a time; pgvector's graph has no more."""
+"""The most items that an engine is asked for; pgvector's graph returns no more."""
 
 _RECALL_AT = 10
 _SAMPLE = 100
 _PIECE_BYTES = 16 << 20
-_IDS = 1000  # looked up or deleted at a time
+_IDS = 1000  # how many are looked up or deleted at a time
 
-# By engine: the argument that takes an address elsewhere, and a key; what holds the rows without one.
+# For each engine: its arguments for an address and for a key; and argument and name for its rows without an
+# address.
 _ADDRESS = {"pgvector": "url", "qdrant": "url", "lancedb": "uri", "milvus": "uri"}
 _KEY = {"qdrant": "api_key", "milvus": "token"}
 _ROWS = {
@@ -62,7 +64,7 @@ _OURS = ("curv", "model", "table", "replace")  # arguments that the index sets
 
 @dataclass(frozen=True)
 class Address:
-    """Where a database is, which is never written.
+    """The address of a database. It is never written to a file.
 
     Attributes:
         url: of the database; by default that of the environment's ``HYSAC_ENGINE_URL``.
@@ -81,7 +83,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Part:
-    """Of one kind: its name, of how many items it was built, and the share of the 10 nearest it found."""
+    """The engine's part of one kind: its name, of how many items it was built, and its recall at 10."""
 
     name: str
     built: int
@@ -90,7 +92,7 @@ class Part:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What ``index.json`` knows of the engine; ``remote``: its rows are in a database elsewhere."""
+    """The engine's settings in ``index.json``; ``remote``: its rows are in a database elsewhere."""
 
     name: str
     options: dict[str, Any]
@@ -99,10 +101,10 @@ class EngineSettings:
 
     @classmethod
     def of(cls, content: Any) -> EngineSettings:
-        """From JSON.
+        """The settings from JSON.
 
         Raises:
-            TypeError, ValueError, AttributeError: it is none.
+            TypeError, ValueError, AttributeError: ``content`` has another form.
         """
         parts = {kind: Part(**part) for kind, part in content["parts"].items()}
         settings = cls(**{**content, "parts": parts})
@@ -117,17 +119,17 @@ class EngineSettings:
 
 
 def choose_engine(name: str, options: Mapping[str, Any], address: Address) -> EngineSettings:
-    """An engine for an index, after a trial: is it installed, are its options good, is its database there?
+    """An engine for an index, after checks of its package, its options and its database.
 
     Args:
-        name: of :data:`ENGINES`, but for ``"exact"``, which is no engine.
+        name: of :data:`ENGINES`, except ``"exact"``, which is no engine.
         options: arguments of the engine's class, such as ``{"kind": "ivf"}``.
-        address: of its database. LanceDB, Milvus and Qdrant keep rows in the index's folder without one.
+        address: of its database. Without one LanceDB, Milvus and Qdrant keep rows in the index's folder.
 
     Raises:
         ImportError: its package is missing; names the extra.
-        TypeError, ValueError: an unknown engine or option, a value that is none for it, a database that is
-            needed and not told, or cannot be reached.
+        TypeError, ValueError: an unknown engine or option, a wrong value of an option, or a database that
+            is needed and not named, or cannot be reached.
     """
     if name not in ENGINES or name == "exact":
         raise ValueError(f"engine must be one of {', '.join(ENGINES[1:])}, got {name!r}")
@@ -149,7 +151,7 @@ class Engines:
         settings: of its engine.
         address: of its database.
         model, curv: the index's.
-        counts: how many items of each kind are there; nothing where the parts are yet to be built.
+        counts: how many items of each kind there are; empty if the parts are yet to be built.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class Engines:
         self._path, self._settings, self._address = path, settings, address
         self._model, self._curv, self._counts = model, curv, counts
         self._loaded: dict[str, engines.Engine] | None = None
-        self._lock = threading.Lock()  # engines keep what a search needs in themselves
+        self._lock = threading.Lock()  # engines keep state of a search in themselves
         self._told: set[str] = set()
 
     @property
@@ -172,7 +174,7 @@ class Engines:
         return self._settings
 
     def load(self) -> None:
-        """Load what is not loaded.
+        """Load the parts that are not loaded yet.
 
         Raises:
             ImportError: the engine's package is missing; names the extra.
@@ -182,9 +184,10 @@ class Engines:
             self._parts()
 
     def propose(self, point: Tensor, k: int, allowed: np.ndarray, images: np.ndarray) -> np.ndarray | None:
-        """Places of the items near a point, of the ``allowed`` ones: of each kind ``k``, or all there are.
+        """Places of the ``allowed`` items nearest to a point: ``k`` of each kind, or all if there are
+        fewer.
 
-        None where the engine cannot tell: too few of what it finds near the point is allowed.
+        None if too few of the engine's proposals are allowed: then every point has to be compared.
         """
         with self._lock:
             found = []
@@ -199,7 +202,7 @@ class Engines:
     def _near(
         self, kind: str, engine: engines.Engine, point: Tensor, need: int, wanted: np.ndarray
     ) -> np.ndarray | None:
-        """Twice at most: with as many as it takes where the allowed ones are spread evenly, and with many."""
+        """At most two searches: for as many as suffice if allowed items are spread evenly; for many."""
         if not need:
             return np.empty(0, np.int64)
         total = len(engine)
@@ -218,7 +221,7 @@ class Engines:
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        """A database may be gone, or locked, at any time; what engines in memory raise is a fault of ours."""
+        """Reports errors of databases, which may be gone or locked; those of engines in memory pass."""
         if self._settings.name not in _ADDRESS and self._settings.name not in _ROWS:
             yield
             return
@@ -269,7 +272,7 @@ class Engines:
     def update(
         self, points_file: Path, images: np.ndarray, there: np.ndarray, start: int, gone: np.ndarray
     ) -> Iterator[EngineSettings]:
-        """Bring the parts in step with what the index is about to have, written inside the context.
+        """Change the parts to what the index is about to have; the index is written inside the context.
 
         Args:
             points_file: the points of all items, new ones too.
@@ -297,7 +300,7 @@ class Engines:
 
 
 class _Change:
-    """The parts on their way to what they are to be."""
+    """The parts during a change."""
 
     def __init__(
         self, of: Engines, gallery: Gallery, images: np.ndarray, there: np.ndarray, start: int
@@ -326,7 +329,7 @@ class _Change:
         elif len(new) or len(gone):
             try:
                 _delete(engine, gone)
-                if len(engine) != mine[: self._start].sum():  # a process died before
+                if len(engine) != mine[: self._start].sum():  # an earlier process died during a change
                     _delete(engine, np.concatenate([np.flatnonzero(~mine), new]))
                 self._add(engine, new)
             except engines.FarPointError:
@@ -373,7 +376,7 @@ class _Change:
         return folder
 
     def _sample(self, kind: str) -> Tensor | None:
-        """Queries like those to come: items of the other kind, where there are any."""
+        """Queries like those to come: items of the other kind, if there are any."""
         others = np.flatnonzero(self._mine("text" if kind == "image" else "image"))
         if not len(others):
             return None
@@ -390,7 +393,7 @@ class _Change:
 
 
 def remove_parts(path: Path, kept: set[str]) -> None:
-    """Remove the folders of an index's parts, but for those ``kept``."""
+    """Remove the folders of an index's parts, except those ``kept``."""
     if (path / FOLDER).is_dir():
         for folder in (path / FOLDER).iterdir():
             if folder.name not in kept:
@@ -399,7 +402,7 @@ def remove_parts(path: Path, kept: set[str]) -> None:
 
 @contextmanager
 def _subset(gallery: Gallery, places: np.ndarray, folder: Path) -> Iterator[Gallery]:
-    """Some rows of a gallery, in a file of their own while they are needed; all of them as they are."""
+    """Some rows of a gallery, as a temporary file; the gallery itself if these are all rows."""
     if len(places) == len(gallery):
         yield gallery
         return
@@ -429,7 +432,7 @@ def _make(
 
 
 def _where(settings: EngineSettings, folder: Path, address: Address) -> dict[str, str]:
-    """The arguments that say where the rows are."""
+    """The engine's arguments for the place of its rows."""
     if not settings.remote:
         if settings.name not in _ROWS:
             return {}
@@ -452,7 +455,7 @@ def _reaching(name: str, where: Mapping[str, str]) -> Iterator[None]:
         yield
     except (ImportError, TypeError, ValueError, OSError, KeyError):
         raise
-    except Exception as error:  # drivers have no common one
+    except Exception as error:  # drivers have no common base of their errors
         text = " ".join(str(error).split())
         for argument, value in where.items():
             text = text.replace(value, argument.upper())
@@ -482,7 +485,7 @@ def _is_database(engine: engines.Engine) -> bool:
 
 
 def _delete(engine: engines.Engine, places: np.ndarray) -> None:
-    """Those of them that the engine has."""
+    """Delete those places that the engine has."""
     for start in range(0, len(places), _IDS):
         present = engine.present(places[start : start + _IDS])
         if len(present):

@@ -1,4 +1,4 @@
-"""The way of a query to where it is redirected, and what lies along it."""
+"""The geodesic along which a query is redirected, and the nearest items at steps of it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from hysac.scoring.scorer import Picture, SafetyScorer, Score
 
 @dataclass(frozen=True)
 class Step:
-    """A place on the way.
+    """A point of the geodesic from a query to where it is redirected.
 
     Attributes:
-        share: of the way, from 0 at the query to 1 at its end.
+        share: of the length, from 0 at the query to 1 at the end.
         distance: to the origin.
-        point: where it is, ``(D,)``.
-        text, image: what is nearest there, None where the index has none.
+        point: space components ``(D,)``.
+        text, image: the nearest items; None if the index has none of that kind.
     """
 
     share: float
@@ -55,7 +55,7 @@ def redirection_path(
     Args:
         index, scorer, text, image: see :func:`hysac.index.search`.
         modality: whose safe class is the end, ``"image"`` or ``"text"``.
-        redirection: how. A query that is called safe, or lies within the bound, goes nowhere: one step.
+        redirection: how. A query that is called safe, or lies within the bound, stays: one step.
         steps: how many, both ends included, at least 2.
 
     Returns:

@@ -41,7 +41,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query came to.
+    """The answer to a query.
 
     Attributes:
         query: how unsafe it is.
@@ -171,7 +171,7 @@ def _check(policy: str, k: int) -> None:
 
 
 def check_scorer(index: Index, scorer: SafetyScorer) -> None:
-    """Refuse an index that other weights made than those that the scorer was loaded from.
+    """Refuse an index of other weights than the scorer's.
 
     Raises:
         ValueError: names both.
@@ -183,9 +183,9 @@ def check_scorer(index: Index, scorer: SafetyScorer) -> None:
 def redirect(
     index: Index, scorer: SafetyScorer, point: Tensor, score: Score, kind: str, how: Redirection
 ) -> tuple[Tensor, float]:
-    """Where a query goes, and how far that is.
+    """The point to which a query is moved, and the distance of the move.
 
-    A query that is called safe stays where it is, and to the origin so does one that is within the bound.
+    A query that is called safe stays. With ``to="origin"`` a query within the bound stays, too.
     """
     if score.decision == "safe":
         return point, 0.0
@@ -202,7 +202,7 @@ def redirect(
 
 
 def nearest(index: Index, scorer: SafetyScorer, point: Tensor, k: int, allowed: np.ndarray) -> list[Hit]:
-    """The ``k`` nearest of the items that are ``allowed``: exactly, or of what its engine finds."""
+    """The ``k`` nearest of the ``allowed`` items, or of those among them that the engine proposes."""
     scored = index.distances()
     found = []
     for place, distance in _topk(index, point, k, allowed):
@@ -224,7 +224,7 @@ def is_safe(index: Index, scorer: SafetyScorer) -> np.ndarray:
 
 
 def needs_thresholds(scorer: SafetyScorer, what: str) -> None:
-    """Refuse what cannot be decided.
+    """Refuse an action that needs thresholds, if there are none.
 
     Raises:
         ValueError: the model was not calibrated.
@@ -248,10 +248,11 @@ def _towards_origin(
 
 
 def searched_kind(index: Index, of_query: str, asked: str | None) -> str:
-    """What is searched: what is asked for, else the other kind than the query's if the index has it.
+    """The kind that is searched: the one asked for, else the other kind than the query's if there are
+    any.
 
     Raises:
-        ValueError: an unknown kind, or one that the index has not.
+        ValueError: an unknown kind, or one of which the index has no items.
     """
     images, there = index.is_image(), index.is_there()
     has = {"image": bool((images & there).any()), "text": bool((~images & there).any())}
@@ -266,7 +267,7 @@ def searched_kind(index: Index, of_query: str, asked: str | None) -> str:
 
 
 def allowed_items(index: Index, kind: str) -> np.ndarray:
-    """Which items are there and of a kind, ``(N,)`` bool."""
+    """A mask of the items of a kind that are not deleted, ``(N,)`` bool."""
     images, there = index.is_image(), index.is_there()
     return there if kind == "any" else there & (images == (kind == "image"))
 

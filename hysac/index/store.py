@@ -1,4 +1,4 @@
-"""The index on disk. It is read as it lies: memory-mapped, larger than memory if need be.
+"""The index on disk. Its files are memory-mapped, and may be larger than memory.
 
     index.json       what it was made with, and how many items it has: written last, at once
     points.npy       their points, (N, D) float32
@@ -7,9 +7,9 @@
     items.jsonl      a line an item: its name, and its text or where its image lies
     offsets.i64      where each line starts
 
-Items are added at the end of each file; what a process that died has left beyond the items of ``index.json``
-is written over. Deleted items keep their place and are never found. An engine may stand beside them, see
-:mod:`hysac.index.engine`.
+Items are added at the end of each file. What a process that died left beyond the items of ``index.json``
+is overwritten. Deleted items keep their place and are never found. An index may also have a vector
+engine, see :mod:`hysac.index.engine`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _POINTS, _DISTANCES, _IMAGES, _ITEMS, _OFFSETS = (
     "offsets.i64",
 )
 _HEADER_BYTES = 256
-"""Of ``points.npy``: room for any number of items, so that the header is rewritten in its place."""
+"""The header of ``points.npy`` has room for any number of items, so that it is rewritten in place."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ class Index:
         return self._settings.width
 
     def __len__(self) -> int:
-        """The items that are there, without the deleted ones."""
+        """The number of items, without the deleted ones."""
         return self._settings.count - len(self._settings.deleted)
 
     @property
     def engine(self) -> EngineSettings | None:
-        """What is known of its engine; None where every point is compared."""
+        """The settings of its engine; None if every point is compared."""
         return self._settings.engine
 
     @property
     def engines(self) -> Engines | None:
-        """Its engine, where it has one and was not opened as ``exact``."""
+        """Its engine, if it has one and was not opened as ``exact``."""
         return self._engines
 
     @classmethod
@@ -112,7 +112,7 @@ class Index:
         """An empty index in a new folder.
 
         Raises:
-            ValueError: the folder is there and not empty.
+            ValueError: the folder exists and is not empty.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is there already: add to it, or choose another name")
@@ -128,18 +128,18 @@ class Index:
     def open(
         cls, path: Path, *, url: str | None = None, key: str | None = None, exact: bool = False
     ) -> Index:
-        """An index that is there.
+        """Open an existing index.
 
         Args:
             path: its folder.
-            url, key: where its engine's database is and what opens it, neither of which is ever written; by
-                default those of the environment, ``HYSAC_ENGINE_URL`` and ``HYSAC_ENGINE_KEY``.
-            exact: pass over its engine and compare every point. Such an index can be read, not changed.
+            url, key: of its engine's database. Neither is ever written; by default they are those of the
+                environment, ``HYSAC_ENGINE_URL`` and ``HYSAC_ENGINE_KEY``.
+            exact: ignore its engine and compare every point. Such an index can be read, not changed.
 
         Its engine is loaded when it is first needed: ``index.engines.load()`` does it at once.
 
         Raises:
-            FileNotFoundError: none is there.
+            FileNotFoundError: there is none.
             ValueError: its settings are damaged, or a file is shorter than they say; names it.
         """
         if not (path / _SETTINGS).is_file():
@@ -177,11 +177,11 @@ class Index:
         url: str | None = None,
         key: str | None = None,
     ) -> None:
-        """Let a vector engine propose what searches find, in place of the one that does so now.
+        """Set the vector engine that proposes items to searches, in place of an earlier one.
 
-        It is built of the stored points, images and texts apart, and its recall measured: on a hundred
-        items of the other kind, where there are any, else on its own. An index without items builds it of
-        the first that come.
+        It is built from the stored points, images and texts apart. Its recall is measured on a hundred
+        items of the other kind, or of its own kind if there are no others. An index without items builds
+        it from the first ones that are added.
 
         Args:
             name: ``"exact"`` for none, or one of :mod:`hypkernels.retrieval.engines`.
@@ -276,11 +276,11 @@ class Index:
 
     @property
     def points_file(self) -> Path:
-        """Where the points are, an ``.npy`` file: of all items, deleted ones too."""
+        """The ``.npy`` file of the points of all items, deleted ones too."""
         return self.path / _POINTS
 
     def gallery(self) -> Gallery:
-        """The points of all items, deleted ones too, and of none that another process has added since."""
+        """The points of all items, deleted ones too, without those that another process added since."""
         return open_gallery(self.points_file).first(self._settings.count)
 
     def distances(self) -> np.ndarray:
@@ -325,7 +325,7 @@ class Index:
         return Engines(self.path, settings, address, self.model, self.curv, counts)
 
     def _check_engine(self) -> None:
-        """Load what is to be changed, before anything is."""
+        """Load the engine before anything is changed."""
         if self._engines is not None:
             self._engines.load()
         elif self.engine is not None:
@@ -335,7 +335,7 @@ class Index:
     def _engines_with(
         self, there: np.ndarray, start: int, gone: Sequence[int] = ()
     ) -> Iterator[EngineSettings | None]:
-        """The engine brought in step with what the index has once the context is left."""
+        """Change the engine to what the index has when the context is left."""
         if self._engines is None or not len(there):
             yield None if self._engines is None else self._engines.settings
             return
@@ -365,7 +365,7 @@ class Index:
                 self._restore_header()
 
     def _restore_header(self) -> None:
-        """After a process died, or an engine failed, between the header and the settings."""
+        """Undo the header of a change that failed before the settings were written."""
         with open(self.points_file, "r+b") as file:
             file.write(_npy_header(self._settings.count, self.width))
 

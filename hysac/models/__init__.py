@@ -1,1 +1,1 @@
-"""The model, making one, its directory and the hub, other layouts of weights, and its loss."""
+"""The model and its loss; making, saving, loading and uploading models; other layouts of weights."""

@@ -1,4 +1,4 @@
-"""What losses in open_clip's manner share: their options, accumulation, and any number of processes."""
+"""Base of losses with open_clip's interface: options, accumulation, and any number of processes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ClipLikeLoss(nn.Module):
         columns = self._gather(local, counts)
         if not (self.local_loss and self.world_size > 1):
             return hk.contrastive_losses(columns, pairings, 1.0, scale)
-        if not counts[self.rank]:  # the backward pass of the others' rows still comes through here
+        if not counts[self.rank]:  # still part of the graph: gradients of the others' rows pass here
             return [columns[0][:0].sum() + 0.0 * scale] * len(pairings)
         targets = torch.arange(len(local[0]), device=local[0].device) + sum(counts[: self.rank])
         ways = [(query, len(local) + key) for pairing in pairings for query, key in (pairing, pairing[::-1])]
@@ -133,7 +133,7 @@ class ClipLikeLoss(nn.Module):
         return [weight * loss for loss in losses]
 
     def _share(self, counts: list[int]) -> float:
-        """What makes the mean over processes of means over their rows the mean over all rows."""
+        """This process's factor, with which the mean over processes of their means is that over all rows."""
         if self.world_size == 1:
             return 1.0
         return counts[self.rank] * self.world_size / sum(counts)

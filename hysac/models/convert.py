@@ -39,10 +39,10 @@ from hysac.safety import Bounds
 logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64
-"""Width of an attention head in every published CLIP; no tensor of a checkpoint tells it."""
+"""Width of an attention head in every published CLIP; it cannot be read off a checkpoint's tensors."""
 
 _LARGEST_LOGARITHM = 80.0
-"""Of a curvature whose range float32 holds."""
+"""The largest logarithm of a curvature whose range is within float32."""
 
 _SCALARS = ("curv", "visual_alpha", "textual_alpha")
 _UNUSED = re.compile(r"(^|\.)(pixel_mean|pixel_std|position_ids)$")
@@ -111,8 +111,8 @@ def load_reference_checkpoint(
             without adapters. Or a directory of a Hugging Face ``CLIPModel``, its weights in one file or
             several.
         lora_alpha: numerator of the adapters' scaling ``alpha / r``, which the file does not hold; by
-            default that of PEFT's ``adapter_config.json`` beside it, which also tells of rsLoRA and of
-            modules with an alpha of their own, or else 1, as HySAC was trained with.
+            default that of PEFT's ``adapter_config.json`` beside it, where rsLoRA and alphas of single
+            modules are read, too; without that file 1, as HySAC was trained with.
         adapter: the name of the adapter to merge, where there are several.
         bounds: the JSON file of safety bounds that comes with the checkpoint.
 
@@ -149,9 +149,10 @@ def from_reference(
 ) -> HySAC:
     """The model of a checkpoint of HySAC or of a plain CLIP, float32 and in ``eval`` mode.
 
-    Its architecture is inferred from the shapes: the published file is ``ViT-L-14-quickgelu``. What shapes do
-    not tell, a ``config.json`` of transformers beside the file does; else it is assumed, and logged. Pass the
-    model to :func:`hysac.save_pretrained` for a directory that loads without this conversion.
+    Its architecture is inferred from the shapes: the published file is ``ViT-L-14-quickgelu``. The
+    activation and the heads are read from a ``config.json`` of transformers beside the file, or else
+    assumed, and logged. Pass the model to :func:`hysac.save_pretrained` for a directory that loads
+    without this conversion.
 
     A plain CLIP has no curvature and no factors of the features: it gets those of a model before training,
     and the temperature, too, which was trained for cosines; or all four of ``scalars_from``.
@@ -206,7 +207,7 @@ def _tell_of_bounds(model: HySAC) -> None:
 def _architecture(
     path: Path, quick_gelu: bool | None, vision_heads: int | None, text_heads: int | None
 ) -> Architecture:
-    """What the caller says, or else what is written beside the file."""
+    """The architecture as the caller gives it, or else as a file beside the weights does."""
     told, beside = Architecture(quick_gelu, vision_heads, text_heads), architecture_beside(path)
     known = beside._replace(**{name: one for name, one in told._asdict().items() if one is not None})
     assumed = [name for name, value in known._asdict().items() if value is None]
@@ -221,7 +222,7 @@ def _architecture(
 
 
 def _centre_of_range(scalars: Mapping[str, Tensor]) -> float:
-    """1, as all models are trained around it, or the stored curvature if it is out of the range of that."""
+    """The centre of the curvature's range: 1, or the stored curvature if that is out of 1's range."""
     if "curv" not in scalars:
         return 1.0
     logarithm = scalars["curv"].item()
@@ -468,7 +469,7 @@ def _heads(name: str, heads: int | None, width: int) -> int:
 
 
 def _shape(state_dict: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
-    """That of a tensor which tells the architecture."""
+    """The shape of a tensor from which the architecture is read."""
     if name not in state_dict:
         raise ValueError(f"state_dict is not of a CLIP with a vision transformer: no {name}")
     shape = tuple(state_dict[name].shape)
@@ -478,7 +479,7 @@ def _shape(state_dict: Mapping[str, Tensor], name: str, dims: int) -> tuple[int,
 
 
 def _mlp_ratio(state_dict: Mapping[str, Tensor], tower: str, width: int) -> dict[str, float]:
-    """Of the layers' hidden width, where it is not open_clip's own, 4."""
+    """The setting for the ratio of the layers' hidden width, unless it is open_clip's default of 4."""
     name = f"{tower}.resblocks.0.mlp.c_fc.weight"
     hidden = _shape(state_dict, name, 2)[0] if name in state_dict else 4 * width
     return {} if hidden == 4 * width else {"mlp_ratio": mlp_ratio(hidden, width)}

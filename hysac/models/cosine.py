@@ -17,12 +17,13 @@ from hysac.models.model import HySAC, width_of
 class CosineModel(nn.Module):
     """An open_clip model with the interface that :class:`HySAC` is evaluated by.
 
-    Features of length 1 are taken for space components of points at curvature 1. All of them are as far from
-    the origin, so that ``cosh d(x, y) = 2 - cos(x, y)``: the order of the distances is that of the cosines,
-    and retrieval and classification by distance are those of the CLIP. Distances to the origin say nothing.
+    Features of length 1 are taken for space components of points at curvature 1. All have the same
+    distance to the origin, so that ``cosh d(x, y) = 2 - cos(x, y)``: the order of the distances is that
+    of the cosines, and retrieval and classification by distance are those of the CLIP. Distances to the
+    origin mean nothing.
 
     Args:
-        clip: an open_clip model. Of a :class:`HySAC` its towers count, and its curvature does not.
+        clip: an open_clip model. Of a :class:`HySAC` only the towers are used.
     """
 
     def __init__(self, clip: CLIP | CustomTextCLIP) -> None:

@@ -68,7 +68,7 @@ def _refuse(what: str) -> NoReturn:
 def count_rows(rows: Tensor) -> list[int]:
     """The number of rows of every process, in rank order.
 
-    The hosts tell each other; no device is waited for.
+    The hosts exchange the numbers, so that nothing waits for a device.
 
     Args:
         rows: this process's rows, ``(B, ..., D)`` with ``B >= 0``, of a floating dtype.
@@ -106,7 +106,7 @@ def _group_of_hosts() -> dist.ProcessGroup:
 
 
 def _timeout(group: dist.ProcessGroup) -> timedelta | None:
-    """Of a group's calls; None, PyTorch's own, where its backend does not tell."""
+    """The timeout of a group's calls; None, for PyTorch's own, if the backend does not have it."""
     backend = group._get_backend(group._device_types[0])
     return getattr(getattr(backend, "options", None), "_timeout", None)
 

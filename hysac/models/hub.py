@@ -1,4 +1,4 @@
-"""HySAC models of the Hugging Face hub: as directories, there and back."""
+"""HySAC models on the Hugging Face hub: downloading and uploading model directories."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fetch(name: str, cache_dir: str | None = None) -> Path | None:
     Of a repository the files of a model directory and of a tokenizer are fetched, nothing else.
 
     Raises:
-        ConnectionError: the hub cannot be reached, so that it cannot be told which it is.
+        ConnectionError: the hub cannot be reached.
         ValueError: there is no such repository, or none that may be read.
     """
     repo = name.removeprefix(PREFIX)
@@ -86,17 +86,17 @@ def push_to_hub(
 ) -> str:
     """Upload a model directory, with a model card, for ``hysac.from_pretrained("hf-hub:REPO")``.
 
-    One commit has all files. Those that a model uploaded before has and this one lacks, as its bounds, its
-    evaluation or its tokenizer, are deleted in it; other files of the repository stay.
+    All files are in one commit. It deletes files of an earlier model that this one lacks, such as
+    bounds, an evaluation or a tokenizer; other files of the repository stay.
 
     Args:
         directory: a model directory of :func:`hysac.save_pretrained`, or a run with one.
-        repo_id: ``org/repo``; created if it is not there.
-        licence: of the weights, by the hub's identifier, such as ``"cc-by-nc-4.0"``. The towers' licence
-            binds what is made of them.
-        private: of a repository that is created; None leaves it to the hub.
-        token: of the hub; None takes the one that is logged in.
-        data: what the model was trained on, for the card; None leaves the run's own word.
+        repo_id: ``org/repo``; created if it does not exist.
+        licence: of the weights, by the hub's identifier, such as ``"cc-by-nc-4.0"``. The licence of the
+            towers binds models made from them.
+        private: whether a repository that is created is private; None leaves it to the hub.
+        token: of the hub; None takes that of the login.
+        data: what the model was trained on, for the card; None takes it from the training run.
         commit_message: of the upload.
 
     Returns:
@@ -140,7 +140,7 @@ def model_card(directory: Path, name: str, *, licence: str, data: str | None = N
             of a training run, that run's ``config.json`` is read, too.
         name: its title.
         licence: by the hub's identifier.
-        data: what it was trained on; None takes the run's word, or says that nothing is known.
+        data: what it was trained on; None takes it from the run, or says that nothing is known.
 
     Raises:
         ValueError: names the file: bounds or an evaluation at another curvature than the model's, or a file
@@ -182,7 +182,7 @@ def _front_matter(licence: str) -> str:
 
 
 def _train_data(directory: Path) -> str | None:
-    """What the run says that ``directory`` is the model of; a folder with other things is none."""
+    """The training data that the run of this model records; None if the folder is no run."""
     run = directory.resolve().parent
     if directory.resolve().name != RUN_MODEL or not (run / RUN_RECORDS).is_file():
         return None

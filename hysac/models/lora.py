@@ -119,8 +119,8 @@ def add_lora(
 
 def _attach(module: nn.Module, tensor_name: str, update: LowRankUpdate) -> None:
     parametrize.register_parametrization(module, tensor_name, update, unsafe=True)  # which keeps the shape
-    # The class is this module's own, made by PyTorch: it refuses to be pickled, and copies share it, so that
-    # merging one would take the weight from the others.
+    # PyTorch made a class for this module alone. It refuses to be pickled, and copies of the module
+    # share it: merging one copy would remove the weight from the others.
     kind: Any = type(module)
     if kind.__reduce_ex__ is not _reduced:
         kind.copied_by_pytorch = kind.__deepcopy__
@@ -130,7 +130,7 @@ def _attach(module: nn.Module, tensor_name: str, update: LowRankUpdate) -> None:
 def _reduced(module: nn.Module, protocol: SupportsIndex) -> Any:
     """For ``pickle``, and with it ``torch.save``."""
     parts = _parts(module)
-    # Of other parametrizations PyTorch says what it takes.
+    # For other parametrizations PyTorch raises its own error.
     return nn.Module.__reduce_ex__(module, protocol) if parts is None else (_adapted_again, parts)
 
 
@@ -144,7 +144,7 @@ def _copied(module: Any, memo: dict[int, Any]) -> nn.Module:
 
 
 def _parts(module: Any) -> tuple[type[nn.Module], dict[str, Any], dict[str, LowRankUpdate]] | None:
-    """The class below, the state without adapters, and these; None where there are other parametrizations."""
+    """The original class, the state without adapters, the adapters; None with other parametrizations."""
     chains = {name: list(chain) for name, chain in module.parametrizations.items()}
     if not all(len(chain) == 1 and isinstance(chain[0], LowRankUpdate) for chain in chains.values()):
         return None

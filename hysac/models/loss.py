@@ -123,8 +123,8 @@ class HySACLoss(ClipLikeLoss):
             logit_bias: accepted for ClipLoss's signature; a constant added to all logits cancels in a
                 softmax.
             output_dict: return the terms by name instead of their sum.
-            unit_hyperboloid: the entry that the model adds to its output in training mode, one element for
-                each forward pass. Where gradients are recorded there must be ``accum_freq`` elements.
+            unit_hyperboloid: the entry that the model adds to its output in training mode, one element
+                for each forward pass. Where gradients are recorded there must be ``accum_freq`` elements.
 
         Returns:
             The sum, a scalar; or a dict of seven scalars named

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import hypkernels as hk
 
-if TYPE_CHECKING:  # what the mixin meets in either class at the end of this file
+if TYPE_CHECKING:  # the interface of both classes at the end of this file, which mix this one in
     from open_clip import CLIP as OpenClipModel  # noqa: N811
 else:
     OpenClipModel = nn.Module
@@ -185,7 +185,7 @@ class HySAC(OpenClipModel):
         return self._encode_image(image, _wants_lift(normalize, project))
 
     def _encode_image(self, image: Tensor, lift: bool) -> Tensor:
-        """Not a public name, which in a sharded model gathers parameters that ``forward`` has already."""
+        """For ``forward``, which has the parameters that the public method of a sharded model gathers."""
         self._check_image(image)
         features = _over_leading(self._image_features, image.to(self._image_dtype()), 3)
         return self._lift(features, "visual_alpha") if lift else features
@@ -224,9 +224,9 @@ class HySAC(OpenClipModel):
             input, and ``logit_scale = exp(s) / sqrt(c)``: a dict if ``output_dict``, else a tuple.
 
             The dict of a model in training mode has a fourth entry, ``unit_hyperboloid``, one element for
-            this forward pass. A loss of dot products, such as ``open_clip.ClipLoss``, does not know that
-            argument and is thereby refused by Python, instead of training something else; a loss of this
-            package counts by it how many passes were joined, as ``--accum-freq`` of open_clip does.
+            this forward pass. A loss of dot products, such as ``open_clip.ClipLoss``, does not take that
+            argument: calling it is an error, instead of training something else. The losses of this
+            package count by it how many passes were joined, as open_clip does with ``--accum-freq``.
         """
         root = self.curvature.sqrt()
         image_features = None if image is None else root * self._encode_image(image, lift=True)
@@ -289,13 +289,13 @@ class HySAC(OpenClipModel):
             return -self.scale * hk.pairwise_dist(x, y, self.curvature)
 
     def _image_features(self, images: Tensor) -> Tensor:
-        """Of ``(B, 3, H, W)``; of no images, which open_clip's ViT cannot reshape, by way of one."""
+        """Features of ``(B, 3, H, W)``. open_clip's ViT cannot reshape no images: ``B = 0`` takes one."""
         if images.shape[0] or not isinstance(self.visual, VisionTransformer):
             return super().encode_image(images)
         return super().encode_image(images.new_zeros(1, *images.shape[1:]))[:0]
 
     def _image_dtype(self) -> torch.dtype:
-        """What the patch embedding computes in; in open_clip's bf16 and fp16 modes other weights differ."""
+        """The dtype of the patch embedding; in open_clip's bf16 and fp16 modes other weights differ."""
         weights = (p.dtype for p in self.visual.parameters() if p.dim() == 4)
         return next(weights, torch.float32)
 
@@ -365,7 +365,7 @@ def _of_all_processes(scalar: Any) -> Tensor:
     from torch.distributed.tensor import Partial
 
     mesh = scalar.device_mesh
-    # The way back of a redistribution, even one that changes nothing, sums what is partial.
+    # Redistribute even to the same placements: its backward pass sums partial gradients.
     local = scalar.redistribute(placements=scalar.placements).to_local(
         grad_placements=[Partial()] * mesh.ndim
     )

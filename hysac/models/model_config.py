@@ -1,4 +1,4 @@
-"""``open_clip_config.json`` of a model directory: nothing that would run, fetch or be passed over is read."""
+"""``open_clip_config.json`` of a model directory. What would run code, fetch or be ignored is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _SIZES = {"embed_dim", "width", "head_width", "heads", "layers", "patch_size", "
 
 
 def read_model_cfg(path: Path) -> dict[str, Any]:
-    """The ``model_cfg`` of a file, with settings alone that are known and of the kind open_clip documents.
+    """The ``model_cfg`` of a file; its settings must be known, and of the types that open_clip
+    documents.
 
     Raises:
         ValueError: names the file and the key.
@@ -92,7 +93,7 @@ def _check_keys(path: Path, place: str, content: JSONObject, known: set[str]) ->
 
 
 def _is_of(value: object, hint: Any) -> bool:
-    """Whether a value of JSON is what a type hint says; a list for a tuple, an integer for a float."""
+    """Whether a JSON value has the type of a hint; a list counts as a tuple, an integer as a float."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_is_of(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:

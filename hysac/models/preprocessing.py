@@ -1,4 +1,4 @@
-"""What is done to images before a model sees them: transformers' word for it in open_clip's terms."""
+"""The preprocessing of images: from the settings of transformers to those of open_clip."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _preprocessing(stored: JSONObject, size: tuple[int, int], file: Path) -> dic
 
 
 def check_preprocessing(cfg: Mapping[str, Any], source: str) -> None:
-    """Refuse a preprocessing that open_clip does not have, or that makes no numbers of pixels.
+    """Refuse a preprocessing that open_clip does not have, or whose pixels are not finite.
 
     Raises:
         ValueError: names the source, the key and what is wrong.
@@ -94,7 +94,7 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _resizing(stored: JSONObject, size: tuple[int, int]) -> dict[str, str]:
-    """Of transformers' resizing and cropping the two ways that open_clip has, to exactly ``size``."""
+    """The resizing of transformers as one of open_clip's two ways, to exactly ``size``."""
     height, width = size
     if not stored.flag("do_resize", True):
         stored.refuse("do_resize", "true: open_clip resizes every image")
@@ -114,7 +114,7 @@ def _resizing(stored: JSONObject, size: tuple[int, int]) -> dict[str, str]:
 
 
 def _sides(stored: JSONObject, key: str) -> tuple[int, int]:
-    """Height and width, which one integer says of both."""
+    """Height and width; one integer stands for both."""
     if not isinstance(stored.get(key), dict):
         return (stored.whole(key),) * 2
     return stored.object(key).whole("height"), stored.object(key).whole("width")
@@ -127,7 +127,7 @@ def _shortest_edge(stored: JSONObject) -> int:
 
 
 def _statistics(stored: JSONObject, file: Path) -> dict[str, tuple[float, ...]]:
-    """Mean and deviation of pixels in [0, 1], as ToTensor makes them, whatever range transformers makes."""
+    """Mean and deviation for pixels in [0, 1], from those for the range of transformers' pixels."""
     cfg: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     if stored.flag("do_normalize", True):
         cfg = {name: stored.get(f"image_{name}", getattr(PreprocessCfg, name)) for name in cfg}

@@ -71,14 +71,14 @@ def save_pretrained(
     """Write ``model`` as a directory that :func:`hysac.from_pretrained` and stock open_clip read.
 
     Attached LoRA adapters are written merged; ``model`` itself does not change. All files are written before
-    the first takes its place: a full disk leaves the directory as it was. Bounds and an evaluation that are
-    there stay if the weights are the same; those of other weights become ``bounds.old.json`` and
-    ``evaluation.old.json``, with a warning. Files of the tokenizer saved before are replaced or removed.
+    the first takes its place: a full disk leaves the directory as it was. Existing bounds and evaluations
+    stay if the weights are the same; those of other weights become ``bounds.old.json`` and
+    ``evaluation.old.json``, with a warning. Files of an earlier tokenizer are replaced or removed.
 
     Args:
         model: a HySAC model, not wrapped by DDP or ``torch.compile``.
         directory: created if it does not exist.
-        bounds: calibrated safety bounds, written as ``bounds.json`` in the place of those before.
+        bounds: calibrated safety bounds, written as ``bounds.json`` in place of earlier ones.
         model_cfg: open_clip's configuration, for a model that :func:`hysac.create_model` did not make.
 
     Returns:
@@ -137,7 +137,7 @@ def _tokenizer(model: HySAC, model_cfg: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _clear(directory: Path, new: Mapping[str, Path]) -> None:
-    """Take away what is of the model before and not replaced."""
+    """Remove the files of the earlier model that are not replaced."""
     _set_aside(directory, new)
     if (directory / SUMS_FILE).is_file():
         lines = (directory / SUMS_FILE).read_text(errors="replace").splitlines()
@@ -148,7 +148,7 @@ def _clear(directory: Path, new: Mapping[str, Path]) -> None:
 
 
 def _set_aside(directory: Path, new: Mapping[str, Path]) -> None:
-    """Rename what was measured of other weights than the new ones, so that it is not taken for theirs."""
+    """Rename results of other weights, so that they are not taken for results of the new ones."""
     measured = [name for name in (BOUNDS_FILE, SAFETY_FILE, EVALUATION_FILE) if (directory / name).is_file()]
     if not measured or all(_is_same(directory / name, new[name]) for name in FILES):
         return
@@ -265,7 +265,7 @@ def _read_scalars(directory: Path) -> dict[str, Tensor]:
 
 
 def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without counters, as those of batch normalisation."""
+    """The tensors without counters, such as those of batch normalisation."""
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 

@@ -71,7 +71,7 @@ def split_flags(arguments: Sequence[str] | None) -> tuple[Options, list[str]]:
 
 
 def check_flags(options: Options, args: argparse.Namespace) -> None:
-    """Refuse what would train something else, before any work.
+    """Refuse flags that would train something else, before any work.
 
     Args:
         options: our flags.
@@ -98,7 +98,7 @@ def check_flags(options: Options, args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # Without abbreviations: those of a flag of ours could be meant for one of open_clip's.
+    # Without abbreviations: one of our flags' could be meant for a flag of open_clip's.
     parser = argparse.ArgumentParser(
         "python -m hysac.open_clip_trainer",
         description=_DESCRIPTION,

@@ -37,8 +37,8 @@ def command(arguments: Sequence[str] | None = None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train or evaluate as ``open_clip_train.main`` does, and save the trained model as a directory.
 
-    open_clip's functions are replaced while it runs, and are its own again afterwards; so is logging, which
-    open_clip's program sets up for itself.
+    open_clip's functions are replaced while it runs, and put back afterwards. So is logging, which
+    open_clip's program configures.
 
     Args:
         arguments: our flags and open_clip's, in any order; None takes those of the process.
@@ -67,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Run:
-    """What replaces open_clip's functions, and the model they share."""
+    """The functions that replace open_clip's, and the model that they share."""
 
     def __init__(self, options: Options, program: ModuleType) -> None:
         self.options = options
         self._get_data = program.get_data
         self._model: HySAC | None = None
-        self._directory: Path | None = None  # of the one process that writes, once it trains
+        self._directory: Path | None = None  # set on the process that writes, once it trains
 
     def functions(self) -> dict[str, Any]:
         """By the names in ``open_clip_train.main``."""
@@ -124,7 +124,7 @@ class _Run:
         return self._model, train, image_transform_v2(cfg, is_train=False)
 
     def _check_scale(self) -> None:
-        """A model of a directory has a scale already, which is not the one given."""
+        """Refuse a scale for a model of a directory, which has one already."""
         given, scale = self.options.scale_init, self.model.scale.item()
         if given is not None and abs(scale - given) > 1e-4 * given:
             raise ValueError(f"--scale-init must be left out: the model's is {scale:g}, got {given:g}")
@@ -159,7 +159,7 @@ class _Run:
         tb_writer: Any = None,
         tokenizer: Any = None,
     ) -> dict[str, float]:
-        """``open_clip_train.train.evaluate`` by distance: what is reported where is open_clip's."""
+        """``open_clip_train.train.evaluate`` by distance, reported as open_clip reports it."""
         from open_clip_train import train
 
         def measure(*_: Any, **__: Any) -> dict[str, float]:
@@ -194,7 +194,7 @@ def _program() -> ModuleType:
 
 
 def _curv_init(given: float | None, args: argparse.Namespace) -> float | None:
-    """The one given, which a run to resume must agree with, or else that of the run."""
+    """The initial curvature: the one given, which must be that of a resumed run, or else the run's."""
     if args.resume is None:
         return given
     latest = Path(args.logs, str(args.name), "checkpoints", "any.pt")

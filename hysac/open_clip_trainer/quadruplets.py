@@ -66,7 +66,7 @@ def quadruplet_data(
 
 
 def _columns(options: Options, args: argparse.Namespace) -> dict[str, str] | None:
-    """open_clip's names of the safe columns go with ours of the unsafe ones; else a manifest's own."""
+    """The columns by open_clip's flags for safe and ours for unsafe items; else a manifest's own."""
     unsafe = (options.csv_unsafe_img_key, options.csv_unsafe_caption_key)
     if unsafe == (None, None):
         return None

@@ -1,4 +1,4 @@
-"""What is global and changed for a while: names of another module, and logging."""
+"""Temporary changes of global state: names of another module, and logging."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextmanager
 def replaced(module: ModuleType, **functions: Any) -> Iterator[None]:
-    """``module`` with other functions under these names, which have their own back afterwards.
+    """Replace functions of ``module`` by name, and put its own back afterwards.
 
     Raises:
-        RuntimeError: ``module`` lacks a name, as that of another version may.
+        RuntimeError: ``module`` lacks a name, as another version may.
     """
     missing = [name for name in functions if not hasattr(module, name)]
     if missing:
@@ -33,7 +33,7 @@ def replaced(module: ModuleType, **functions: Any) -> Iterator[None]:
 
 @contextmanager
 def restored_logging() -> Iterator[None]:
-    """Logging with its levels and handlers afterwards: open_clip's program sets the level of every logger."""
+    """Restore logging's levels and handlers afterwards: open_clip's program sets every logger's level."""
     root = logging.root
     loggers = [root, *map(logging.getLogger, list(root.manager.loggerDict))]
     levels, handlers = [logger.level for logger in loggers], list(root.handlers)

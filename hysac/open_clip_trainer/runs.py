@@ -1,4 +1,5 @@
-"""What open_clip's checkpoints do not hold of a hyperbolic model, kept beside them in the run's folder.
+"""Settings of a hyperbolic model that open_clip's checkpoints lack, kept beside them in the run's
+folder.
 
 ::
 
@@ -33,7 +34,7 @@ FORMAT_VERSION = 1
 
 
 def describe(run: Path, model: HySAC, options: Options) -> None:
-    """Write what the checkpoints of a run do not hold."""
+    """Write the settings that the checkpoints of a run lack."""
     preprocess_cfg = asdict(PreprocessCfg(**get_model_preprocess_cfg(model)))
     write_json(run / TOWERS_CONFIG, {"model_cfg": model.model_cfg, "preprocess_cfg": preprocess_cfg})
     settings: dict[str, Any] = {"format_version": FORMAT_VERSION, "open_clip": open_clip.__version__}

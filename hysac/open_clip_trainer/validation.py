@@ -1,4 +1,4 @@
-"""What open_clip's program measures of a model between epochs, by distance."""
+"""The metrics that open_clip's program measures between epochs, by distance."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def retrieval_metrics(images: Tensor, texts: Tensor) -> dict[str, float]:
         texts: ``(N, D)``. The distances of all pairs are never in memory.
 
     Returns:
-        ``{image_to_text,text_to_image}_{mean_rank,median_rank,R@1,R@5,R@10}``, ranks from 1. Of items that
-        are as near as the true one half count as nearer, and recalls break ties at random, in expectation.
+        ``{image_to_text,text_to_image}_{mean_rank,median_rank,R@1,R@5,R@10}``, ranks from 1. Half of the
+        items that are as near as the true one count as nearer. Recalls are means over all orders of
+        ties.
     """
     metrics = {}
     pairs = torch.arange(len(texts), device=texts.device)

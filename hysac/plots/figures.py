@@ -23,9 +23,9 @@ from hysac.training.run_log import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart: safe is blue, unsafe is red; texts
-# are dark, images light. Whatever has a colour has a shape, a dash or a hatch of its own, too, for those who
-# print in grey: safe is round or square and unsafe a triangle, frames of safe items are solid, others dashed.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart: safe is blue, unsafe is red;
+# texts are dark, images light. Every colour also has its own shape, dash or hatch, for print in grey:
+# safe is round or square and unsafe a triangle; frames of safe items are solid, others dashed.
 COLOURS = {"S": "#0072B2", "V": "#56B4E9", "U": "#D55E00", "G": "#E69F00"}
 GREEN, GREY = "#009E73", "#7F7F7F"
 NAMES = {"S": "safe text", "V": "safe image", "U": "unsafe text", "G": "unsafe image"}
@@ -106,7 +106,7 @@ def draw_histogram(
 def bin_edges(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Edges of equal bins for all samples, of the least width that Freedman and Diaconis' rule gives one.
 
-    That is ``2 IQR / n**(1/3)``. Of a few items it says little: of ``N`` in all there are at most
+    That is ``2 IQR / n**(1/3)``. For few items the rule is unreliable: ``N`` items in all get at most
     ``2 sqrt(N)`` bins, and 5 to 80.
     """
     pooled = np.concatenate(samples)
@@ -123,7 +123,7 @@ def polar_view(embeddings: Embeddings, limit: int = 400) -> Figure:
     """Distance to the origin against a direction, for up to ``limit`` quadruplets.
 
     The distance is the true one. The angle is that of the first two principal components of all points'
-    tangent vectors at the origin: two of many directions, so that nearness in angle says little.
+    tangent vectors at the origin: these are two of many directions, so that near angles mean little.
     """
     rows = range(min(limit, len(embeddings)))
     shown = embeddings.subset(list(rows))

@@ -1,4 +1,4 @@
-"""Pictures of what a search found, and of the way of a redirected query."""
+"""Pictures of a search's results, and of the geodesic of a redirected query."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _draw(axes: Any, hit: Hit | None) -> None:
         return
     try:
         axes.imshow(load_image(content, max_pixels=None))  # type: ignore[arg-type]
-    except ValueError:  # it was there when it was indexed
+    except ValueError:  # the image has gone since it was indexed
         axes.text(0.5, 0.5, "cannot be read", ha="center", va="center", fontsize=7)
 
 

@@ -1,4 +1,4 @@
-"""How unsafe items are, by their distance to the origin, and how well a threshold of it tells."""
+"""How unsafe items are, by their distance to the origin, and how well a threshold separates them."""
 
 from __future__ import annotations
 

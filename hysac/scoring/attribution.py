@@ -1,4 +1,4 @@
-"""Which words of a text, and which parts of an image, move its score: by exact gradients."""
+"""Which words of a text, and which parts of an image, make its score: by exact gradients."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from hysac.scoring.scorer import Picture, SafetyScorer
 def explain_text(scorer: SafetyScorer, text: str) -> list[tuple[str, float]]:
     """How much each word adds to a text's distance to the origin.
 
-    Of a word it is the sum over its tokens of ``gradient . embedding``, the first-order change of the
-    distance if the token's embedding grows from 0 to what it is; of a long text, that of its farthest window.
+    A word's share is the sum over its tokens of ``gradient . embedding``: the first-order change of the
+    distance if the token's embedding grows from 0 to what it is. Of a long text the farthest window is
+    explained.
 
     Args:
         scorer: whose tokenizer is open_clip's own BPE.
@@ -32,7 +33,7 @@ def explain_text(scorer: SafetyScorer, text: str) -> list[tuple[str, float]]:
         the distance.
 
     Raises:
-        ValueError: another tokenizer, whose tokens cannot be told apart here.
+        ValueError: another tokenizer, whose tokens cannot be joined to words here.
     """
     tokenizer = scorer.tokenizer
     if not isinstance(tokenizer, SimpleTokenizer):
@@ -48,8 +49,8 @@ def explain_text(scorer: SafetyScorer, text: str) -> list[tuple[str, float]]:
 def explain_image(scorer: SafetyScorer, image: Picture) -> tuple[Tensor, Tensor]:
     """How much each part of an image adds to its distance to the origin.
 
-    Of a patch it is ``gradient . pixels`` about the mean pixel: the first-order change of the distance if the
-    patch goes from the mean of the training data to what it is.
+    A patch's share is ``gradient . (pixels - mean pixel)``: the first-order change of the distance if
+    the patch goes from the mean of the training data to what it is.
 
     Returns:
         The preprocessed image ``(3, H, W)`` with values in [0, 1], and its shares ``(H, W)`` in units of the
@@ -116,7 +117,7 @@ def _readable(tokenizer: SimpleTokenizer, spelling: str) -> str:
 
 
 def _patch_size(model: nn.Module, pixels: Tensor) -> int:
-    """Of a ViT its own, else a fourteenth of the image."""
+    """The patch size of a ViT; for other towers a fourteenth of the image."""
     patch = getattr(model.visual, "patch_size", None)
     patch = patch[0] if isinstance(patch, tuple) else patch
     return patch if isinstance(patch, int) else max(1, pixels.shape[-1] // 14)

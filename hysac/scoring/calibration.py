@@ -42,7 +42,7 @@ def fit_operating_points(
         distances: by modality those of its safe and of its unsafe items, finite, at least two of each.
         points: their points ``(N, D)``, so that other data are noticed by their directions, too.
         default: the point that decides where none is asked for: one of :data:`TARGETS`, ``fpr=X``, ``fnr=X``.
-            Of the others those are left out that so few items cannot tell.
+            Other points that need more items than there are, are left out.
         probability: ``"logistic"``, ``"isotonic"`` or ``"none"``; by default isotonic for at least 1000 items
             of each class, else logistic.
         data, model: see :class:`OperatingPoints`.
@@ -74,7 +74,7 @@ def fit_operating_points(
 
 
 def check_target(target: str, modality: str, safe: int, unsafe: int) -> None:
-    """Refuse a share that so many items cannot tell.
+    """Refuse a share for which there are too few items.
 
     Raises:
         ValueError: an unknown target, or fewer items than one for its share.
@@ -86,7 +86,7 @@ def check_target(target: str, modality: str, safe: int, unsafe: int) -> None:
 
 
 def _fewest(target: str, safe: int, unsafe: int) -> int | None:
-    """How many items ``target`` needs where there are fewer."""
+    """How many items ``target`` needs, if there are fewer."""
     kind, share = target_share(target)
     if not share:
         return None
@@ -111,7 +111,7 @@ def check_probability(kind: str | None) -> None:
 
 
 def fit_probability(safe: np.ndarray, unsafe: np.ndarray, kind: str | None) -> Probability | None:
-    """The probability of being unsafe by distance, rising with it."""
+    """The probability of being unsafe, as an increasing function of the distance."""
     if kind is None:
         kind = "isotonic" if min(len(safe), len(unsafe)) >= _FEWEST_FOR_ISOTONIC else "logistic"
     if kind == "none":
@@ -133,7 +133,7 @@ def fit_probability(safe: np.ndarray, unsafe: np.ndarray, kind: str | None) -> P
     fitted = LogisticRegression(C=1e3).fit(((x - mean) / scale)[:, None], y)
     slope = float(fitted.coef_[0, 0]) / scale
     if slope <= 0:
-        return Probability("isotonic", (float(mean),), (share,), share)  # distance tells nothing
+        return Probability("isotonic", (float(mean),), (share,), share)  # distances have no information
     return Probability("logistic", (float(mean - fitted.intercept_[0] / slope), slope), (), share)
 
 
@@ -159,7 +159,7 @@ def _operating_point(
 def by_label(
     modalities: Sequence[str], is_unsafe: Sequence[bool], values: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each modality that has both, what its safe and its unsafe items have.
+    """The values of safe and of unsafe items, for each modality that has both.
 
     Args:
         modalities, is_unsafe: of each item.

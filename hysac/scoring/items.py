@@ -1,4 +1,4 @@
-"""What a command line names, as items to score: files, folders, globs, manifests, shards, lines."""
+"""The items to score that a command line names: files, folders, globs, manifests, shards, lines."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def find_items(
 
 
 def printable(text: str) -> str:
-    """A text that may have the name of a file in it, with what of that is no UTF-8 as ``\\udcff``."""
+    """A text that may contain a file's name; bytes of it that are not UTF-8 appear as ``\\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -186,7 +186,7 @@ def _of_lines(name: str, lines: Iterable[str]) -> list[Item]:
 
 
 def items_of_rows(path: Path, rows: Sequence[Row], columns: Columns | None = None) -> list[Item]:
-    """The items of the rows of a manifest, those of its columns of usual names where none are named.
+    """The items of the rows of a manifest, from the named columns or else those with usual names.
 
     Raises:
         ValueError: there are no rows, or no such columns.

@@ -101,7 +101,7 @@ def _named_by_glob(path: str) -> list[str]:
 
 
 def _labelled(path: str, rows: Sequence[Row] | None, image_root: str | None) -> list[Labelled] | None:
-    """The items of data with labels, ``rows`` where it is a table; None for data without any."""
+    """The items of data with labels; ``rows`` are those of a table. None for data without labels."""
     if rows is not None:
         return _of_table(path, rows, image_root)
     if os.path.isdir(path):
@@ -112,7 +112,7 @@ def _labelled(path: str, rows: Sequence[Row] | None, image_root: str | None) -> 
 
 
 def _of_folder(folder: Path, image_root: str | None) -> list[Labelled] | None:
-    """The items of ``safe`` and ``unsafe`` in a folder; None where it has not both."""
+    """The items of ``safe`` and ``unsafe`` in a folder; None if either is missing."""
     entries = sorted(one for one in folder.iterdir() if one.stem.lower() in ("safe", "unsafe"))
     if len({entry.stem.lower() for entry in entries}) < 2:
         return None
@@ -131,7 +131,7 @@ def _of_entry(entry: Path, image_root: str | None) -> list[Labelled]:
 
 
 def _of_table(path: str, rows: Sequence[Row], image_root: str | None) -> list[Labelled] | None:
-    """The items of a table with labels; None where it has captions or images without any."""
+    """The items of a table with labels; None if it has captions or images without labels."""
     columns = _columns(rows)
     root = None if image_root is None else Path(image_root)
     for item_column in ("item", "prompt"):

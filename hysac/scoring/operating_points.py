@@ -17,7 +17,7 @@ from hysac.safety import MODALITIES
 FORMAT_VERSION = 1
 
 _DRIFT_LEVEL = 1.949
-"""Of Kolmogorov and Smirnov's test: chance exceeds it times ``sqrt(1/n + 1/m)`` once in 1000 times."""
+"""By chance a Kolmogorov-Smirnov gap exceeds this times ``sqrt(1/n + 1/m)`` once in 1000 times."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Reference:
     def gap(self, distances: np.ndarray) -> float:
         """How far ``distances`` are from every mix of the two classes, in [0, 1].
 
-        It is the greatest difference of the cumulative shares (Kolmogorov and Smirnov's statistic) to the mix
-        that is nearest, so that other shares of safe and unsafe items alone are no difference.
+        It is the Kolmogorov-Smirnov statistic, the greatest difference of cumulative shares, to the
+        nearest mix: data that differ only in the shares of safe and unsafe items have no gap.
         """
         points = np.unique(np.concatenate([distances, self.safe, self.unsafe]))
         seen = np.searchsorted(np.sort(distances), points, side="right") / len(distances)
@@ -127,14 +127,15 @@ class Reference:
         return float(np.abs(seen - (mixes * unsafe + (1 - mixes) * safe)).max(1).min())
 
     def is_foreign(self, distances: np.ndarray) -> bool:
-        """Whether chance alone would bring such a :meth:`gap` less than once in 1000 times."""
+        """Whether a :meth:`gap` this large occurs by chance less than once in 1000 times."""
         fewest = min(self.safe_count, self.unsafe_count)
         return self.gap(distances) > _DRIFT_LEVEL * math.sqrt(1 / len(distances) + 1 / fewest)
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Where the calibration data lie, seen from the origin: other data may have the same distances to it.
+    """The direction of the calibration data from the origin: other data may differ in it, not in
+    distances.
 
     Attributes:
         mean: of the directions of its points, ``(D,)``.
@@ -150,12 +151,12 @@ class Direction:
 
     @classmethod
     def of(cls, safe: np.ndarray, unsafe: np.ndarray) -> Direction:
-        """That of points ``(N, D)``, space components."""
+        """The direction of points ``(N, D)``, space components."""
         mean = np.concatenate([_unit(safe), _unit(unsafe)]).mean(0)
         return cls(tuple(mean.tolist()), Reference.of(_cosines(safe, mean), _cosines(unsafe, mean)))
 
     def cosines(self, points: np.ndarray) -> np.ndarray:
-        """Those of points ``(N, D)``, ``(N,)``.
+        """The cosines ``(N,)`` of points ``(N, D)`` with :attr:`mean`.
 
         Raises:
             ValueError: points of another width.
@@ -166,7 +167,7 @@ class Direction:
 
 
 def _unit(points: np.ndarray) -> np.ndarray:
-    """Points by their norms; the origin, which has no direction, stays where it is."""
+    """Points divided by their norms; the origin stays 0."""
     norms = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
     return np.divide(points, norms, out=np.zeros(points.shape), where=norms > 0)
 
@@ -177,7 +178,7 @@ def _cosines(points: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ModalityPoints:
-    """What is known of one modality.
+    """The calibration of one modality.
 
     Attributes:
         points: operating points by name, such as ``"youden"`` and ``"fpr=0.01"``.
@@ -233,7 +234,7 @@ class OperatingPoints:
         return points[name or self.default]
 
     def save(self, path: Path) -> None:
-        """Replace ``path`` at once."""
+        """Write ``path``, replacing it at once."""
         write_json(path, {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
@@ -241,7 +242,7 @@ class OperatingPoints:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: names the file, and what in it cannot be.
+            ValueError: names the file, and the impossible value in it.
         """
         content = read_json(path)
         try:

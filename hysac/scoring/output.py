@@ -17,7 +17,7 @@ from hysac.scoring.streaming import Scored
 COLUMNS = ("item", "modality", "distance", "probability", "decision", "nearest_class", "error")
 FORMATS = (".csv", ".jsonl", ".parquet")
 PART = ".part"
-"""What the name of an output ends in until all items are scored."""
+"""The suffix of an output until all items are scored."""
 
 
 def check_output(path: Path) -> None:
@@ -44,9 +44,9 @@ def rows_of(scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 class Table:
-    """Writes rows beside ``path``, and in its place once all are there: :meth:`begin` first.
+    """Writes rows beside ``path``, and moves them there once all are written; call :meth:`begin` first.
 
-    Those of Parquet are JSON lines until then. What they were made with is in ``PATH.part.json``.
+    Until then rows for Parquet are JSON lines. ``PATH.part.json`` says with what the rows were made.
 
     Args:
         path: ending in one of :data:`FORMATS`.
@@ -75,7 +75,7 @@ class Table:
             self.done = self._read_part()
 
     def begin(self, made_with: Mapping[str, Any]) -> None:
-        """Write what is kept anew: a line that a killed run did not finish is not.
+        """Write the kept rows anew, without a line that a killed run did not finish.
 
         Raises:
             ValueError: it was made with something else.

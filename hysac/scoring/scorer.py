@@ -40,8 +40,8 @@ class Score:
         distance: geodesic, to the origin; finite.
         probability: that the item is unsafe, in [0, 1]; None for a model that was not calibrated.
         decision: ``"unsafe"`` beyond the threshold, else ``"safe"``; None without a threshold.
-        nearest_class: the one of the modality's two classes whose mean distance to the origin is nearer;
-            None for a model without bounds.
+        nearest_class: the class of this modality whose mean distance to the origin is closer to
+            ``distance``; None for a model without bounds.
     """
 
     modality: str
@@ -57,8 +57,8 @@ class SafetyScorer:
     A score that is not finite is an error, never "safe".
 
     Args:
-        model: a HySAC model. One of :class:`hysac.models.cosine.CosineModel` only encodes: its distances to
-            the origin say nothing.
+        model: a HySAC model. A :class:`hysac.models.cosine.CosineModel` can only encode: its distances to
+            the origin mean nothing.
         preprocess: from a PIL image to ``(3, H, W)``, as :func:`hysac.transforms` makes it.
         tokenizer: as :func:`hysac.get_tokenizer` makes it.
         points: the model's operating points (named thresholds), which ``hysac calibrate`` fits. None for
@@ -251,7 +251,7 @@ class SafetyScorer:
             return points.float().cpu(), distances.float().cpu()
 
     def judge(self, modality: str, distance: float) -> Score:
-        """What a distance means.
+        """The score of an item at this distance.
 
         Raises:
             FloatingPointError: it is not finite.
@@ -280,7 +280,7 @@ def _directory(model: str | Path) -> Path:
 
 
 def check_finite(name: str, distance: float) -> None:
-    """Refuse the distance of an item that says nothing.
+    """Refuse a distance that is not finite.
 
     Raises:
         FloatingPointError: it is not finite; names the item.

@@ -33,7 +33,7 @@ def score_items(scorer: SafetyScorer, items: Sequence[Item], *, workers: int = 0
 
 
 def judged(scorer: SafetyScorer, batch: Sequence[Encoded]) -> list[Scored]:
-    """What the distances of items mean."""
+    """The scores of encoded items, from their distances."""
     return [
         (
             one.item,

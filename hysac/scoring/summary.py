@@ -1,4 +1,4 @@
-"""What a run of scores came to, in text."""
+"""A summary of scores in text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def summary(rows: Sequence[dict[str, Any]], points: OperatingPoints | None, thre
 
 
 def histogram(distances: np.ndarray, threshold: float | None = None) -> str:
-    """Bars of the distances to the origin: the share beyond the threshold is of ``#``, the other of ``=``."""
+    """Bars of the distances to the origin: ``#`` beyond the threshold, ``=`` up to it."""
     least, most = distances.min(), distances.max()
     edges = np.linspace(least, most, 1 + min(_BINS, len(np.unique(distances))))
     safe = distances <= (np.inf if threshold is None else threshold)
@@ -53,7 +53,7 @@ def histogram(distances: np.ndarray, threshold: float | None = None) -> str:
 
 
 class Cosines:
-    """What the calibration's directions tell of points, which themselves are not kept."""
+    """Cosines of points with the calibration's directions; the points are not kept."""
 
     def __init__(self, points: OperatingPoints | None) -> None:
         known = {} if points is None else points.modalities
@@ -61,13 +61,13 @@ class Cosines:
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self._directions}
 
     def add(self, modalities: Sequence[str], points: Tensor) -> None:
-        """Those of points ``(N, D)`` of ``N`` modalities."""
+        """Add the cosines of points ``(N, D)`` with their ``N`` modalities."""
         of = np.asarray(modalities)
         for name, direction in self._directions.items():
             self._parts[name].append(direction.cosines(points.numpy()[of == name]))
 
     def all(self) -> dict[str, np.ndarray]:
-        """By modality, those of all that were added."""
+        """The cosines of all points that were added, by modality."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
 
 
@@ -76,12 +76,12 @@ def warnings_of(
     points: OperatingPoints | None,
     cosines: Mapping[str, np.ndarray] | None = None,
 ) -> list[str]:
-    """What a reader of the scores should know first.
+    """Warnings for the reader of the scores.
 
     Args:
         rows: with ``modality`` and ``distance``.
         points: of the model, None for one that was not calibrated.
-        cosines: by modality, of some or all of the items, what :class:`Direction` tells of their points.
+        cosines: by modality, :meth:`Direction.cosines` of some or all items.
     """
     told = []
     for modality in ("image", "text"):

@@ -1,4 +1,4 @@
-"""The description of the API for people: one page without scripts, and nothing from elsewhere."""
+"""The description of the API for people: one page without scripts, which loads nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application: its routes, its errors, and what stands around it."""
+"""The application: its routes, its errors, and its limits."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def create_app(
 
     Args:
         scorer: the model, on its device; nothing else may use it meanwhile.
-        index: made by this model; without one there is ``/score`` alone.
-        token: what ``Authorization: Bearer`` must say, but for the page, ``/healthz`` and the description.
+        index: made by this model; without one only ``/score`` answers.
+        token: required as ``Authorization: Bearer`` but for the page, ``/healthz`` and the description.
         limits: see :class:`Limits`.
         hosts: the host names that requests may name; None for any.
 
@@ -132,7 +132,7 @@ async def search(request: Request, asked: schemas.SearchRequest) -> schemas.Foun
 
 @router.post("/redirect", responses=_responses(409, 413, 422))
 async def redirect(request: Request, asked: schemas.RedirectRequest) -> schemas.Way:
-    """The way of an unsafe query to where safe ones lie, with what is nearest along it."""
+    """The geodesic along which an unsafe query is redirected, with the nearest items at steps of it."""
     service = _service(request)
     service.check_index()
     (query,) = await service.encode([asked])
@@ -258,7 +258,7 @@ def _as_problem(status: int, **headers: str) -> Any:
 
 
 def _invalid(error: RequestValidationError) -> JSONResponse:
-    """What does not fit the description, without what was sent: it may be no valid JSON itself."""
+    """The faults of a request, without the values that were sent: these may be invalid as JSON."""
     told = []
     for one in error.errors():
         if one["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""Dynamic batching: what concurrent requests ask of the model goes through it together."""
+"""Dynamic batching: rows of concurrent requests go through the model together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Encode = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 class OverloadedError(Exception):
-    """There is more waiting than the server takes on."""
+    """More rows wait than the server accepts."""
 
 
 class EncodingError(Exception):
@@ -74,7 +74,7 @@ class Batcher:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Give up what waits, once the batch that runs is done."""
+        """Finish the batch that runs, and drop the rows that wait."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         for rows in self._waiting.values():
@@ -85,7 +85,7 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """While a request is read, whose rows may still come into the next batch."""
+        """Enter this while a request is read: its rows may still come into the next batch."""
         self._expected += 1
         try:
             yield
@@ -98,7 +98,7 @@ class Batcher:
         """The point and the distance of each row; not checked.
 
         Raises:
-            OverloadedError: they would not fit.
+            OverloadedError: the queue has no room for them.
             EncodingError: the model failed on their batch.
         """
         if len(self) + len(rows) > self.capacity:

@@ -19,7 +19,7 @@ class Disk:
 
     The radius is that of the Poincaré ball, ``tanh(sqrt(c) d / 2)`` for a distance ``d`` to the origin. The
     angle is that of the point's direction, along the two axes in which the directions of a sample differ
-    most. So a geodesic to the origin stays one, a radius; angles between other points are only hinted at.
+    most. So geodesics to the origin are drawn as radii. Angles between points are only approximate.
 
     Args:
         sample: points ``(S, D)``, not empty.
@@ -50,7 +50,7 @@ def _directions(points: Tensor) -> Tensor:
 
 
 def sample_places(is_there: Tensor, size: int = SAMPLE) -> Tensor:
-    """The places of at most ``size`` items that are there, at random but always the same, in order."""
+    """The places of at most ``size`` items that are not deleted: a fixed random choice, in order."""
     places = is_there.nonzero()[:, 0]
     if len(places) <= size:
         return places

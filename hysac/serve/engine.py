@@ -22,14 +22,14 @@ from hysac.serve.schemas import ImageItem, TextItem
 T = TypeVar("T")
 
 _SHORT_TEXT = 500
-"""Characters that are tokenized at once; to hand them to a thread takes longer."""
+"""Texts up to this many characters are tokenized at once: handing them to a thread takes longer."""
 
 _LONGEST_WORD = 200
 _LONG_WORD = re.compile(rf"[^\W\d_]{{{_LONGEST_WORD + 1},}}")
 """The time that open_clip's tokenizer takes grows with the square of a word's length: 25 s for 10,000."""
 
 _KNOWN_WORDS = 100_000
-"""That the tokenizer remembers; it would keep every word that it ever saw."""
+"""Words that the tokenizer remembers at most; without a limit it would keep every word that it saw."""
 
 
 class Query(NamedTuple):

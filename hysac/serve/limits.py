@@ -1,4 +1,4 @@
-"""What a request may cost, who may ask, and what every answer carries: around the whole application."""
+"""Limits of requests, access control and headers of all answers, around the whole application."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Limits:
         bodies: bytes of all bodies that are held at a time.
         timeout: seconds from a request's head to the start of its answer.
         rows: images and windows of texts that a request may bring to the model.
-        queue: those that may wait for the model.
+        queue: rows that may wait for the model.
         linger: seconds that a batch waits for requests that are being read.
-        threads: that decode images and search.
-        connections: open at a time.
+        threads: number of threads that decode images and search.
+        connections: that may be open at a time.
     """
 
     body: int = 16 << 20
@@ -71,8 +71,8 @@ HEADERS = {
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 _DRAINED = 4
-"""Times the greatest body: so much is read of one that is too large, as most clients read no answer before
-they have sent everything."""
+"""Up to this many times the largest body is read of one that is too large: most clients read no answer
+before they have sent everything."""
 
 
 class _RefusedError(Exception):
@@ -92,14 +92,14 @@ class _Held:
 
 
 class Guard:
-    """Refuses what is too large, takes too long or may not ask; its answers are ``{"error": ...}``.
+    """Refuses requests that are too large, take too long or lack access; it answers ``{"error": ...}``.
 
     Host names are checked, because a page of another site can point its own name at a server on this machine.
 
     Args:
         app: the application.
         limits: of bodies and time.
-        token: what ``Authorization: Bearer`` must say, or None.
+        token: required as ``Authorization: Bearer``, or None.
         open_paths: those that need no token.
         hosts: the names that the server goes by; None for any.
     """
@@ -156,7 +156,7 @@ class Guard:
             self._held -= held.size
 
     async def _read(self, receive: Receive, held: _Held) -> bool:
-        """Read the body; False if the client is gone. What is too large is read on, but not kept."""
+        """Read the body; False if the client is gone. A body that is too large is read and not kept."""
         size = 0
         while True:
             message = await receive()
@@ -185,7 +185,7 @@ class Guard:
 
 
 class _Answer:
-    """What is sent, with the headers of every answer; a refusal only where nothing was sent yet."""
+    """Sends an answer with the headers of every answer; a refusal only if nothing was sent yet."""
 
     def __init__(self, send: Send) -> None:
         self._send, self._is_started = send, False
@@ -218,7 +218,7 @@ def _host(value: bytes) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body at once, then whatever else comes."""
+    """A ``receive`` that gives the body at once, then the client's later messages."""
     is_read = False
 
     async def replayed() -> Message:

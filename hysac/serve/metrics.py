@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The counters of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Metrics:
         self.items.labels(score.modality, score.decision or "undecided").inc()
 
     def watch(self, waiting: Callable[[], int]) -> None:
-        """Ask for the number of waiting rows whenever it is wanted."""
+        """Call ``waiting`` for the number of waiting rows whenever it is read."""
         self.waiting.set_function(waiting)
 
     def text(self) -> bytes:
@@ -68,7 +68,7 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = "none"  # of a client that left
+        status = "none"  # stays for a client that left
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -81,6 +81,6 @@ class Measured:
             try:
                 await self.app(scope, receive, watched)
             finally:
-                path = getattr(scope.get("route"), "path", "other")  # no label for what anyone may make up
+                path = getattr(scope.get("route"), "path", "other")  # clients must not invent labels
                 self.metrics.requests.labels(path, status).inc()
                 self.metrics.seconds.labels(path).observe(time.perf_counter() - start)

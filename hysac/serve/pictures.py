@@ -13,9 +13,9 @@ _BLURRED_SIZE = 10
 
 
 def thumbnail(image: ImageFile, *, blurred: bool, max_pixels: int | None, background: str) -> bytes:
-    """A JPEG of at most :data:`SIZE` pixels a side, made of the pixels alone.
+    """A JPEG of at most :data:`SIZE` pixels a side, without metadata.
 
-    A blurred one is enlarged from :data:`_BLURRED_SIZE` pixels a side: no more than that leaves the server.
+    A blurred one is enlarged from :data:`_BLURRED_SIZE` pixels a side: no more detail leaves the server.
 
     Raises:
         ValueError: the image cannot be read.

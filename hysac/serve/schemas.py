@@ -1,4 +1,4 @@
-"""What the API takes and answers."""
+"""The requests and answers of the API."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ class MapItem(BaseModel):
 class Map(BaseModel):
     """Some of the index's items in the Poincaré disk.
 
-    The radius tells the distance to the origin exactly, ``tanh(sqrt(curvature) distance / 2)``; the angle is
-    that of the two directions in which items differ most.
+    The radius is ``tanh(sqrt(curvature) distance / 2)``, exactly, for the distance to the origin. The
+    angle is in the plane of the two directions in which items differ most.
     """
 
     curvature: float

@@ -22,12 +22,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.collect()
-        gc.freeze()  # what is there by now stays: to look through it again takes 0.1 s and more each time
+        gc.freeze()  # objects made until now stay: each garbage collection of them takes 0.1 s or more
         self._on_start()
 
 
 def run(app: FastAPI, listener: socket.socket, limits: Limits, on_start: Callable[[], None]) -> None:
-    """Answer until a signal comes; what is being answered then has ``limits.timeout`` seconds."""
+    """Answer until a signal comes; answers in progress then have ``limits.timeout`` seconds."""
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -1,4 +1,4 @@
-"""What the routes answer with: the model, the index and its map."""
+"""The answers of the routes, from the model, the index and its map."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAP_TEXT = 100
 
 
 class UnavailableError(Exception):
-    """What this server's model or index cannot answer."""
+    """This server's model or index cannot answer the request."""
 
 
 class MissingError(Exception):
@@ -35,7 +35,7 @@ class MissingError(Exception):
 
 
 class Service:
-    """Answers in the API's terms; whatever it tells is free of the server's paths.
+    """Answers as the API's schemas; they contain no path of the server.
 
     Args:
         scorer: the model.
@@ -63,7 +63,7 @@ class Service:
             self._map = self._map_of(index, places.tolist(), points)
 
     def check_index(self) -> Index:
-        """The index, with something in it.
+        """The index, if there is one with items.
 
         Raises:
             UnavailableError: there is none.
@@ -100,7 +100,7 @@ class Service:
         )
 
     def way(self, query: Query, asked: schemas.TextRedirect | schemas.ImageRedirect) -> schemas.Way:
-        """The way of a redirection; slow, for a thread."""
+        """The geodesic of a redirection; slow, for a thread."""
         index = self.check_index()
         with _without_paths(index):
             steps = path_from(
@@ -154,7 +154,7 @@ class Service:
         )
 
     def _policies(self) -> list[Policy]:
-        """Those that the model and the index allow."""
+        """The policies that the model and the index allow."""
         if self._disk is None:
             return []
         policies: list[Policy] = ["as-asked"]
@@ -205,7 +205,7 @@ def score_out(score: Score) -> schemas.ScoreOut:
 
 
 def is_hidden(score: Score) -> bool:
-    """Whether an image is blurred until asked for: whatever is not called safe."""
+    """Whether an image is blurred until asked for: unless it is called safe."""
     return score.decision != "safe"
 
 
@@ -232,7 +232,7 @@ def _thresholds(points: OperatingPoints, name: str | None) -> dict[schemas.Modal
 
 @contextmanager
 def _without_paths(index: Index) -> Iterator[None]:
-    """What a search cannot do, as :class:`UnavailableError`; the index's errors name its folder."""
+    """Turn errors of a search into :class:`UnavailableError`: the index's own errors name its folder."""
     try:
         yield
     except ValueError as error:

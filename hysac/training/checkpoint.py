@@ -29,7 +29,7 @@ TRAINING_DATA = "training data"
 """The setting that is the data's fingerprint."""
 
 SETTINGS_SINCE = {TRAINING_DATA, "background"}
-"""Settings that came after the format's first version: a checkpoint without them does not contradict."""
+"""Settings added after the format's first version: a checkpoint without them is accepted."""
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
@@ -182,7 +182,7 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """The step that the name of a checkpoint tells."""
+    """The step in the name of a checkpoint."""
     found = _NAME.fullmatch(path.name)
     if found is None:
         raise ValueError(f"{path} has no name of a checkpoint, step-00000001.pt")
@@ -196,7 +196,7 @@ def checkpoint_paths(directory: Path) -> list[Path]:
 
 
 def newest_good(directory: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that can be read; each damaged one before it is told of. None if there are none.
+    """The newest checkpoint that can be read; None if there are none. Newer damaged ones are logged.
 
     Raises:
         CheckpointError: all are damaged.

@@ -1,4 +1,4 @@
-"""Signs that training leads nowhere: logged with every record, and told once when they last."""
+"""Signs that training leads nowhere: logged with every record, with one warning when they last."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hysac.models.model import HySAC
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10
-"""Records in a row after which a sign is told."""
+"""A sign that lasts for this many records is warned of."""
 
 LARGEST_RADIUS = 20.0
-"""Of a point of the unit hyperboloid: float32 tells directions apart up to about there, cosh(20) = 2e8."""
+"""Up to about this radius on the unit hyperboloid float32 resolves directions: cosh(20) = 2e8."""
 
 COLLAPSED = 0.99
 _AT_BOUND = 1e-3  # of a logarithm

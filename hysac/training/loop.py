@@ -61,12 +61,12 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS, MODEL, CONFIG = "checkpoints", RUN_MODEL, RUN_SETTINGS
 LATER = ".later"
-"""What the name of a checkpoint or of the model gets when their run goes on from an earlier step."""
+"""Added to the names of later checkpoints and of the model when a run goes on from an earlier step."""
 OF_STEP = "training.json"
-"""Which step a run's model is of."""
+"""The file that says which step a run's model is of."""
 
 _DIVISION = ("batch_size", "accum_freq", "number of processes")
-"""The settings whose product is a step's quadruplets: how these are divided changes rounding alone."""
+"""The settings whose product is a step's quadruplets. How these are divided changes only rounding."""
 
 Status = Literal["finished", "stopped early", "interrupted"]
 _AUTOCAST = {"amp": torch.float16, "amp_bf16": torch.bfloat16, "amp_bfloat16": torch.bfloat16}
@@ -213,7 +213,7 @@ class _Window:
         return time.perf_counter() - self._began
 
     def add(self, terms: dict[str, Tensor], norm: Tensor, fine: Tensor) -> None:
-        """Of a step that was taken, if it was ``fine``."""
+        """Add a step; it counts only if it was ``fine``."""
         self._names = [*terms, "grad_norm"]
         values = torch.stack([*terms.values(), norm.float()]).where(fine, 0.0)
         self._sums = self._sums + values if self.steps else values

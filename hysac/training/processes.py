@@ -25,7 +25,7 @@ class Processes:
         rank, world_size: place and number of processes.
         device: where this process computes.
         control: a group for messages between hosts, which never waits for a GPU; None for one process.
-        decisions: another one, for what the main process takes its time for while the others wait.
+        decisions: another such group, for slow work of the main process, for which the others wait.
     """
 
     rank: int
@@ -44,13 +44,13 @@ class Processes:
         return _broadcast(value, self.decisions)
 
     def main_decides(self, decide: Callable[[], Any]) -> Any:
-        """What ``decide()`` returns or raises on the main process, on every process."""
+        """The result of ``decide()`` on the main process, or its exception, on every process."""
         return self._by_main(decide, self.decisions)
 
     def main_writes(self, write: Callable[[], None]) -> None:
-        """Call ``write()`` on the main process while the others wait, as long as they do in a step.
+        """Call ``write()`` on the main process; the others wait, as long as they would in a step.
 
-        What it raises, as on a full disk, is raised on every process.
+        An exception, such as that of a full disk, is raised on every process.
         """
         self._by_main(write, self.control)
 

@@ -18,7 +18,7 @@ class RunLog:
 
     Args:
         directory: of the run; created.
-        step: that the run starts or resumes at.
+        step: at which the run starts or resumes.
         tensorboard: also write event files to ``directory/tensorboard``.
 
     Raises:

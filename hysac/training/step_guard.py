@@ -1,4 +1,4 @@
-"""Optimizer steps whose gradient is not finite: skipped on the device, counted, and told what they met."""
+"""Optimizer steps whose gradient is not finite: skipped on the device, counted, and explained."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hysac.training.gradient_cache import MicroBatch
 
 
 class StepGuard:
-    """Keeps a step from being taken where the norm of its gradient is not finite.
+    """Skips a step if the norm of its gradient is not finite.
 
-    The fused optimizer reads the verdict on its device, so that the loop does not wait for it. The norm is
-    the same on all processes, and so is the verdict. With a gradient scaler, which skips such steps itself,
-    they are counted alone.
+    The fused optimizer reads the verdict on its device, so that the loop does not wait for it. The norm
+    is the same on all processes, and so is the verdict. A gradient scaler skips such steps itself: then
+    they are only counted.
 
     Args:
         optimizer: a fused one.

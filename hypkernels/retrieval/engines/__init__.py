@@ -1,16 +1,17 @@
-"""Vector engines for points of the hyperboloid: one protocol, an adapter each, nothing believed unmeasured.
+"""Vector engines for points of the hyperboloid: one protocol, an adapter for each engine, measured
+recall.
 
-    index = engines.Faiss(curv=c).build(points)       # index.recall says what it finds
+    index = engines.Faiss(curv=c).build(points)       # index.recall is the share of neighbours found
     distances, ids = index.search(queries, k=10, curv=c)
     index.add(more, ids=[...]); index.delete([...])
     index.save("folder"); index = engines.load("folder")
 
-The nearest points are the largest inner products with the query whose time coordinate is negated. That is
-exact where all products are taken, and finds almost nothing in a graph, a tree or clusters. Adapters hand the
-engine vectors whose L2 order is that of hyperbolic distance
-(:mod:`~hypkernels.retrieval.engines.transforms`), re-rank what it proposes exactly, and measure what they
-find when they are built. docs/engines.md has the measurements, ``python -m hypkernels.retrieval.recall
-EMBEDDINGS`` makes them of yours.
+The nearest points have the largest inner products with the query whose time coordinate is negated. That
+is exact if all products are taken, but graphs and clusters by inner product may find almost none of
+them. Adapters give the engine vectors whose L2 order is that of hyperbolic distance
+(:mod:`~hypkernels.retrieval.engines.transforms`), re-rank its proposals exactly, and measure their
+recall when they are built. docs/engines.md has measurements; ``python -m hypkernels.retrieval.recall
+EMBEDDINGS`` measures yours.
 
 Each engine's package is an extra, imported when an engine is made.
 """
@@ -58,13 +59,13 @@ __all__ = [
 
 
 def load(folder: str | os.PathLike[str], **where: Any) -> Engine:
-    """The index of a folder that :meth:`Engine.save` wrote, whatever engine it is of.
+    """The index of a folder that :meth:`Engine.save` wrote, of any engine.
 
     Args:
-        where: of a database, the arguments that say where it is, which are not saved.
+        where: for a database, the arguments for its place, such as ``url``; they are not saved.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: as :meth:`Engine.load`; an engine that is not known.
+        FileNotFoundError, ValueError, ImportError: as :meth:`Engine.load`; an unknown engine.
     """
     name = read_header(folder)["engine"]
     if name not in ENGINES:

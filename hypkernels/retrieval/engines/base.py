@@ -28,14 +28,14 @@ HEADER = "index.json"
 FORMAT = 1
 RECALL_SAMPLE = 100
 LEAST_RECALL = 0.95
-HEADROOM = 1.05  # of the farthest point's distance to the origin
+HEADROOM = 1.05  # ``max_radius`` over the farthest point's distance to the origin
 CANDIDATE_BYTES = 64 << 20
 PIECE_BYTES = 16 << 20
 LARGEST = {"float32": 3.4e38, "bfloat16": 3.38e38, "float16": 65504.0}
 
 
 class RecallWarning(UserWarning):
-    """An index finds fewer of the nearest than :data:`LEAST_RECALL`."""
+    """An index finds a smaller share of the nearest points than :data:`LEAST_RECALL`."""
 
 
 class FarPointError(ValueError):
@@ -43,7 +43,7 @@ class FarPointError(ValueError):
 
 
 class Candidates(NamedTuple):
-    """What an engine proposes: ``points`` ``(n, D)``, their ``ids``, and each query's ``rows`` ``(Q, m)``."""
+    """An engine's proposals: ``points (n, D)``, their ``ids``, and the ``rows (Q, m)`` of each query."""
 
     points: Tensor
     ids: Tensor
@@ -51,19 +51,19 @@ class Candidates(NamedTuple):
 
 
 def connection(default: Any = None) -> Any:
-    """A field that is neither shown nor saved, such as where a database is, possibly with a password."""
+    """A field that is neither shown nor saved, such as a database's URL, which may have a password."""
     return field(default=default, repr=False, metadata={"saved": False})
 
 
 @dataclass(kw_only=True)
 class Engine(ABC):
-    """An index of points by integer ids. What it finds is re-ranked exactly.
+    """An index of points by integer ids. Its proposals are re-ranked exactly.
 
     Args:
         curv: positive ``c`` of the points' hyperboloid.
         transform: which vectors the engine gets, a name of :mod:`hypkernels.retrieval.engines.transforms`.
-        candidates: how many of the engine's nearest are re-ranked, or ``k`` where that is more.
-        dtype: the numbers that the engine keeps its vectors in. The points that re-ranking reads keep theirs.
+        candidates: how many of the engine's nearest are re-ranked; at least ``k``.
+        dtype: of the engine's vectors. The points that re-ranking reads keep their own dtype.
         max_radius: the largest distance to the origin of a point that may be added later. 1.05 times that of
             the farthest point of :meth:`build` by default.
         model: names the model that the points come from, such as a checksum: see :meth:`search`.
@@ -110,9 +110,9 @@ class Engine(ABC):
         Args:
             points: ``N`` points, see :func:`~hypkernels.retrieval.open_gallery`; read in pieces.
             ids: ``(N,)`` distinct integers from 0, the rows' numbers by default.
-            sample: queries ``(S, D)`` like those to come, which the recall is measured on. By default 100 of
-                the points, whose nearest neighbour is always themselves.
-            k: the recall is the share of the ``k`` nearest that are found, ``N`` where that is less.
+            sample: queries ``(S, D)`` like those to come, on which the recall is measured. By default 100 of
+                the points; the nearest neighbour of each is the point itself.
+            k: the recall is the share of the ``k`` nearest that are found, of all ``N`` if ``k`` is larger.
 
         Returns:
             The engine itself, with ``recall`` set.
@@ -185,7 +185,7 @@ class Engine(ABC):
             self._remove(ids)
 
     def present(self, ids: Any) -> np.ndarray:
-        """Those of ``ids`` that the index has, ``(n,)`` int64.
+        """The ids, out of ``ids``, that the index has: ``(n,)`` int64.
 
         Raises:
             TypeError, ValueError: not distinct integers from 0.
@@ -198,19 +198,18 @@ class Engine(ABC):
     def search(
         self, queries: Tensor, k: int, curv: float | Tensor = 1.0, *, model: str | None = None
     ) -> Neighbours:
-        """The ``k`` nearest points of each query, of those that the engine proposes.
+        """The ``k`` nearest points of each query, out of those that the engine proposes.
 
         Args:
             queries: space components ``(Q, D)``, float64, float32, bfloat16 or float16; ``Q`` may be 0.
             k: how many, from 1 to the number of points.
-            curv: of the queries' hyperboloid: that of the index, to a millionth.
-            model: what made the queries. Refused where the index has another; not compared where either is
-                None.
+            curv: of the queries' hyperboloid; it must be that of the index, to a millionth.
+            model: the model of the queries. Refused if the index has another; not compared if one is None.
 
         Returns:
-            ``(distances, ids)``, each ``(Q, k)``, the nearest first, with exact distances: float64 if queries
-            or points are, else float32, and int64. Where the engine proposes fewer than ``k``, the rest is
-            infinity and -1. Detached, on the queries' device.
+            ``(distances, ids)``, each ``(Q, k)``, the nearest first, with exact distances: float64 if
+            queries or points are, else float32; ids are int64. If the engine proposes fewer than ``k``,
+            the rest is infinity and -1. Both are detached, on the queries' device.
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range, or of another
@@ -229,7 +228,8 @@ class Engine(ABC):
         return Neighbours(*(torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index to a folder, the header last; of a database only that: its rows are where they are.
+        """Write the index to a folder, the header last; for a database only the header: its rows stay
+        there.
 
         Raises:
             RuntimeError: nothing was built or loaded.
@@ -247,7 +247,7 @@ class Engine(ABC):
         """The index of a folder that :meth:`save` wrote.
 
         Args:
-            where: of a database, the arguments that say where it is, which are not saved.
+            where: for a database, the arguments for its place, such as ``url``; they are not saved.
 
         Raises:
             FileNotFoundError: the folder has no header.
@@ -265,7 +265,7 @@ class Engine(ABC):
         return engine
 
     def version(self) -> str:
-        """Of the engine."""
+        """The version of the engine."""
         return version_of(self.package)
 
     @abstractmethod
@@ -274,12 +274,13 @@ class Engine(ABC):
 
     @abstractmethod
     def drop(self) -> None:
-        """Drop a database's table, with its rows; what lives in memory goes with the object."""
+        """Drop a database's table, with its rows. An index in memory vanishes with the object."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
-    # What an adapter writes. Arguments are checked; vectors are those of ``self._transform``.
+    # Every adapter implements these. Arguments are checked before; vectors are those of
+    # ``self._transform``.
 
     @abstractmethod
     def _create(self, gallery: Gallery) -> None:
@@ -293,11 +294,11 @@ class Engine(ABC):
 
     @abstractmethod
     def _present(self, ids: np.ndarray) -> np.ndarray:
-        """Those that the index has."""
+        """The ids that the index has."""
 
     @abstractmethod
     def _candidates(self, vectors: np.ndarray, count: int) -> Candidates:
-        """About ``count`` for each query."""
+        """About ``count`` candidates for each query."""
 
     @abstractmethod
     def _write(self, folder: Path) -> None: ...
@@ -307,9 +308,9 @@ class Engine(ABC):
 
     @abstractmethod
     def _finish(self) -> None:
-        """After the last piece of :meth:`build`."""
+        """Called after the last piece of :meth:`build`."""
 
-    # What it need not.
+    # An adapter may override these.
 
     @property
     def _transform(self) -> Transform:
@@ -333,7 +334,7 @@ class Engine(ABC):
         self._build, self.recall = uuid.uuid4().hex, None
 
     def _check_range(self, form: Transform, radius: float) -> None:
-        """Refuse vectors that the engine's numbers do not hold."""
+        """Refuse vectors beyond the range of the engine's dtype."""
         if form.largest > LARGEST[self.dtype]:
             raise ValueError(
                 f"points up to {radius:.6g} from the origin have a time coordinate of {form.longest:.6g}, "
@@ -393,7 +394,7 @@ class Engine(ABC):
         return [one.name for one in fields(cls) if one.metadata.get("saved", True)]
 
     def _header(self) -> dict[str, Any]:
-        """What an index is, but for its recall."""
+        """The description of an index, without its recall."""
         return {
             "format": FORMAT,
             "engine": self.name,
@@ -413,7 +414,7 @@ def recall_of(
 
     Args:
         gallery: the points that the engine has.
-        found: what the engine found, if that is known.
+        found: the result of the engine's search, if there is one already.
     """
     if not len(queries):
         return 1.0

@@ -12,7 +12,7 @@ from hypkernels.retrieval.problem import first_not_finite
 
 
 def check_points_of(name: str, points: Tensor, width: int) -> Tensor:
-    """``(n, D)`` of the index's width, every row finite; on the CPU and detached."""
+    """Points ``(n, D)`` of the index's width with finite rows; returned on the CPU and detached."""
     check_points(name, points)
     if points.dim() != 2 or points.shape[1] != width:
         raise ValueError(f"{name} must have shape (n, {width}), the index's width, got {tuple(points.shape)}")
@@ -38,7 +38,7 @@ def check_count(name: str, value: int) -> int:
 
 
 def as_ids(ids: object, count: int | None = None) -> np.ndarray:
-    """``(n,)`` distinct integers from 0, as int64."""
+    """Ids as int64 ``(n,)``: distinct integers of at least 0."""
     array = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
     if array.size == 0 and array.ndim == 1:
         array = array.astype(np.int64)

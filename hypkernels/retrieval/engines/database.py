@@ -56,21 +56,21 @@ class DatabaseEngine(Engine):
 
     @abstractmethod
     def _unmake(self) -> None:
-        """Drop the table, which is there."""
+        """Drop the table, which exists."""
 
     @abstractmethod
     def _description(self) -> str | None:
-        """What :meth:`_make` was given, None where there is no such table."""
+        """The description that :meth:`_make` was given; None if there is no such table."""
 
     @abstractmethod
     def _write_rows(self, ids: np.ndarray, vectors: np.ndarray, points: list[bytes]) -> None: ...
 
     @abstractmethod
     def _nearest_rows(self, vectors: np.ndarray, count: int) -> Sequence[Sequence[Row]]:
-        """Of each query."""
+        """The nearest rows of each query."""
 
     def drop(self) -> None:
-        """Drop the table with its rows, where it is there."""
+        """Drop the table with its rows, if it exists."""
         self._form = None
         if self._exists():
             self._unmake()
@@ -106,7 +106,7 @@ class DatabaseEngine(Engine):
         return Candidates(from_bytes(data, self._width, self._points_dtype), torch.tensor(ids), rows)
 
     def _in_memory(self) -> bool:
-        """Whether the rows go with this object."""
+        """Whether the rows vanish with this object."""
         return False
 
     def _write(self, folder: Path) -> None:
@@ -131,13 +131,13 @@ class DatabaseEngine(Engine):
 
 
 def to_bytes(points: Tensor) -> list[bytes]:
-    """Each row's numbers, in the machine's order."""
+    """The bytes of each row, in the machine's byte order."""
     rows = points.contiguous().view(torch.uint8).numpy()
     return [row.tobytes() for row in rows]
 
 
 def from_bytes(data: bytes, width: int, dtype: torch.dtype) -> Tensor:
-    """``(n, width)``."""
+    """The points ``(n, width)`` of :func:`to_bytes`."""
     if not data:
         return torch.empty(0, width, dtype=dtype)
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, width)

@@ -17,7 +17,7 @@ from hypkernels.retrieval.search import Neighbours, topk
 
 @dataclass(kw_only=True)
 class Exact(MemoryEngine):
-    """The right answer, for sets that one machine reads in the time a search may take: the default.
+    """The default: exact, for sets that are small enough to read all of them in each search.
 
     Ties come in the order in which the points were added. ``transform``, ``candidates`` and ``dtype`` have no
     effect.

@@ -17,7 +17,7 @@ from hypkernels.retrieval.engines.packages import require
 from hypkernels.retrieval.gallery import Gallery
 
 INDEX = "index.faiss"
-LIST_ROWS = 39  # fewer are too few for faiss
+LIST_ROWS = 39  # of a list, at least: faiss warns of fewer
 TRAINING_ROWS = 64  # of a list
 LEAST_PROBES = 16
 
@@ -29,9 +29,10 @@ class Faiss(MemoryEngine):
     Args:
         kind: ``"flat"`` compares all vectors; ``"hnsw"`` walks a graph; ``"ivf"`` reads the
             ``probes`` nearest of ``lists`` clusters.
-        m, ef_construction, ef: of the graph: links of a node, and efforts; ``ef`` is at least the number of
-            candidates.
-        lists, probes: by default ``4 sqrt(N)`` lists of 39 points at least, and an eighth of them or 16.
+        m, ef_construction, ef: of the graph: links of a node, and efforts of building and searching; ``ef``
+            is at least the number of candidates.
+        lists, probes: by default ``4 sqrt(N)`` lists of at least 39 points, and an eighth of them, at least
+            16.
         threads: of building and searching. With one, the same points give the same index.
     """
 
@@ -104,7 +105,7 @@ class Faiss(MemoryEngine):
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
-        """faiss has one number of threads for all."""
+        """Set the number of threads within; faiss has one number for the whole process."""
         before = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(self.threads)
         try:

@@ -53,7 +53,7 @@ class Hnswlib(MemoryEngine):
             self._index.mark_deleted(slot)
 
     def _nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """As many as the graph finds for every query: it refuses to return rows of unlike lengths."""
+        """As many as the graph finds for every query: hnswlib returns no rows of different lengths."""
         self._index.set_ef(max(self.ef, count))
         while True:
             try:

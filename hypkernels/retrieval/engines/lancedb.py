@@ -14,8 +14,8 @@ from hypkernels.retrieval.engines.database import DatabaseEngine, Row
 from hypkernels.retrieval.engines.packages import require
 
 METRICS = {"l2": "l2", "cosine": "cosine", "inner": "dot"}
-LEAST_ROWS = 256  # that LanceDB indexes
-LIST_ROWS = 5000  # of a partition
+LEAST_ROWS = 256  # LanceDB indexes no fewer
+LIST_ROWS = 5000  # of a list (LanceDB's partition)
 HEADER_KEY = b"hypkernels"
 
 
@@ -28,7 +28,7 @@ class Lancedb(DatabaseEngine):
         kind: ``"hnsw"``, a graph in each of the lists; ``"ivf"``, the lists alone; ``"flat"`` for no index.
             Fewer than 256 rows get none, and rows added later are compared one by one.
         m, ef_construction, ef: of the graph.
-        lists, probes: of 5000 rows, all of which are read, by default.
+        lists, probes: by default lists of 5000 rows, of which a search reads all.
     """
 
     uri: str = connection("")

@@ -1,4 +1,4 @@
-"""Engines whose index is in this process's memory: the points beside it, both by slot."""
+"""Engines whose index is in this process's memory. Points and index are numbered by *slots*."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POINTS = "points.safetensors"
 
 
 class Table:
-    """Points and their ids by slot, in the order they came. That of a deleted point is never used again."""
+    """Points and ids by slot, in the order they came. The slot of a deleted point stays unused."""
 
     def __init__(self, points: Tensor, ids: Tensor, alive: Tensor) -> None:
         self._points, self._ids, self._alive = points, ids, alive
@@ -102,7 +102,7 @@ class MemoryEngine(Engine):
 
     @abstractmethod
     def _nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """Slots ``(Q, m)``, -1 for none."""
+        """The slots of the nearest points, ``(Q, m)``; -1 for none."""
 
     @abstractmethod
     def _write_index(self, folder: Path) -> None: ...

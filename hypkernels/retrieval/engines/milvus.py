@@ -108,7 +108,7 @@ class Milvus(DatabaseEngine):
             self._client.insert(self.table, rows[start : start + BATCH])
 
     def _finish(self) -> None:
-        """Loading waits for the index, which milvus-lite calls finished before it is."""
+        """Wait until the index is used: milvus-lite reports it as finished before that."""
         self._client.flush(self.table)
         self._client.release_collection(self.table)
         self._client.load_collection(self.table)

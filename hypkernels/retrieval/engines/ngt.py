@@ -23,7 +23,7 @@ ALL_EDGES = 0
 class Ngt(MemoryEngine):
     """NGT, extra ``engines-ngt``.
 
-    Its own ``Lorentz`` metric, which its Python package does not offer, misses a stored point itself.
+    NGT has a ``Lorentz`` metric, but its Python package does not offer it, and it misses stored points.
 
     Args:
         edges: of a node when it is added.
@@ -41,7 +41,7 @@ class Ngt(MemoryEngine):
         self._ngtpy = require("ngtpy", "engines-ngt")
         self._folder: Any = None
         self._index: Any = None
-        self._slots = np.empty(0, np.int64)  # of NGT's own ids, which it uses again
+        self._slots = np.empty(0, np.int64)  # the slot of each of NGT's ids, which NGT reuses
 
     def _new(self, gallery: Gallery) -> None:
         path = self._new_folder() / INDEX
@@ -83,7 +83,7 @@ class Ngt(MemoryEngine):
         self._slots = np.load(folder / SLOTS)
 
     def _new_folder(self) -> Path:
-        """NGT keeps an index in a folder; this one goes with the engine."""
+        """A temporary folder for NGT's index, removed with the engine."""
         self._index = None
         self._folder = tempfile.TemporaryDirectory(prefix="ngt-")
         return Path(self._folder.name)

@@ -15,7 +15,7 @@ from hypkernels.retrieval.engines.packages import require
 
 TYPES = {"float32": "vector", "float16": "halfvec"}
 OPERATORS = {"l2": ("<->", "l2"), "cosine": ("<=>", "cosine"), "inner": ("<#>", "ip")}
-WIDEST = {"float32": 2000, "float16": 4000}  # that pgvector indexes
+WIDEST = {"float32": 2000, "float16": 4000}  # the widest vectors that pgvector indexes
 
 
 @dataclass(kw_only=True)
@@ -28,8 +28,8 @@ class Pgvector(DatabaseEngine):
         kind: ``"hnsw"``, or ``"flat"`` for no index: every row is compared.
         m, ef_construction, ef: of the graph: links of a node, and efforts; ``ef`` is at least the number of
             candidates, 1000 at most.
-        settings: of the session, such as ``{"maintenance_work_mem": "2GB"}``: a graph that fits it is built
-            many times faster.
+        settings: of the session, such as ``{"maintenance_work_mem": "2GB"}``: a graph that fits into it is
+            built many times faster.
     """
 
     url: str = connection("")

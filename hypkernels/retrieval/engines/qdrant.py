@@ -101,7 +101,7 @@ class Qdrant(DatabaseEngine):
             self._client.upsert(self.table, batch, wait=True)
 
     def _finish(self) -> None:
-        """A server indexes after the upload, and compares all rows until then."""
+        """Wait for the index: a server builds it after the upload, and compares all rows until then."""
         while self._client.get_collection(self.table).status != self._models.CollectionStatus.GREEN:
             time.sleep(POLL_SECONDS)
 
@@ -118,7 +118,7 @@ class Qdrant(DatabaseEngine):
             self._models.QueryRequest(query=vector, limit=count, with_payload=True, params=parameters)
             for vector in vectors.tolist()
         ]
-        with warnings.catch_warnings():  # local mode says that it needs no effort
+        with warnings.catch_warnings():  # local mode warns that it ignores the effort
             warnings.filterwarnings("ignore", "Local mode performs exact")
             answers = self._client.query_batch_points(self.table, requests)
         return [[_row(point) for point in answer.points] for answer in answers]

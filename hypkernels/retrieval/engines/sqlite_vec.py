@@ -12,12 +12,12 @@ from hypkernels.retrieval.engines.base import connection
 from hypkernels.retrieval.engines.database import DatabaseEngine, Row
 from hypkernels.retrieval.engines.packages import require
 
-MOST = 4096  # neighbours of a query
+MOST = 4096  # neighbours that sqlite-vec returns for a query
 
 
 @dataclass(kw_only=True)
 class SqliteVec(DatabaseEngine):
-    """sqlite-vec, extra ``engines-sqlite-vec``; through apsw, for Python's own SQLite may refuse extensions.
+    """sqlite-vec, extra ``engines-sqlite-vec``; with apsw, since Python's SQLite may refuse extensions.
 
     Args:
         path: of the database's file. An index in memory cannot be saved.

@@ -14,10 +14,10 @@ name          item                                         query                
 ``ball``      ``lorentz_to_ball(x)``                       ``lorentz_to_ball(q)``   L2        near that of z
 ============  ===========================================  =======================  ========  ================
 
-``centred`` follows from ``|x|^2 = t^2 - 1/c``: the squared distance of its vectors is a constant of the query
-plus ``2 s z / u``. With ``s`` half-way between the least and the largest time coordinate, ``C`` is as small
-as it can be and queries lie near their items, which is what graphs and clusters are made for; those of
-``augmented`` lie far from all of them.
+``centred`` follows from ``|x|^2 = t^2 - 1/c``: the squared distance of its vectors is a constant of the
+query plus ``2 s z / u``. With ``s`` half-way between the least and the largest time coordinate, ``C`` is
+as small as it can be and queries lie near their items, as graphs and clusters expect. Queries of
+``augmented`` lie far from all items.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Transform(ABC):
 
     @property
     def largest(self) -> float:
-        """No component of an item's vector is larger."""
+        """A bound of the components of items' vectors."""
         return self.longest
 
     def items(self, points: Tensor) -> np.ndarray:
@@ -122,7 +122,7 @@ class Centred(Transform):
 
 
 class _Coordinates(Transform):
-    """The same map of items and queries."""
+    """Coordinates that are the same map for items and queries."""
 
     def _queries(self, q: Tensor, u: Tensor) -> Tensor:
         return self._items(q, u)
