@@ -25,6 +25,10 @@ serves norms, scales and curvatures that are 0 or from ``2**-160`` to ``2**160``
 float64 does not hold may be NaN, too. ``refused`` is a ``NotImplementedError`` that names the function.
 """
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from hypkernels.backend import use_backend
 from hypkernels.lorentz import (
     busemann,
@@ -52,6 +56,14 @@ from hypkernels.losses import (
     ring_contrastive_losses,
 )
 
+if TYPE_CHECKING:
+    from hypkernels import compat as compat
+    from hypkernels import conventions as conventions
+    from hypkernels import objectives as objectives
+    from hypkernels import portable as portable
+    from hypkernels import retrieval as retrieval
+    from hypkernels import row_losses as row_losses
+
 __all__ = [
     "EntailmentConeLoss",
     "LorentzContrastiveLoss",
@@ -76,3 +88,13 @@ __all__ = [
     "scaled_exp_map0",
     "use_backend",
 ]
+
+_MODULES = ("compat", "conventions", "objectives", "portable", "retrieval", "row_losses")
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import a module with other public names when it is first used, as in ``hk.retrieval.topk``."""
+        if name in _MODULES:
+            return importlib.import_module(f"hypkernels.{name}")
+        raise AttributeError(f"module 'hypkernels' has no attribute {name!r}")

@@ -89,18 +89,20 @@ _MODULES = {
 _HOMES = {name: f"hysac.{module}" for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name, or a module of the package, when it is first used: open_clip takes seconds."""
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    try:
-        return importlib.import_module(f"hysac.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"hysac.{name}":  # something that the module needs
-            raise
-        raise AttributeError(f"module 'hysac' has no attribute {name!r}") from None
+if not TYPE_CHECKING:  # which knows the names that there are
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or a module, when it is first used: open_clip takes seconds."""
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+            globals()[name] = value
+            return value
+        try:
+            return importlib.import_module(f"hysac.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"hysac.{name}":  # something that the module needs
+                raise
+            raise AttributeError(f"module 'hysac' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hypkernels.compat import meru
 
@@ -31,7 +32,7 @@ def hycoclip(tmp_path, monkeypatch):
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -40,6 +41,18 @@ def test_block_runs(number, hycoclip):
     if needs_geoopt:
         pytest.importorskip("geoopt", reason="geoopt is not installed: pip install 'hysac[geoopt]'")
     exec(compile(block, f"docs/compat.md block {number}", "exec"), {"__name__": "__main__"})
+
+
+def test_small_batches_have_the_gradients_of_the_whole():
+    (block,) = [block for _, block in BLOCKS if "batches" in block]
+    names = {}
+    exec(compile(block, "docs/compat.md", "exec"), names)
+    leaves = [*names["towers"].parameters(), names["log_curv"], names["log_scale"]]
+    points = names["encode"](torch.cat(list(names["batches"]), dim=1))
+    scalars = names["log_curv"].exp(), names["log_scale"].exp()
+    wanted = torch.autograd.grad(names["meru_loss"](*points, *scalars).loss, leaves)
+    for leaf, one in zip(leaves, wanted, strict=True):
+        assert (leaf.grad - one).norm() < 1e-4 * one.norm()
 
 
 def test_every_name_is_on_the_page():

@@ -84,7 +84,7 @@ def patch(package: str, *, mode: str = "stable") -> Patch:
 
     Args:
         package: what it is imported as, such as ``"hycoclip"``, or the full name of the module itself, such
-            as ``"mymodel.geometry.lorentz"``.
+            as ``"mymodel.geometry"`` for ``mymodel/geometry.py``.
         mode: ``"stable"`` or ``"reference"``, see :mod:`hypkernels.compat.meru`.
 
     Returns:
@@ -112,7 +112,9 @@ def patch(package: str, *, mode: str = "stable") -> Patch:
 def _geometry_of(package: str) -> ModuleType:
     name = package if package.rpartition(".")[2] == "lorentz" else f"{package}.lorentz"
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(package)
+        is_package = hasattr(found, "__path__")
+        return importlib.import_module(name) if is_package else found
     except ModuleNotFoundError as error:
         raise ImportError(f"{name}, the geometry of {package!r}, cannot be imported: {error}") from error
 

@@ -60,7 +60,7 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--show", metavar="FILE", help="draw what is found (needs matplotlib)")
     add_engine_use(parser)
-    add_scorer(parser, required=False)
+    add_scorer(parser, required=False, workers=False)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

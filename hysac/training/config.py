@@ -87,7 +87,7 @@ class TrainConfig:
     )
     workers: int | None = _option(
         "data",
-        "loader processes of each training process; by default its share of the CPUs, at most 8",
+        "loader processes of each process; by default its share of the CPUs, at most 8",
         at_least=0,
     )
 

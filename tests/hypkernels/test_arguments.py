@@ -202,3 +202,10 @@ def test_numbers_that_are_left_out(module):
             if type(parameter.default) in (int, float):
                 expected = (DEFAULTS | PUBLISHED.get(name, {}))[parameter.name]
                 assert parameter.default == expected, (name, parameter)
+
+
+def test_modules_are_attributes_that_are_imported_when_used():
+    for name in hk._MODULES:
+        assert hk.__getattr__(name).__name__ == f"hypkernels.{name}"
+    with pytest.raises(AttributeError, match="'hypkernels' has no attribute 'no_such_name'"):
+        hk.no_such_name  # noqa: B018

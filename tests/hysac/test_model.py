@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
 
 import hysac
+from hysac.models.factory import PRECISIONS
 from hysac.models.model import SCALARS, HySAC, _Bounded
 
 VOCAB, LENGTH, SIZE, WIDTH = 50, 6, 16, 12
@@ -532,7 +533,7 @@ def test_geometry_is_float32_under_autocast(kind):
     assert model.curv.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("precision", hysac.models.factory.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precisions(precision):
     model = hysac.create_model("hysac-toy", precision=precision, output_dict=True)
     assert all(getattr(model, name).dtype == torch.float32 for name in SCALARS)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import hysac
 from hysac.models import lora
+from hysac.models.factory import PRECISIONS
 from hysac.models.model import SCALARS, HySAC
 from hysac.models.model_config import read_model_cfg
 from hysac.safety import Bounds, ClassBounds
@@ -117,7 +118,7 @@ def test_create_model_from_the_directory(tmp_path):
     assert hysac.get_tokenizer(name).context_length == model.context_length
 
 
-@pytest.mark.parametrize("precision", hysac.models.factory.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_scalars_survive_any_precision(tmp_path, precision):
     model = make_model()
     hysac.save_pretrained(model, tmp_path / "wide")

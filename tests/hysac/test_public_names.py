@@ -10,7 +10,7 @@ import hysac
 
 def test_every_name_is_what_a_type_checker_takes_it_for():
     tree = ast.parse(Path(hysac.__file__).read_text())
-    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
     homes = {name.name: node.module for node in checked.body for name in node.names}
     assert homes == hysac._HOMES
     assert sorted(homes) == hysac.__all__

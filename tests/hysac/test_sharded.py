@@ -17,6 +17,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 import hysac
+from hypkernels.objectives import meru_loss
 from hysac.models.model import SCALARS
 from hysac.training.optim import make_optimizer
 
@@ -223,10 +224,22 @@ def test_a_checkpoint_of_two_processes_is_the_same_bits_to_three_and_to_one(resu
 def test_the_program_of_the_documentation_runs(tmp_path, monkeypatch):
     """By one process; those after the first are the tests above."""
     page = (Path(__file__).parents[2] / "docs/parallel.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    objective, program = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    leaves = [
+        torch.randn(3, 4, dtype=torch.float64),
+        torch.randn(3, 4, dtype=torch.float64),
+        *torch.ones(2).double(),
+    ]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
     monkeypatch.chdir(tmp_path)
     dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
+        exec(
+            compile(objective, "docs/parallel.md", "exec"),
+            {"ddp_model": lambda *_: leaves, "images": 0, "captions": 0},
+        )
+        wanted = torch.autograd.grad(meru_loss(*leaves).loss, leaves)
+        assert_all_close({name: leaf.grad for name, leaf in enumerate(leaves)}, dict(enumerate(wanted)))
         monkeypatch.setattr(dist, "init_process_group", lambda: None)
         names = {}
         exec(compile(program, "docs/parallel.md", "exec"), names)

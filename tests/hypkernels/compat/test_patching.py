@@ -35,6 +35,7 @@ def package(tmp_path, monkeypatch):
     (folder / "scripts.py").write_text("from importable.lorentz import pairwise_inner as score\n")
     (folder / "other.py").write_text(GEOMETRY.replace("half_aperture(x", "half_aperture(point"))
     (folder / "empty.py").write_text("")
+    (folder / "geometry.py").write_text(GEOMETRY)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "importable"
     for name in [name for name in sys.modules if name.partition(".")[0] == "importable"]:
@@ -97,9 +98,11 @@ def test_twice_is_refused(package):
     patch(package).undo()
 
 
-def test_a_module_by_its_full_name(package, x):
-    with patch("importable.lorentz"):
-        assert torch.equal(module("lorentz").log_map0(x), hk.log_map0(x))
+@pytest.mark.parametrize("name", ["lorentz", "geometry"])
+def test_a_module_by_its_full_name(package, x, name):
+    with patch(f"importable.{name}"):
+        assert torch.equal(module(name).log_map0(x), hk.log_map0(x))
+    assert module(name).log_map0(x) == "theirs"
 
 
 def test_a_package_without_geometry():
