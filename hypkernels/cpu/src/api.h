@@ -1,4 +1,4 @@
-// What the library offers, in plain C: numbers, pointers and strides, nothing of PyTorch or Python.
+// The library's interface, in plain C: numbers, pointers and strides, no types of PyTorch or Python.
 #pragma once
 #include <stdint.h>
 
@@ -101,7 +101,7 @@ struct Pairs {
 
 enum PairsDone { PAIRS_OUT_OF_RANGE, PAIRS_DONE, PAIRS_DONE_AND_KEPT };
 
-// A piece of a gallery against a set of queries. What was found so far is the caller's, from piece to piece.
+// A piece of a gallery against a set of queries. The caller keeps the results from piece to piece.
 enum SearchMode { SEARCH_NEAREST, SEARCH_COUNT, SEARCH_RANGE, SEARCH_PAIRS };
 enum Cone { NO_CONE, CONE_OF_QUERY, CONE_OF_ITEM };
 
@@ -142,7 +142,7 @@ struct Runtime {  // of the process: how PyTorch runs in parallel and multiplies
 // Each instruction set's copy of the kernels.
 struct Api {
   void (*rows)(const Rows&);
-  // Both return whether the points are in range, and the next too; else they did nothing.
+  // These two and the next return whether the points are in range; if not, they did nothing.
   bool (*contrastive_forward)(const Contrastive&);
   bool (*contrastive_backward)(const Contrastive&);
   PairsDone (*pairs)(const Pairs&);

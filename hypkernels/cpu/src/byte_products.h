@@ -1,7 +1,7 @@
 // Products of rows in 8 bits, four times as many a cycle as in float, where the machine multiplies bytes (AVX-512 VNNI).
 //
-// A row x is s b + r, b of whole numbers from -127 to 127 and r what that leaves of it. Then x.y is s_x s_y (b_x.b_y),
-// exact in integers, to within |x| |r_y| + |r_x| (|y| + |r_y|): some hundredth of |x||y|, and a bound, not an estimate.
+// A row is x = s b + r with whole numbers b from -127 to 127 and the rest r. Then x.y is s_x s_y (b_x.b_y), of which
+// b_x.b_y is exact, to within |x| |r_y| + |r_x| (|y| + |r_y|): about a hundredth of |x||y|, a bound, not an estimate.
 #pragma once
 #include "sides.h"
 
@@ -21,7 +21,7 @@ inline bool multiplies_bytes() {
 #endif
 }
 
-// The scale of a row, its whole numbers, and the size of what they leave.
+// The scale of a row, its whole numbers, and the norm of the rest.
 struct InBytes {
   double scale, rest;
 };

@@ -37,13 +37,13 @@ struct HalfAperture {
   }
 };
 
-// The direction of the logarithm of y at x against the ray from the origin through x.
+// The angle between the logarithm of y at x and the ray from the origin through x.
 template <class Real>
 Real pair_angle(const PairGeometry<Real>& p) {
   return p.z == 0 ? 0 : angle_of(root(p.N2), root(p.P2) * p.W);
 }
 
-// 0 where the angle has a kink, n = 0 or x = 0.
+// The gradient of the angle; 0 where it has a kink, n = 0 or x = 0.
 template <class Real>
 Gradient<Real> pair_angle_gradient(Real grad, const PairGeometry<Real>& p) {
   const Real turn_x = p.alpha * p.P2 * p.W + p.A * p.N2, turn_y = p.alpha * p.z + p.alpha_minus_1;

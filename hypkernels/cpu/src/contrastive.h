@@ -1,11 +1,11 @@
 // Contrastive losses: tiles of pairs between the products of matrices, four in all, or three where the forward pass
 // could keep z. The formulas are those of hypkernels/contrastive/problem.py and tiles.py.
 //
-// A tile's product is one sequential call of the thread that makes the rest of the tile, in its own cache. Tiles,
+// A tile's product is one sequential call by the thread that computes the rest of the tile, in its own cache. Tiles,
 // tasks and the orders of sums depend on shapes alone: results do not depend on the number of threads.
 //
-// What is made at a time is a stage: a rectangle of the pairs of one pairing, or of several small ones all pairs. What
-// is held beyond that grows with the points alone.
+// Pairs are computed a stage at a time: a rectangle of the pairs of one pairing, or all pairs of several small ones.
+// All other memory grows with the number of points, not of pairs.
 #pragma once
 #include "sides.h"
 #include "similarity.h"
@@ -14,23 +14,23 @@ namespace {
 
 constexpr int64_t TILE_ROWS = 256, TILE_BYTES = 2048;  // of a row of a tile
 constexpr int64_t PUSH_BYTES = int64_t(8) << 20;       // of the weights of a stage
-constexpr int64_t CENTRED_BYTES = int64_t(16) << 20;   // of centred points, beyond which a stage makes its own
-constexpr int64_t WINDOW_BYTES = int64_t(4) << 20;     // of which it then has as many of either set
-constexpr int64_t LEAST_WINDOW = 1024;                 // points, or as many as these
-constexpr int64_t OUT_ROWS = 256;                      // of a product with the weights that is one task
+constexpr int64_t CENTRED_BYTES = int64_t(16) << 20;   // of all centred points; if more, each stage makes its own
+constexpr int64_t WINDOW_BYTES = int64_t(4) << 20;     // of a stage's own centred points of either set
+constexpr int64_t LEAST_WINDOW = 1024;                 // a stage has at least so many points of either set
+constexpr int64_t OUT_ROWS = 256;                      // rows of a product with the weights that is one task
 constexpr int64_t FEW = 32;                            // terms of a column that are summed in the tile's precision
-constexpr int64_t FEW_VECTORS = 16;                    // of a row
+constexpr int64_t FEW_VECTORS = 16;                    // the same of a row, in vectors
 constexpr double LEAST_LOG_SUM = -60, LARGEST_SPREAD = 32, LARGEST_EXPONENT = 64;
-// Norms, times k, of which z^2 and z^-2 are numbers and which tell points apart; beyond them PyTorch computes.
+// The range of norms times k in which z^2 and z^-2 are finite and points stay apart; beyond it PyTorch computes.
 inline double largest_norm(const float*) { return 1.1e9; }
 inline double largest_norm(const double*) { return 1e40; }
 inline double least_norm(const float*) { return 1e-12; }
 inline double least_norm(const double*) { return 1e-60; }
-// Logits of a unit of the gap, in which the rounding of a pair's z shows; of the inner product it is absolute.
+// The largest logit of one unit of the gap for which the rounding of z does no harm; for inner products it is absolute.
 constexpr double LARGEST_SCALE = 1024, LARGEST_SCALE_OF_INNER = 128;
-inline double largest_inner(const float*) { return 1e6; }  // of its logits
+inline double largest_inner(const float*) { return 1e6; }  // the largest logit of inner products
 inline double largest_inner(const double*) { return 1e12; }
-constexpr double FARTHEST_NEAR = 0.6;  // z; beyond it nothing cancels in a gap's derivatives
+constexpr double FARTHEST_NEAR = 0.6;  // beyond this z nothing cancels in a gap's derivatives
 
 inline double log_add(double a, double b) {
   const double high = a > b ? a : b, low = a > b ? b : a;
@@ -90,7 +90,7 @@ class ContrastiveRun {
   typedef void (ContrastiveRun::*Weigh)(const Pair&, const Tile&, F level, const F* row_factor, const F* row_total,
                                         const F* column_factor, const F* column_total, F* W, double* sums) const;
 
-  // All that depends on the similarity.
+  // The functions that depend on the similarity.
   struct Gap {
     double power;
     F (*of_z)(F);
@@ -247,7 +247,7 @@ class ContrastiveRun {
     for (int64_t s = 0; s < q.n_sets; ++s)
       for (int64_t i = 0; i < sides[s].count; ++i) {
         const double P = k * root(sides[s].table[i * table_width]);
-        // A square that underflows is one of a double alone, and 0 may be one.
+        // Only squares of doubles underflow: a square of 0 may be one of them.
         all &= P <= largest && (P >= least || (P == 0 && !wide));
         farthest = P > farthest ? P : farthest;
       }
@@ -292,7 +292,8 @@ class ContrastiveRun {
 
   // ---- tiles ---------------------------------------------------------------------------------------------------
 
-  // Minus the logit of row i for one unit of gap over ln 2, in bits; rounded: positives and negatives agree on it.
+  // Minus the logit of row i for one unit of gap over ln 2, in bits. Rounded, so that positives and negatives have the
+  // same.
   F bits_per_unit(int64_t i) const { return (F)(q.scale[i * q.scale_stride] * unit); }
 
   Tile tile_at(const Pair& o, int64_t index, F* buffer) const {
@@ -336,7 +337,7 @@ class ContrastiveRun {
     }
   }
 
-  // Of `most` pairs.
+  // Memory for the stages, of at most `most` pairs.
   template <class Body>
   void for_rectangles(Pair& o, int64_t most, const Body& body) {
     const int64_t points = in_window ? in_window : most;
@@ -401,7 +402,7 @@ class ContrastiveRun {
     return j >= 0 && j < t.columns ? j : -(lanes + 1) - t.columns;
   }
 
-  // z of all pairs, and each row's least of a negative, infinite if there is none. A positive's z is its row's least.
+  // z of all pairs, and the least z of each row's negatives, infinite if there are none. A positive gets that least z.
   void fill_z(const Pair& o, const Tile& t) const {
     product_of_rows<F>(t.rows, t.columns, D, o.u_x + (t.i0 - o.i0) * D, o.u_y + (t.j0 - o.j0) * D, t.z,
                        t.ld);
@@ -446,7 +447,7 @@ class ContrastiveRun {
     }
   }
 
-  // Of the greatest logit of a tile's negatives, in bits below 0; infinite if there are none.
+  // The greatest logit of a tile's negatives, in bits below 0; infinite if there are none.
   F level_of(const Tile& t) const {
     const F none = F(__builtin_inf());
     F level = none, least = none;
@@ -578,7 +579,7 @@ class ContrastiveRun {
     for (int64_t j = 0; columns && j < t.columns; ++j) by_column[j] = __builtin_log(all[j]) - level * LN2;
   }
 
-  // The same where one exponential for all loses terms: each row and column has its own level.
+  // The same if one exponential for all would lose terms: each row and column has its own level.
   template <class S>
   void log_sums_apart(const Pair& o, const Tile& t, F, double* by_row, double* by_column) const {
     const Mask numbers = lane_numbers<F>();
@@ -639,8 +640,8 @@ class ContrastiveRun {
     return -(double)bits_per_unit(i) * o.q->positives[matrix * o.M + i];
   }
 
-  // log-sum-exp of each row's column without its positive, (M,), and of whole columns, (N,). Rows that share a target
-  // are each other's rivals.
+  // log-sum-exp of each row's column without its positive, (M,), and of whole columns, (N,). If rows share a target,
+  // each is a negative of the others in that column.
   void column_sums(const Pair& o, double* rivals, double* totals) {
     const double* negatives = o.q->column_negatives;
     if (!o.q->targets) {
@@ -650,7 +651,7 @@ class ContrastiveRun {
       return;
     }
     double *top = arena.take<double>(o.N + 1), *mass = arena.zeros<double>(o.N + 1);
-    double* logits = arena.take<double>(o.M + 1);  // each rounded once: a row's own has to leave nothing
+    double* logits = arena.take<double>(o.M + 1);  // each rounded once: subtracting a row's own must leave 0
     for (int64_t j = 0; j < o.N; ++j) top[j] = -__builtin_inf();
     for (int64_t i = 0; i < o.M; ++i) {
       logits[i] = logit_of_positive(o, i, last_matrix(o));
@@ -707,7 +708,7 @@ class ContrastiveRun {
     for (int64_t i = 0; i < o.M; ++i) o.rows_of[o.first_row[o.target(i) + 1]++] = i;
   }
 
-  // Sums of a tile: of its rows gap, Q, own, radial; of its columns P, own; and the excess of all.
+  // Sums of a tile: for its rows gap, Q, own, radial; for its columns P, own; and the excess of all pairs.
   int64_t tile_doubles() const { return 4 * tile_rows + 2 * tile_columns + 1; }
 
   void gradients() {
@@ -746,7 +747,7 @@ class ContrastiveRun {
     });
   }
 
-  // A set's gradient in units of k, as far as it is made, and of which of its blocks of OUT_ROWS there is something.
+  // A set's gradient in units of k, as far as it is added up, and which of its blocks of OUT_ROWS have been begun.
   struct Output {
     F* G;
     bool* begun;
@@ -830,7 +831,7 @@ class ContrastiveRun {
       spread = d > spread ? d : spread, column_factor[j] = (F)(o.column_weight[t.j0 + j] * __builtin_exp(d));
     }
     const bool apart = any && !(spread < LARGEST_SPREAD);
-    if (apart) {  // totals in bits; what their rounding loses goes to the weights
+    if (apart) {  // totals in bits; what they lose by rounding goes into the weights
       for (int64_t i = 0; i < t.rows; ++i)
         split_total(o.row_total[t.i0 + i], o.row_weight[t.i0 + i], row_total[i], row_factor[i]);
       for (int64_t j = 0; by_column && j < t.columns; ++j)
@@ -969,7 +970,7 @@ class ContrastiveRun {
     for (int64_t t = 0; t < o.tiles_i * o.tiles_j; ++t) o.excess += o.tile_sums[(t + 1) * tile_doubles() - 1];
   }
 
-  // All that a row of a set's gradient takes besides the products, for all pairings, rounded once.
+  // Add all other terms of a row of a set's gradient to the products, for all pairings, and round once.
   void finish_row(int64_t s, int64_t i, const F* G, void* out, double* row) {
     const Side<F>& side = sides[s];
     const void* own = side.row(i);

@@ -58,8 +58,8 @@ const Copy* copies() {
 
 const Copy* chosen = nullptr;
 
-// A fork leaves the threads of a process behind, and OpenMP waits for them for ever. A process that had none but
-// the one that forks may have its own.
+// A forked process lacks the parent's threads, and OpenMP would wait for them for ever. If the parent had a single
+// thread, the child may start its own.
 bool has_threads = false;
 
 void before_fork() {
@@ -90,7 +90,7 @@ EXPORT const char* hk_available() {
   return names;
 }
 
-// Runs the copy of that name from now on, or the best one; returns its name, or null if this machine has none such.
+// Runs the copy of that name from now on, or the best one; returns its name, or null if this machine cannot run it.
 EXPORT const char* hk_choose(const char* name) {
   for (const Copy* copy = copies(); copy->name; ++copy)
     if (copy->runs && (!name || !strcmp(name, copy->name))) return (chosen = copy)->name;
@@ -105,7 +105,7 @@ EXPORT void hk_set_runtime(const Runtime* runtime) {
 }
 
 EXPORT int hk_is_alone() { return hk_alone; }
-// One after the other: a call may add to what one before it wrote.
+// In order, one after the other: a call may add to results of an earlier one.
 EXPORT void hk_rows(const Rows* calls, int64_t count) {
   for (int64_t n = 0; n < count; ++n) chosen->api->rows(calls[n]);
 }

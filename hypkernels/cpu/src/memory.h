@@ -9,9 +9,8 @@
 
 namespace {
 
-// What a large new result costs is mostly the system's handing out of its pages, 4 KiB at a time. Where Linux leaves
-// their size to the program it hands out 2 MiB instead. To be called before memory is written; where it is in use
-// already, nothing changes.
+// The cost of a large new result is mostly the system's handing out of pages of 4 KiB. Where Linux lets the program
+// choose, this asks for pages of 2 MiB. Call it before memory is written; memory that is in use does not change.
 inline void in_large_pages(void* memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t page = uintptr_t(1) << 21, begin = ((uintptr_t)memory + page - 1) & ~(page - 1);

@@ -1,5 +1,5 @@
-// The plane of the origin and two points: what distance, angle and logarithm share, as hypkernels/pair_geometry.py
-// derives it.
+// The plane of the origin and two points: the scalars of distance, angle and logarithm, as derived in
+// hypkernels/pair_geometry.py.
 //
 //     P = k|x|   A = sqrt(1 + P^2)   B = sqrt(1 + k^2|y|^2)   N = k|n|   W = alpha A - B   z = cosh(kd) - 1
 //

@@ -1,8 +1,8 @@
 // Functions of all pairs of two sets, value and gradients, in tiles.
 //
-// Distances of points of less than double precision are made of products in float, and again exactly, one by one, where
-// those cancel: what a product rounds is at most a few units of the terms that it is the difference of. Where more than
-// a few pairs of a tile are so near, and for all else, everything is double.
+// Distances of points of less than double precision are computed from products in float. Near pairs, in which the
+// product cancels, are computed again, one by one and exactly. Double are tiles with more than a few near pairs, and
+// everything else.
 #pragma once
 #include "sides.h"
 #include "similarity.h"
@@ -10,12 +10,13 @@
 namespace {
 
 constexpr int64_t PAIR_ROWS = 128, PAIR_BYTES = 2048;   // of a tile: rows, and bytes of a row
-constexpr int64_t HELD_BYTES = int64_t(16) << 20;       // of slopes that are held at once
-constexpr int64_t PRODUCT_ROWS = 256;                   // of a product with the slopes that is one task
-// Of the terms that z is the difference of: a float's rounding is then 4e-7 of a distance, at most.
+constexpr int64_t HELD_BYTES = int64_t(16) << 20;       // of slopes that are in memory at a time
+constexpr int64_t PRODUCT_ROWS = 256;                   // rows of a product with the slopes that is one task
+// A pair is near if z is less than this share of the terms whose difference it is: then a float's rounding is at most
+// 4e-7 of a distance.
 constexpr float NEAR_SHARE = 0.1f;
-constexpr float NEAR_CHORD = 0.3f;  // where a chord's rounding is too much of z
-constexpr int64_t NEAR_PAIRS = 16;  // one of so many pairs of a tile is near, and no more
+constexpr float NEAR_CHORD = 0.3f;  // below this share a chord's rounding is too much of z
+constexpr int64_t NEAR_PAIRS = 16;  // at most one of so many pairs of a tile may be near
 inline double largest_reach(const float*) { return 1.1e9; }
 inline double largest_reach(const double*) { return 1e70; }
 inline double least_reach(const float*) { return 1e-12; }
@@ -52,7 +53,7 @@ void store_part(R* p, V v, int64_t left) {
   for (int64_t i = 0; i < left; ++i) p[i] = (R)v[i];
 }
 
-// R: what the result is made of, F: what tiles are.
+// R: the type of the result, F: the type of tiles.
 template <class R, class F>
 class PairwiseRun {
   typedef typename Vector<F>::type V;
@@ -115,7 +116,7 @@ class PairwiseRun {
     bool all = true;
     for (int64_t i = 0; i < s.count; ++i) {
       const double P = k * root(s.table[2 * i]);
-      // A square that underflows is one of a double alone, and 0 may be one.
+      // Only squares of doubles underflow: a square of 0 may be one of them.
       all &= P <= largest_reach((const F*)nullptr) && (P >= least_reach((const F*)nullptr) || (P == 0 && reader.item < 8));
     }
     return all;

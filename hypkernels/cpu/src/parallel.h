@@ -5,7 +5,7 @@
 
 namespace {
 
-// Elements that are not worth a second thread.
+// Up to this many elements a second thread does not pay.
 constexpr int64_t SMALL = 1 << 15;
 
 // Calls body(task, buffer) for every task of [0, tasks), each once, on up to `threads` threads, in no particular order;
@@ -23,7 +23,7 @@ void for_tasks_with_buffer(int64_t tasks, int threads, int64_t bytes, const Body
     for (int64_t task; (task = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;) (*s.body)(task, buffer);
     free(buffer);
   };
-  // A single task too, where there are threads: PyTorch's product of matrices runs on one within a team alone.
+  // A single task, too, runs in a team if there are threads: only there PyTorch's product stays on one thread.
   if (threads <= 1 || tasks < 1 || hk_alone || !hk_runtime.parallel) return work(&shared);
   hk_runtime.parallel(work, &shared, unsigned(threads), 0);
 }
@@ -60,8 +60,8 @@ inline double pairwise_sum(const double* terms, int64_t count) {
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-// Also of terms that are infinite with different signs: each is at most its share of the largest number. They are
-// changed only if the sum is not finite.
+// Finite even if terms are infinite with different signs: each is limited to its share of the largest number, but only
+// if the sum is not finite otherwise.
 inline double total_of(double* terms, int64_t count) {
   const double total = pairwise_sum(terms, count), limit = 1.7976931348623157e308 / (count > 0 ? count : 1);
   if (__builtin_fabs(total) <= 1.7976931348623157e308) return total;

@@ -1,4 +1,4 @@
-// Products of matrices, row by row in memory, on the thread that asks: PyTorch's where it exports one, else our own.
+// Products of row-major matrices, on the calling thread: PyTorch's if it exports one, else our own.
 #pragma once
 #include <stdlib.h>
 #include "api.h"
@@ -43,7 +43,7 @@ __attribute__((noinline)) void own_product(int64_t m, int64_t n, int64_t k, F al
 inline auto blas(const float*) { return hk_alone ? nullptr : hk_runtime.sgemm; }
 inline auto blas(const double*) { return hk_alone ? nullptr : hk_runtime.dgemm; }
 
-// Within a team MKL runs on one thread, and yet divides sums among as many as are set: it is told that there is one.
+// Within a team MKL runs on one thread, but divides sums among as many as are set: so one is set.
 class OnOneThread {
   const int before = hk_runtime.product_threads ? hk_runtime.product_threads(1) : 0;
 

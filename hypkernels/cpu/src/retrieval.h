@@ -1,17 +1,17 @@
 // Search of a gallery, a piece of it at a time: the nearest items of each query, how many are nearer than its target,
 // those within a radius.
 //
-// A product of matrices tells of each pair within which bounds z = cosh(kd) - 1 lies: with h = sqrt(1 + P^2) - 1 and u a
-// unit of rounding,
+// A product of matrices gives bounds of z = cosh(kd) - 1 for each pair: with h = sqrt(1 + P^2) - 1 and u a unit of
+// rounding,
 //
 //     z = T - c x.y,   T = h_x (1 + h_y) + h_y,   |error| <= u ((D + 8) P Q + 8 T).
 //
-// Where the machine multiplies bytes a product of theirs comes first, whose bounds are some hundredths of P Q apart: it
-// leaves few pairs of a tile, or else the product in F is made.
+// Where the machine multiplies bytes, a product in bytes comes first, whose bounds are some hundredths of P Q apart. If
+// it leaves too many pairs of a tile undecided, the product in F is computed, too.
 //
-// Pairs whose bounds decide are done with. Of the others, a few per query, z is computed in double from the points
-// themselves, as the row-wise functions do. So what is found does not depend on how products round, nor on the order in
-// which threads come upon the pairs: it is the least of a total order, by z and then by index.
+// For the few pairs per query that the bounds do not decide, z is computed in double from the points themselves, as in
+// the row-wise functions. So the result does not depend on the rounding of products, nor on the order in which threads
+// reach the pairs: it is the least of a total order, by z and then by index.
 #pragma once
 #include <sched.h>
 #include "byte_products.h"
@@ -23,11 +23,11 @@
 namespace {
 
 constexpr int64_t SEARCHED_QUERIES = 512, SEARCHED_ITEMS = 256;  // of a tile
-constexpr int64_t BYTE_QUERIES = 64;                             // at least, for a product of bytes to pay
-constexpr int64_t OPEN_SHARE = 32;                               // one of so many pairs may be left by it
+constexpr int64_t BYTE_QUERIES = 64;                             // with fewer, a product in bytes does not pay
+constexpr int64_t OPEN_SHARE = 32;                               // it may leave one of so many pairs undecided
 constexpr double INFINITE = __builtin_inf(), UNDECIDED = __builtin_nan("");
 
-// What the width of a product and of sums allows of points, besides 0. All others are decided one by one.
+// The range of points in products and sums, besides 0. Pairs of other points are computed one by one.
 struct SearchRange {
   double least_reach, largest_reach;  // of P
   double least_norm, largest_norm;    // of c|x| and |y|
@@ -49,7 +49,7 @@ inline float not_above(double v, const float*) {
   return (double)f > v ? float_of_bits(bits_of_float(f) - 1) : f;
 }
 
-// Numbers that other threads may be changing, in one direction alone.
+// A number that other threads may change while it is read, in one direction only.
 inline double shared_value(const double* p) {
   const int64_t bits = __atomic_load_n((const int64_t*)p, __ATOMIC_RELAXED);
   double v;
@@ -131,7 +131,7 @@ class SearchRun {
   ByteRows bytes;
   double* limit;
   uint8_t* lock;
-  int64_t tiles = 0, left_over = 0;  // that bytes were tried on, and could not decide
+  int64_t tiles = 0, left_over = 0;  // tiles on which bytes were tried, and those that they left undecided
 
  public:
   SearchRun(const Search& call, const RowFunctions<F>* queries, const RowFunctions<F>* items, const PairFunctions* pairs)
@@ -196,8 +196,7 @@ class SearchRun {
   }
   static double h_of(double P) { return P * P / (1 + root(1 + P * P)); }
 
-  // The widest angle in the cone of a point, and the cosine of it times its reach. Where that is negative, bounds do not
-  // tell.
+  // The widest angle in the cone of a point, and its cosine times the reach. If that is negative, bounds decide nothing.
   double widest(double P) const { return q.aperture_scale * aperture_of(P, q.min_radius); }
   F turned_of(double P) const {
     const double angle = widest(P);
@@ -295,8 +294,8 @@ class SearchRun {
 
   // ---- bounds ----------------------------------------------------------------------------------------------------
 
-  // What bounds leave of row i of the queries and a tile's items, and how many they decide to be nearer. A product is
-  // off by up to per_Q P Q, and by what bytes leave.
+  // The pairs of query i and a tile's items that bounds leave undecided, and how many items are decided to be nearer. A
+  // product is off by up to per_Q P Q, and by the rest of the bytes.
   int64_t collect(int64_t i, F* products, const Items& s, F per_Q, bool of_bytes, Place* places, int64_t& decidedly) {
     for (int64_t j = s.count; j < up(s.count, lanes); ++j) products[j] = 0;
     const bool counts = q.mode == SEARCH_COUNT;
@@ -341,9 +340,9 @@ class SearchRun {
                       : ((const int64_t*)q.query_groups)[i] == q.groups[j];
   }
 
-  // Where the angle at the apex is certainly too wide. With C the aperture's cosine, a pair is in the cone of x where
+  // Whether the angle at the apex is certainly too wide. With C the aperture's cosine, a pair is in the cone of x if
   //     h_y - h_x - A z >= C P sinh(kd),
-  // whose difference falls as z grows.
+  // and the left side less the right falls as z grows.
   Mask beyond_cone(int64_t i, const Items& s, int64_t j, V least) const {
     const V of_x = all_of(h[i]), of_y = load(s.h + j), sinh = root(least * (least + 2));
     const bool at_query = q.cone == CONE_OF_QUERY;
@@ -421,7 +420,7 @@ class SearchRun {
     return z < other_z || (z == other_z && id < other_id);
   }
 
-  // What is found of a query is a heap with the last of the order at its root.
+  // The results of a query are a heap, with the last of the order at its root.
   void insert(int64_t i, double z, int64_t id) {
     while (__atomic_test_and_set(lock + i, __ATOMIC_ACQUIRE)) sched_yield();
     double* zs = q.z + i * q.k;
@@ -478,7 +477,7 @@ void search_with(const Search& q) {
   SearchRun<F>(q, row_functions<X, F>(), row_functions<T, F>(), pair_functions<X, T>()).run();
 }
 
-// Queries are float64, or float32 beside items that are no wider.
+// Queries are float64, or float32 if the items are float32 or narrower.
 void search(const Search& q) {
   const bool wide = q.query_dtype == FLOAT64;
   switch (q.dtype) {

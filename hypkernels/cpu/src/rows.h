@@ -91,7 +91,7 @@ inline Wide leading_bits(Wide v) {
   return __builtin_ldexpl(__builtin_roundl(mantissa * 256) / 256, exponent);
 }
 
-// Lateral parts this small against what they were computed from (squared) are rounding, not direction.
+// If the square of a lateral part is below this share of what it was computed from, it is rounding.
 constexpr double ROUNDING_NOISE = 0x1p-98;
 
 // The second Gram-Schmidt step: what the first left is small, so this one rounds relative to it and not to y.
@@ -115,7 +115,7 @@ constexpr bool is_double(const double*) { return true; }
 template <class T>
 constexpr bool is_double(const T*) { return false; }
 
-// Two Gram-Schmidt steps; for points of less than double precision the first alone, where nothing cancels in it.
+// Two Gram-Schmidt steps; only the first one for points of less than double precision, if nothing cancels in it.
 template <class Real, class T, class U>
 __attribute__((noinline)) Split<Real> split_along(const T* x, const U* y, int64_t width) {
   Real of[3];
@@ -210,7 +210,7 @@ struct PairOfRows {
   bool adds_to_x, adds_to_y;
 };
 
-// Both gradients of a pair at a time, for rows that are all there.
+// Both gradients of a pair at a time, for rows none of which is null.
 template <class T>
 __attribute__((noinline)) void combine_both(const PairOfRows<T>& out, const Combination<double>& of_x,
                                             const Combination<double>& of_y, const RowSet<T>& r,

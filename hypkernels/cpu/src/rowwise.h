@@ -6,7 +6,7 @@
 
 namespace {
 
-// What a formula knows of a row: the split of its points (of one point: |x|^2 alone) and the scalars.
+// The inputs of a formula for one row: the split of its points (for one point |x|^2 only) and the scalars.
 template <class Real>
 struct Input {
   Split<Real> split;
@@ -52,7 +52,7 @@ struct Result<double> {
 
 // ---- one row ---------------------------------------------------------------------------------------------------
 
-// Squares within which no formula leaves double's range, times the curvature, itself moderate.
+// The range of squares times the curvature, and of the curvature, in which no formula leaves double's range.
 constexpr double LEAST_SQUARE = 1e-90, LARGEST_SQUARE = 1e90, LEAST_CURV = 1e-60, LARGEST_CURV = 1e60;
 constexpr double LARGEST_TERM = 1e300;
 
@@ -111,7 +111,7 @@ Upstream<Real> upstream_of(const RowSet<T>& r, const void* grad, const Split<Rea
   else return {(Real)*(const typename Result<T>::type*)grad, {}};
 }
 
-// A gradient of a row out of range, by itself or added to what is there.
+// A gradient of a row out of range, stored or added to an earlier one.
 template <class T>
 void put_wide(T* out, bool adds, const Combination<Wide>& f, const RowSet<T>& r, const Split<Wide>& s, bool beyond) {
   if (!adds) return combine_wide(out, f, r, s, beyond, KEEP_DIRECTION);

@@ -1,7 +1,7 @@
 // Point sets as tiles of pairs take them: centred, with the scalars of each point.
 //
-// With centres o and p of two sets (any vectors serve; the nearer to the points, the less a product rounds),
-// k = sqrt(c), P = k|x| and Q = k|y|:
+// With centres o and p of two sets (any vectors give right results; the nearer they are to the points, the less a
+// product rounds), k = sqrt(c), P = k|x| and Q = k|y|:
 //
 //     u = k x - P o,   v = k y - Q p,   lateral = P Q - c x.y = t_x Q + P t_y - u.v,
 //     t_x = P (1 + o.p)/2 - k p.x
@@ -36,7 +36,7 @@ inline double cosh_minus_1(double a) {
   return 2 * half * half;
 }
 
-// What is done with rows of points, in the dtype that they are stored in; tiles are made of F.
+// The functions of rows of points, for the dtype in which they are stored; tiles have the type F.
 template <class F>
 struct PointReader {
   int64_t item;  // bytes
@@ -166,7 +166,7 @@ void find_centre(Side<F>& s, int64_t width) {
   for (int64_t j = 0; j < width && found; ++j) s.centre[j] = (F)(s.centre[j] / found);
 }
 
-// Fills what the tables tell of some rows, and u, if there is one.
+// Fills the scalars of some rows, from the tables, and u, if there is one.
 template <class F>
 void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t table_width, double c,
                   double typical) {
@@ -189,7 +189,7 @@ void prepare_rows(Side<F>& s, int64_t begin, int64_t end, int64_t width, int64_t
 template <class F>
 class GradientRow {
  public:
-  // `row` is room for a row.
+  // `row` is memory for one row.
   GradientRow(const PointReader<F>& reader, int64_t width, const F* G, double of_own, const void* own,
               const double* centre, double* row)
       : reader_(reader), width_(width), G_(G), of_own_(of_own), own_(own), row_(row), centre_(centre), x_(own), y_(own) {}
@@ -204,7 +204,7 @@ class GradientRow {
     x_ = x, y_ = y, of_ = of, split_ = split, has_points_ = true;
   }
 
-  // A row that leaves the range of its type keeps its direction; but for one that lies where G did.
+  // A row that leaves the range of its type keeps its direction, except one that is written over G.
   void finish(void* out) {
     add_terms(out);
     if (out == (const void*)G_ || reader_.is_finite(out, width_)) return;

@@ -2,8 +2,8 @@
 //
 //     lateral = P Q - c x.y,   chord = 2 sinh((b - a)/2),   z = cosh(kd) - 1 = lateral + chord^2/2
 //
-// as hypkernels/pairwise/closed_form.py derives them. Below the resolution of the tile's product the slope of a gap
-// is that at the resolution.
+// as hypkernels/pairwise/closed_form.py derives them. For pairs closer than the resolution of the tile's product the
+// slope of a gap is taken at the resolution.
 #pragma once
 #include "cone.h"
 #include "distance.h"
@@ -20,14 +20,14 @@ inline double epsilon_of(const double*) { return 0x1p-52; }
 inline vf at_least_tiny(vf q) { return larger(q, splat(1e-37f)); }
 inline vd at_least_tiny(vd q) { return larger(q, splat_wide(1e-300)); }
 
-// What a gap may take of one point: scalars of its side, and of rows or columns of a tile.
+// The scalars of points that a gap may use: of a side, and of rows or columns of a tile.
 template <class V>
 struct PointTerms {
   V P, A, inverse_A, apart, growth, shrink;  // apart: A less the typical one
 };
 
-// What comes of a pair whose logit has the weight 1: the slope W by z in dx_i = k (W v)_i + ..., the terms of
-// -c x_i and -c y_j, and those of the gradient by the curvature, once and by half.
+// The gradient of a pair whose logit has the weight 1: the slope W by z in dx_i = k (W v)_i + ..., the terms of
+// -c x_i and -c y_j, and those of the gradient by the curvature, which count once and half.
 template <class V>
 struct PairTerms {
   V slope, own_x, own_y, excess, radial;
