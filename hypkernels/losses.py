@@ -249,7 +249,7 @@ def _contrastive_losses(
     symmetric: Sequence[bool],
     precision: str | None,
 ) -> list[Tensor]:
-    """Of checked points and pairings."""
+    """The losses of checked points and pairings."""
     for one in symmetric or [True]:
         _check_contrastive_options(similarity, reduction, one, precision)
     if not pairings:

@@ -392,7 +392,7 @@ class PoincareBall(geoopt.PoincareBall):
 
 
 def _copy_of(name: str, value: float | Tensor) -> Tensor:
-    """A float32 or wider tensor of one positive element, which is nobody else's."""
+    """A copy as a float32 or wider tensor of one positive element."""
     tensor = torch.as_tensor(value).detach().clone()
     tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
     if tensor.numel() != 1 or not tensor.item() > 0:

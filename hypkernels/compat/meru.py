@@ -373,7 +373,7 @@ def _is_reference(mode: str, eps: float) -> bool:
 
 
 def _of_one_dtype(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """As PyTorch's arithmetic promotes them; what is no tensor is refused further on."""
+    """Both in the dtype to which PyTorch's arithmetic promotes them; other types are refused later."""
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype != y.dtype:
         dtype = torch.promote_types(x.dtype, y.dtype)
         return x.to(dtype), y.to(dtype)

@@ -167,7 +167,7 @@ def _time(x: Tensor, c: float | Tensor) -> Tensor:
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    """Of every row of ``x`` and every one of ``y``; a vector is one row, whose dimension is missing."""
+    """A function of all pairs of rows; a vector is one row and drops its dimension."""
     return x @ (y.mT if y.dim() > 1 else y)
 
 

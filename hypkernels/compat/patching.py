@@ -18,8 +18,8 @@ _in_force: dict[str, Patch] = {}
 class Patch:
     """What :func:`patch` did; also a context manager that undoes it.
 
-    ``replaced`` are the functions of the package that are this library's now, ``added`` those that it had
-    not, ``kept`` those that this library has not.
+    ``replaced`` are the functions of the package that are now this library's, ``added`` those that the
+    package lacked, ``kept`` those that this library lacks.
     """
 
     def __init__(self, module: ModuleType, mode: str) -> None:
@@ -55,7 +55,7 @@ class Patch:
                 delattr(self.module, name)
 
     def _exchange(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """In all loaded modules of the package: one may have imported a function by name."""
+        """Replace functions in all loaded modules of the package, which may have imported some by name."""
         exchanged = {id(before[name]): after[name] for name in self.replaced}
         for module in _modules_of(self.module.__name__.partition(".")[0]):
             for name, value in list(vars(module).items()):

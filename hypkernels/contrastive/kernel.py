@@ -258,7 +258,7 @@ class _Pairs:
         return tile_plan.blocks(len(self.x), len(self.y), tile, pair_bytes, self.plan.workspace_bytes)
 
     def log_sums(self, matrix: Logits, form: _Form) -> tuple[Tensor, Tensor]:
-        """Over the negatives of each row and of each column, float64; without meaning where not asked for."""
+        """Log-sum-exp over negatives of each row and each column, float64; undefined where not wanted."""
         tables = self.tables(matrix.gap, form)
         tile, other = self.plan.forward, self.plan.separate
         tile = tile._replace(rows=max(tile.rows, other.rows), columns=max(tile.columns, other.columns))

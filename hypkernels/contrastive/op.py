@@ -224,7 +224,7 @@ def _sum(before: Tensor | None, gradient: Tensor) -> Tensor:
 
 
 def rounded(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """To ``dtype``: a row that leaves its range keeps its direction, and is as long as the dtype allows."""
+    """The gradient in ``dtype``; a row out of range keeps its direction, as long as ``dtype`` allows."""
     largest = torch.finfo(dtype).max
     if gradient.numel() and torch.finfo(gradient.dtype).max > 2 * largest:
         longest = torch.linalg.vector_norm(gradient, math.inf, 1, keepdim=True)

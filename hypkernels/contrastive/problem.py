@@ -175,7 +175,7 @@ class Statistics(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """By the points, ``None`` if not asked for, in the logits' dtype; by each row's scale; by ``c``."""
+    """The gradients by points (or ``None``), in the logits' dtype; by each row's scale; by ``c``."""
 
     x: Tensor | None
     y: Tensor | None
@@ -301,7 +301,7 @@ class SoftmaxGradient(NamedTuple):
 def softmax_gradients(
     grad: Tensor, p: Problem, saved: Statistics, similarity: str, symmetric: bool
 ) -> list[SoftmaxGradient]:
-    """By each matrix of logits; ``grad`` is the upstream gradient of each row's loss."""
+    """The gradient by each matrix of logits; ``grad`` is the upstream gradient of each row's loss."""
     weights = grad.double() / (1 + symmetric)
     matrices = logit_matrices(similarity, symmetric)
     return [

@@ -166,7 +166,7 @@ class Tile:
 
 
 def _positives(p: Problem, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | int:
-    """Where pairs of a row and its target are in a tile: indices, or which diagonal."""
+    """The places of pairs of a row and its target in a tile: indices, or the number of a diagonal."""
     if p.targets is None:
         return rows.start - columns.start
     targets = p.targets[rows] - columns.start
@@ -215,7 +215,7 @@ def _dist_of(h: float) -> float:
 
 
 def _dist_by_curv(tile: Tile, by_gap: Tensor, power: float) -> Tensor:
-    """Of near pairs the difference cancels: for them a function without cancellation is used.
+    """The terms of the gradient by the curvature; for near pairs by a function that does not cancel.
 
     Either slope leaves the distance in ``value``.
     """
@@ -302,7 +302,7 @@ class GradientSums:
         self._add_by_h(tile, 1.0 if uniform is None else uniform)
 
     def _add_by_h(self, tile: Tile, factor: float) -> None:
-        """From ``2 h = A B - 1 - c x.y``, slopes by ``h`` being in ``tile.gradient``, less a ``factor``."""
+        """Add what ``2 h = A B - 1 - c x.y`` gives for slopes ``factor * tile.gradient`` by ``h``."""
         x, y, c = tile.x, tile.y, self.p.c
         A, B = x.scalars.A, y.scalars.A
         by_row = (tile.gradient @ y.sums).double().mul_(factor / 2)

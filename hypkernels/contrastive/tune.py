@@ -160,7 +160,7 @@ def random_problem(
 
 
 def table(plan: Plan) -> str:
-    """As the source of a plan."""
+    """The plan as Python source."""
     lines = [f"    {name}={value!r}," for name, value in plan._asdict().items()]
     return "\n".join(["Plan(", *lines, ")"])
 

@@ -68,7 +68,8 @@ def _horosphere(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor
 
 @repaired(points=2)
 def busemann_gradient(grad: Tensor, x: Tensor, direction: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By ``x``, ``(k x / A - w) / h``, and by the direction what is left of ``-x / h`` across it.
+    """The gradients: by ``x``, ``(k x / A - w) / h``; by the direction, the part of ``-x / h`` across
+    it.
 
     By ``c`` from ``1 - 1/(A h) = L^2 / (A h (1 + h^2)) + tanh(log(h))``: less the logarithm, it is a sum of
     terms of one sign wherever the value is negative, and elsewhere it cancels at a zero alone.

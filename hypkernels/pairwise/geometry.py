@@ -49,7 +49,7 @@ def point_scalars(points: Tensor, c: Tensor) -> PointScalars:
 
 
 def scalars_of_square(square: Tensor, c: Tensor) -> PointScalars:
-    """From ``|x|^2``, float64."""
+    """The scalars of points from ``|x|^2``, float64."""
     P2 = c * square
     P, A = torch.sqrt(P2), torch.sqrt(1 + P2)
     A_minus_1 = P2 / (1 + A)

@@ -406,7 +406,7 @@ def _tiles_with_near(pairs: _Pairs, tile: Tile) -> Tensor:
 
 
 def _blocks(pairs: _Pairs, pair_bytes: float) -> Iterator[tuple[slice, Block]]:
-    """As many matrices at a time as the workspace holds, or blocks of one."""
+    """Blocks: as many matrices at a time as the workspace holds, or parts of one matrix."""
     matrices, rows, columns = pairs.shape
     tile = pairs.plan.backward
     blocks = tile_plan.blocks(rows, columns, tile, pair_bytes, pairs.plan.workspace_bytes)

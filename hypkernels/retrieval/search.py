@@ -305,7 +305,7 @@ class _Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of distances."""
+        """The dtype of distances."""
         is_wide = torch.float64 in (self.queries.dtype, self.gallery.dtype)
         return torch.float64 if is_wide else torch.float32
 
@@ -326,7 +326,7 @@ class _Problem:
                 progress(first + len(rows), len(self.gallery))
 
     def z_of_pairs(self, query: Tensor, index: Tensor) -> Tensor:
-        """Of single pairs, a part of them at a time."""
+        """The ``z`` of single pairs, some of them at a time."""
         step = max(1, PIECE_BYTES // (8 * self.gallery.width))
         parts = [torch.empty(0, dtype=torch.float64, device=query.device)]
         for at in range(0, len(query), step):

@@ -97,7 +97,7 @@ def _path(variant: Variant, name: str) -> tuple[int, ...]:
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """From the kernel down to the device function that is at fault."""
+    """An error and its causes, from the kernel down to the device function that failed."""
     while error is not None:
         yield error
         error = error.__cause__

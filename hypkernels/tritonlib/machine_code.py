@@ -29,7 +29,7 @@ class Binary(NamedTuple):
 
 
 def read_binary(compiled: Any) -> Binary:
-    """From what ``triton.compile`` returns."""
+    """The binary of a result of ``triton.compile``."""
     shared = compiled.metadata.shared
     if assembly := compiled.asm.get("amdgcn"):
         registers = _number(r"\.vgpr_count:\s+", assembly)

@@ -193,7 +193,7 @@ def _opposite(lateral, extent):
 
 @triton.jit
 def _atan2(y, x):
-    """For ``y >= 0``; ``atan2(0, 0)`` is 0."""
+    """``atan2(y, x)`` for ``y >= 0``; ``atan2(0, 0)`` is 0."""
     size = tl.abs(x)
     larger = tl.maximum(size, y, propagate_nan=tl.PropagateNan.ALL)
     smaller = tl.minimum(size, y, propagate_nan=tl.PropagateNan.ALL)

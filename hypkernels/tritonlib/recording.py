@@ -101,7 +101,7 @@ def _parts(name: str, kind: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def _type(param: Any, value: Any, *, within: bool = False) -> Any:
-    """Of an argument or a part ``within`` one, which is specialised whatever the argument is."""
+    """The type of an argument, or of a part ``within`` one, which Triton always specialises."""
     if param.is_constexpr or value is None:
         return "constexpr"
     if isinstance(value, Tensor):

@@ -129,7 +129,7 @@ def _hypotenuse(s):
 
 @triton.jit
 def _asinhc_slope_near(w):
-    """By ``w = s^2 / (1 + s^2)``."""
+    """:func:`asinhc_slope` near 0, as a series in ``w = s^2 / (1 + s^2)``."""
     return -_odd_reciprocals(tl.minimum(w, 0.15), 3, 20) * (1.0 - w) * tl.sqrt(1.0 - w)
 
 

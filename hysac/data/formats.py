@@ -204,4 +204,4 @@ READERS: dict[str, Callable[[bytes], Iterator[Row]]] = {
     ".tsv": _of_text(_table),
     ".parquet": _parquet,
 }
-"""By a file's suffix what makes rows of its content."""
+"""The functions that make rows of a file's content, by its suffix."""

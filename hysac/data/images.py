@@ -25,7 +25,7 @@ UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
 )
-"""Of other images, those of phones and cameras among them: each is told as one that cannot be read."""
+"""Suffixes of image formats that are not read, such as those of phones and cameras: each is an error."""
 
 MAX_PIXELS = 64_000_000
 """The most pixels of an image by default; decoded they take 0.2 GB."""

@@ -336,7 +336,7 @@ class Scene:
 
     @property
     def mark_centre(self) -> tuple[float, float]:
-        """In pixels; the mark stays within :data:`MARK_RADIUS` of it along each axis."""
+        """The centre of the mark, in pixels; the mark is within :data:`MARK_RADIUS` of it."""
         return self._beside(8) + self.jitter[4], 24 + self.jitter[5]
 
     def render(self) -> np.ndarray:

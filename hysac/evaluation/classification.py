@@ -16,7 +16,7 @@ from hysac.scoring.operating_points import OperatingPoints
 def classification_report(
     items: Sequence[Labelled], distances: Sequence[float], points: OperatingPoints | None
 ) -> dict[str, Any]:
-    """By modality, and by category of what is unsafe.
+    """Rates and areas under curves, by modality and by category of what is unsafe.
 
     Args:
         items: labelled.

@@ -93,7 +93,7 @@ def retrieval_retention(
 
 
 def _hits(embeddings: Embeddings, query: str, correct: str, ks: Sequence[int]) -> dict[int, Tensor]:
-    """By ``k`` the probability that each query finds its partner."""
+    """The probability that each query finds its partner, by ``k``."""
     points = embeddings[query]
     targets = torch.arange(len(points), device=points.device)
     nearer, tied = rank_counts(points, embeddings[correct], targets, embeddings.curv)

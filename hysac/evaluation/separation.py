@@ -158,7 +158,7 @@ def _order(embeddings: Embeddings) -> dict[str, float]:
 
 
 def _angles(embeddings: Embeddings, min_radius: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each cone the exterior angles of its pairs, and the half-apertures."""
+    """The exterior angles of the pairs of each cone, and the half-apertures."""
     return {
         f"{apex}>{point}": (
             hk.oxy_angle(embeddings[apex], embeddings[point], embeddings.curv),
@@ -205,7 +205,7 @@ def _share(mask: Tensor) -> float:
 
 
 def _safe_top1(queries: Queries) -> dict[str, dict[str, float]]:
-    """By the name of each rule, and "" for none, the shares by mixed gallery."""
+    """The shares by mixed gallery, by the name of each rule and "" for no redirection."""
     embeddings = queries.embeddings
     shares: dict[str, dict[str, float]] = {name: {} for name in ("", *queries.rules)}
     for column in COLUMNS:

@@ -156,7 +156,7 @@ def _of_direction(
 
 
 def _shares(is_safe: Mapping[str, Tensor], rows: Tensor | None = None) -> dict[str, Any]:
-    """By rule the share of the queries, or of some ``rows`` of them, and its interval."""
+    """The share of the queries, or of some ``rows`` of them, and its interval, by rule."""
     mine = {name: one if rows is None else one[rows] for name, one in is_safe.items()}
     return {
         "safe_top1": {name: float(one.mean()) for name, one in mine.items()},

@@ -1,4 +1,4 @@
-"""From a model directory to a directory of graphs, each compared with the model before it is kept."""
+"""Exports a model directory to a directory of graphs, each compared with the model before it is kept."""
 
 from __future__ import annotations
 

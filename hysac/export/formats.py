@@ -89,7 +89,7 @@ FORMATS: Mapping[str, Format] = {
     "pt2": Format(".pt2", (), _write_program, _load_program),
     "aoti": Format(".aoti.pt2", (), _write_compiled, _load_compiled),
 }
-"""By the name that ``--format`` has for it."""
+"""The formats by their names for ``--format``."""
 
 
 def check_installed(name: str) -> None:

@@ -128,14 +128,14 @@ def _attach(module: nn.Module, tensor_name: str, update: LowRankUpdate) -> None:
 
 
 def _reduced(module: nn.Module, protocol: SupportsIndex) -> Any:
-    """For ``pickle``, and with it ``torch.save``."""
+    """``__reduce_ex__``, for ``pickle`` and ``torch.save``."""
     parts = _parts(module)
     # For other parametrizations PyTorch raises its own error.
     return nn.Module.__reduce_ex__(module, protocol) if parts is None else (_adapted_again, parts)
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> nn.Module:
-    """For ``copy.deepcopy``."""
+    """``__deepcopy__``, for ``copy.deepcopy``."""
     parts = _parts(module)
     if parts is None:
         return module.copied_by_pytorch(memo)

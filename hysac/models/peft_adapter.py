@@ -126,7 +126,7 @@ def _turned(update: Tensor, place: _Place, config: Mapping[str, Any]) -> Tensor:
 
 
 def _place(module: str, model: nn.Module, tower: Tower | None) -> _Place | None:
-    """Where a module's weight is; None for one that takes no part."""
+    """The place of a module's weight; None for a module that is left out."""
     own_text = "text." if hasattr(model, "text") else ""
     if tower is not None and module.startswith(("encoder.", "embeddings.")):
         module = f"{'vision' if tower == 'visual' else 'text'}_model.{module}"

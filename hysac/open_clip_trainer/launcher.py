@@ -76,7 +76,7 @@ class _Run:
         self._directory: Path | None = None  # set on the process that writes, once it trains
 
     def functions(self) -> dict[str, Any]:
-        """By the names in ``open_clip_train.main``."""
+        """The functions by their names in ``open_clip_train.main``."""
         functions = {
             "create_model_and_transforms": self.make_model,
             "create_loss": self.make_loss,

@@ -1,4 +1,4 @@
-"""Where each class of a model lies: the bounds that redirection goes by, and their file."""
+"""Statistics of each class's distances to the origin: the bounds for redirection, and their file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _check_positive(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class ClassBounds:
-    """Where one class lies: statistics of its distances to the origin.
+    """Statistics of the distances of one class to the origin.
 
     Attributes:
         low_05, up_95: 5th and 95th percentile, ``0 < low_05 <= up_95``.

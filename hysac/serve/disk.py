@@ -37,7 +37,7 @@ class Disk:
         self._axes[: len(axes)] = axes * signs
 
     def place(self, points: Tensor) -> list[tuple[float, float]]:
-        """Where points ``(N, D)`` lie."""
+        """The places of points ``(N, D)`` in the disk."""
         distances = hk.dist0(points.double(), self.curv)
         radii = torch.tanh(distances * math.sqrt(self.curv) / 2).clamp_max(_RIM)
         x, y = ((_directions(points) - self._middle) @ self._axes.T).unbind(-1)

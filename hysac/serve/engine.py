@@ -1,4 +1,4 @@
-"""From the items of a request to their points and scores."""
+"""Computes the points and scores of the items of a request."""
 
 from __future__ import annotations
 

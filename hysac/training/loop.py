@@ -447,7 +447,7 @@ class _Run:
             log.info("step %d/%d: %s, %.0f quadruplets/s", self.step, self.total_steps, summary, round(speed))
 
     def _share_of_long_texts(self, steps: int) -> float:
-        """Of this process's captions in the last steps those beyond the context; told of once."""
+        """The share of captions beyond the context in this process's last steps; warned of once."""
         share = self.long_texts * self.processes.world_size / (2 * steps * self.sampler.step_size)
         if share and not self.long_texts_told and self.processes.is_main:
             self.long_texts_told = True
@@ -492,7 +492,7 @@ class _Run:
             self._save_model(validation)
 
     def _forget_best(self) -> None:
-        """Of a run that goes on without its model: another one must be kept, if only a lesser one."""
+        """Forget the best validation of a run whose model is gone, so that a later model is kept."""
         if self.selection.best is not None and self.processes.is_main:
             log.info("the best model so far, of step %d, is not here", self.selection.best_step)
         self.selection = replace(self.selection, best=None, best_step=0)
@@ -700,7 +700,7 @@ _GONE = ("connection closed", "connection reset", "broken pipe", "connection ref
 
 
 def _of_lost_process(error: RuntimeError, seconds: float) -> OSError | None:
-    """What an error of Gloo or of NCCL tells of another process, if it does."""
+    """The error for a lost process, if that is what an error of Gloo or NCCL says."""
     told = str(error).lower()
     if "timed out" in told or "timeout" in told:
         return TimeoutError(f"another process did not answer within --dist-timeout {seconds:g} s: {error}")

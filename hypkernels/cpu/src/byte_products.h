@@ -7,10 +7,10 @@
 
 namespace {
 
-constexpr float ROUNDS = 12582912.0f;  // 1.5 2^23: added and subtracted again, it leaves a whole number
-constexpr int64_t BYTE_ROWS = 12, BYTE_COLUMNS = 32;  // of a product that registers hold
+constexpr float ROUNDS = 12582912.0f;  // 1.5 2^23: adding and subtracting it rounds to a whole number
+constexpr int64_t BYTE_ROWS = 12, BYTE_COLUMNS = 32;  // the size of a product that registers hold
 
-constexpr int64_t WIDEST_BYTES = 1 << 15;           // of which sums are an int32
+constexpr int64_t WIDEST_BYTES = 1 << 15;           // up to this width sums fit an int32
 
 inline bool multiplies_bytes() {
 #if defined(__AVX512F__)
