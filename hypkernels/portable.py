@@ -1,9 +1,10 @@
 """The lift of a model's features in plain PyTorch, for graphs that leave PyTorch.
 
-The functions of :mod:`hypkernels.lorentz` are operators of their own, which exporters cannot translate,
-and compute in float64, where onnxruntime has no ``Sinh``. What is here is made of products, a norm, ``sinh``
-and a quotient, all float32, which runtimes compute to a few units in the last place. It has no ``expm1``,
-``log1p`` or ``atanh``: exporters and compilers write these by ``exp`` and ``log``, which cancel near zero.
+The functions of :mod:`hypkernels.lorentz` are custom operators, which exporters cannot translate, and
+compute in float64, where onnxruntime has no ``Sinh``. The lift here consists of products, a norm,
+``sinh`` and a quotient, all float32, which runtimes compute to a few units in the last place. It has no
+``expm1``, ``log1p`` or ``atanh``: exporters and compilers write these by ``exp`` and ``log``, which
+cancel near zero.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Small enough to be its own hyperbolic sine, and a normal number in float32.
+# A number that equals its hyperbolic sine in float32, and is a normal number there.
 _TINY = 1e-30
 
 

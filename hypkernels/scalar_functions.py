@@ -1,4 +1,4 @@
-"""Functions of one real variable that the closed forms need and PyTorch lacks: no cancellation at zero."""
+"""Functions of one real variable that PyTorch lacks, for the closed forms: nothing cancels at zero."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from math import factorial
 import torch
 from torch import Tensor
 
-# Truncated after the term that falls below 1e-17 of the sum at the switch-over argument.
+# The series up to the term that is below 1e-17 of the sum, at the argument where the series ends.
 _SINHC_SLOPE_TERMS = [(2 * j + 2) / factorial(2 * j + 3) for j in range(13)]
 _ATANH_EXCESS_TERMS = [1 / (2 * j + 3) for j in range(20)]
 
-# Small enough to be its own hyperbolic sine; what is smaller is, too.
+# This number and all smaller ones equal their hyperbolic sines.
 _TINY = 1e-100
 
 

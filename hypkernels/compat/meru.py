@@ -1,8 +1,8 @@
 """The ``lorentz.py`` of MERU, HyCoCLIP, HySAC, ATMG, UNCHA, PHyCLIP and HAC, with this library's formulas.
 
-``from hypkernels.compat import meru as L`` in place of ``from meru import lorentz as L`` is all that a model
-changes: every name, its arguments in order, defaults and shapes are theirs. Points are space components, the
-curvature is ``-curv``. A model with ``N`` factors of its own curvatures has points ``(B, N, D)`` and
+A model changes one line, ``from meru import lorentz as L``, to ``from hypkernels.compat import meru as L``.
+Names, order of arguments, defaults and shapes are those of the packages. Points are space components, the
+curvature is ``-curv``. A model of ``N`` factors with their own curvatures has points ``(B, N, D)`` and
 curvatures ``(N,)``, ``(N, 1)`` or ``(1, N, 1)``.
 
 ``mode="stable"``, the default, computes as :mod:`hypkernels.lorentz` does and takes ``eps`` without using
@@ -57,10 +57,10 @@ def pairwise_inner(
     """Lorentz inner product of every pair: :func:`hypkernels.pairwise_inner`.
 
     Args:
-        x: space components ``(B1, D)``, or one point ``(D,)`` whose dimension is missing in the result.
+        x: space components ``(B1, D)``, or one point ``(D,)``, whose dimension the result lacks.
         y: space components ``(B2, D)`` or ``(D,)``.
         curv: positive, a float or a tensor of one element.
-        eps: taken everywhere for the sake of its users; only ``mode="reference"`` uses it.
+        eps: accepted for compatibility; only ``mode="reference"`` uses it.
         mode: ``"stable"`` or ``"reference"``.
 
     Returns:
@@ -180,7 +180,7 @@ def oxy_angle(
 ) -> Tensor:
     """Exterior angle at ``x`` in the triangle origin, ``x``, ``y``, ``(...)``: :func:`hypkernels.oxy_angle`.
 
-    For ``y = x`` it is 0, where published code gives ``pi/2`` or what rounding makes of it. ``x`` and ``y``
+    For ``y = x`` it is 0; published code gives ``pi/2`` or a rounding error. ``x`` and ``y``
     are ``(..., D)`` with leading dimensions that broadcast; other arguments and errors are those of
     :func:`half_aperture`. HySAC's own default of ``eps`` is 1e-5.
     """
@@ -312,8 +312,9 @@ def half_aperture_withroot(
 ) -> Tensor:
     """Half-aperture at ``x`` of cones that open away from ``root`` instead of the origin.
 
-    HySAC calls it and defines it nowhere. ``asin(2 K / sinh(sqrt(c) d(root, x)))``: the half-aperture after
-    the isometry :func:`hypkernels.translation.to_origin`, and :func:`half_aperture` itself for a root of 0.
+    HySAC's code calls this function and does not define it. Here it is
+    ``asin(2 K / sinh(sqrt(c) d(root, x)))``, the half-aperture after the isometry
+    :func:`hypkernels.translation.to_origin`; with a root of 0 it is :func:`half_aperture`.
 
     Args:
         x: space components of the apexes, ``(..., D)``.

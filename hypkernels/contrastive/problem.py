@@ -1,11 +1,10 @@
 """What implementations of the contrastive loss share: inputs, results, and everything row-wise.
 
 With ``l_ij`` the logits and ``t_i`` the target of row ``i``, the loss of row ``i`` is
-``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The logits of positives, ``l_{i
-t_i}``, come from exact row-wise formulas and stay out of the sum: a loss far below the rounding of the
-logits keeps its digits, as do its gradients. An implementation computes what needs all pairs: the
-log-sum-exp over the negatives, and their part of the gradients. Numbers per row and per column are
-float64.
+``softplus(logsumexp_{j != t_i} l_ij - l_{i t_i})``, and so for columns. The logits of positives
+come from exact row-wise formulas and stay out of the sum: a loss far below the rounding of the logits
+keeps its digits, as do its gradients. An implementation computes what needs all pairs: the log-sum-exp
+over the negatives, and their part of the gradients. Numbers per row and per column are float64.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ class Side(NamedTuple):
 
     ``centre``, ``(D,)``, is the direction in which the points lie. Results are right with any vector;
     the nearer it is to the points, the smaller are the rounding errors of a product of matrices.
-    ``square`` and ``along`` are ``|x|^2`` and the product of ``x`` with the other set's centre, ``(M,
-    1)``. All other numbers per point are computed from these when they are needed: stored for all
+    ``square`` and ``along``, each ``(M, 1)``, are ``|x|^2`` and ``x`` times the other set's centre. All
+    other numbers per point are computed from these when they are needed: stored for all
     points, they would take most of the memory.
     """
 

@@ -19,8 +19,7 @@ from hypkernels.smooth_geometry import NEAR_ORIGIN, asinhc_of_square, sqrt_or_0,
 
 
 class Pairs(NamedTuple):
-    """``x_sq`` and ``A`` are ``(..., M, 1)``, ``y_sq`` and ``B`` are ``(..., 1, N)``, all others ``(...,
-    M, N)``.
+    """``x_sq, A`` are ``(..., M, 1)``, ``y_sq, B`` are ``(..., 1, N)``, all others ``(..., M, N)``.
 
     ``lateral = |x||y| - x.y`` and ``M = z/c`` with ``z = cosh(kd) - 1``.
     """

@@ -19,8 +19,7 @@ class Cones(NamedTuple):
 class Block(NamedTuple):
     """Queries that go through the gallery together.
 
-    ``query_groups``: the group that each query searches, ``(B,)`` int64, or a mask of its groups, ``(B,
-    G)``.
+    ``query_groups``: the group that each query searches, ``(B,)`` int64, or masks of groups, ``(B, G)``.
     """
 
     queries: Tensor

@@ -76,10 +76,10 @@ class _Tiles(PairSearch):
         return _Tile(piece.first + place.start, y, least, most, open)
 
     def _beyond_cone(self, least: Tensor, y: Side) -> Tensor:
-        """Pairs whose angle at the apex is certainly too wide: ``h_y - h_x - A z < cos(aperture) P
-        sinh(kd)``.
+        """Pairs whose angle at the apex is certainly too wide.
 
-        This holds for apertures up to a right angle: the left side less the right falls as ``z`` grows.
+        They have ``h_y - h_x - A z < cos(aperture) P sinh(kd)``. The test is for apertures up to a right
+        angle: there the left side less the right falls as ``z`` grows.
         """
         x = self.x
         at_query = self.cones is not None and self.cones.at_query

@@ -10,8 +10,8 @@ The nearest points have the largest inner products with the query whose time coo
 is exact if all products are taken, but graphs and clusters by inner product may find almost none of
 them. Adapters give the engine vectors whose L2 order is that of hyperbolic distance
 (:mod:`~hypkernels.retrieval.engines.transforms`), re-rank its proposals exactly, and measure their
-recall when they are built. docs/engines.md has measurements; ``python -m hypkernels.retrieval.recall
-EMBEDDINGS`` measures yours.
+recall when they are built. docs/engines.md has measurements;
+``python -m hypkernels.retrieval.recall EMBEDDINGS`` measures your points.
 
 Each engine's package is an extra, imported when an engine is made.
 """
