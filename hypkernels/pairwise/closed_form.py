@@ -78,7 +78,7 @@ def _inner_gradient(weight: Tensor, inner: Tensor, tile: PairTile) -> TileGradie
 def _z_gradient(slope: Tensor, curv_weight: Tensor, tile: PairTile) -> TileGradient:
     """The gradient from ``slope``, the weighted derivative by ``z``.
 
-    For the curvature ``c dz/dc = z - (A - B)^2 / (2 A B)``.
+    By the curvature, ``c dz/dc = z - (A - B)^2 / (2 A B)``.
 
     ``curv_weight`` is the rest of the derivative by ``log c``, with that first term ``slope z`` included.
     """
