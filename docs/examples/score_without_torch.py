@@ -128,8 +128,12 @@ def main():
     args = parser.parse_args()
     scorer = Scorer(args.directory, ".int8.onnx" if args.int8 else ".onnx")
     for path in args.images:
-        with Image.open(path) as image:
-            print(json.dumps({"item": path, **scorer("image", image)}))
+        try:
+            with Image.open(path) as image:
+                told = scorer("image", image)
+        except (OSError, SyntaxError, ValueError) as error:  # of one file; the others are scored
+            told = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"item": path, **told}))
     for text in args.text:
         print(json.dumps({"item": text, **scorer("text", text)}))
 

@@ -22,7 +22,7 @@ IMAGE_COLUMNS = (
     *("safe_image", "unsafe_image"),
 )
 TEXT_COLUMNS = ("caption", "text", "prompt", "title", "description", "safe_caption", "unsafe_caption")
-"""The columns of a manifest that are scored where none are named."""
+"""The columns of a manifest that are scored where none are named, in any case and with blanks around them."""
 
 TEXT_SUFFIX = ".txt"
 
@@ -119,8 +119,9 @@ class Columns:
             raise ValueError(f"{path} has no column {first_few(missing)}; it has {first_few(there, 20)}")
         if asked:
             return asked
-        usual = [(column, "image") for column in IMAGE_COLUMNS if column in there]
-        usual += [(column, "text") for column in TEXT_COLUMNS if column in there]
+        kinds = {**dict.fromkeys(IMAGE_COLUMNS, "image"), **dict.fromkeys(TEXT_COLUMNS, "text")}
+        named = [(column, column.strip().lower()) for column in there]
+        usual = [(column, kind) for name, kind in kinds.items() for column, plain in named if plain == name]
         if not usual:
             raise ValueError(
                 f"{path} has none of the columns {', '.join(IMAGE_COLUMNS + TEXT_COLUMNS)}; it has "

@@ -376,6 +376,18 @@ def test_pixels_are_those_of_the_transform(script, cfg):
         np.testing.assert_array_equal(found[0], transform(image).numpy())
 
 
+@pytest.mark.slow
+def test_the_script_scores_what_can_be_read(made, script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.png").write_bytes(b"junk")
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
+    files = [str(tmp_path / name) for name in ("broken.png", "black.png")]
+    monkeypatch.setattr(sys, "argv", ["score", str(made / "out"), *files])
+    script.main()
+    broken, black = map(json.loads, capsys.readouterr().out.splitlines())
+    assert broken["error"].startswith("UnidentifiedImageError: ")
+    assert black["distance"] > 0
+
+
 def test_pictures_of_every_mode_are_those_of_the_transform(script):
     generator = np.random.default_rng(0)
     grey = generator.integers(0, 65536, (20, 30), dtype=np.uint16)

@@ -81,6 +81,11 @@ def test_a_manifest_of_usual_and_of_named_columns(folder):
         find_items([str(path)], image_root="gone")
     with pytest.raises(ValueError, match="has no column gone; it has image, caption, note"):
         find_items([str(path)], image_columns=["gone"])
+    path.write_text("Image, caption\n0.png, a dog\n")
+    assert [(item.name.rpartition(":")[2], item.modality) for item in find_items([str(path)])] == [
+        ("Image", "image"),
+        (" caption", "text"),
+    ]
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"none of the columns image, .*; it has a, b"):
         find_items([str(path)])
