@@ -185,6 +185,16 @@ def test_curvatures(backend, curv):
     assert_nearest(retrieval.topk(queries, gallery, 5, curv), nearest(queries, gallery, 5, c))
 
 
+@pytest.mark.parametrize("curv", [1e-60, 1e60])
+def test_points_of_ordinary_distances_at_extreme_curvatures(backend, curv):
+    """``sqrt(c)|x|`` is in the range of products, ``c|x|`` or ``|y|`` is not."""
+    queries, gallery = (points(*shape, curv=1) / curv**0.5 for shape in ((MANY, 12), (300, 12)))
+    wanted = all_pairs(hk.elementwise_dist, queries, gallery, curv).topk(5, largest=False)
+    found = retrieval.topk(queries, gallery, 5, curv)
+    torch.testing.assert_close(found.distances.double(), wanted.values, rtol=1e-6, atol=0)
+    assert (found.indices == wanted.indices).double().mean() > 0.99
+
+
 def test_layouts_do_not_show(backend):
     queries, gallery = points(MANY, 32), points(300, 32, seed=1)
     wanted = retrieval.topk(queries, gallery, 5, CURV)
