@@ -122,6 +122,8 @@ def test_a_run_goes_on_with_the_model_and_the_thresholds_that_it_began_with(
             score(*arguments)
     part = tmp_path / "scores.csv.part"
     before = part.read_bytes()
+    assert score(*arguments, "--image-root", tmp_path, "--resume") == 2  # rows of a manifest keep their names
+    assert "holds scores of another model, or of other settings" in capsys.readouterr().err
     for change in (
         lambda: calibrate(model_dir, text=9.0),
         lambda: (model_dir / "safety.json").unlink() or make_model(model_dir, seed=1),
