@@ -98,3 +98,7 @@ if not TYPE_CHECKING:
         if name in _MODULES:
             return importlib.import_module(f"hypkernels.{name}")
         raise AttributeError(f"module 'hypkernels' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

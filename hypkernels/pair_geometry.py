@@ -81,7 +81,9 @@ def split_along(x: Tensor, y: Tensor) -> Split:
     fine = ratio(dot(rest, x), x_sq)
     n = rest.addcmul_(fine, x, value=-1)
     n_sq = norm(n).square_()
-    n_sq = n_sq.masked_fill_(n_sq <= ROUNDING_NOISE * (n_sq + fine * fine * x_sq), 0)
+    of_rest = n_sq + fine * fine * x_sq
+    n_sq = n_sq.masked_fill_(n_sq <= ROUNDING_NOISE * of_rest, 0)
+    n_sq = n_sq + (of_rest - of_rest)  # NaN where that overflows: beyond the range
     return Split(x_sq, coarse + fine, (coarse - 1) + fine, n_sq, n)
 
 

@@ -106,4 +106,5 @@ if not TYPE_CHECKING:  # which knows the names that there are
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    packages = (module.partition(".")[0] for module in _MODULES)
+    return sorted({*globals(), *__all__, *packages})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypkernels.pair_geometry import ratio, split_along
 from hypkernels.scalar_functions import asinhc_slope
-from hypkernels.wide import marked, repaired, unless, within
+from hypkernels.wide import marked, repaired, resolved, unless, within
 
 
 class Horosphere(NamedTuple):
@@ -51,7 +51,7 @@ busemann_by_sums = marked(lambda *numbers: _value(_horosphere(*numbers)))
 
 
 def _horosphere(x_sq: Tensor, alpha: Tensor, alpha_minus_1: Tensor, n_sq: Tensor, c: Tensor) -> Horosphere:
-    norm_sq = alpha * alpha * x_sq + n_sq  # of the direction
+    norm_sq = resolved(alpha * alpha * x_sq + n_sq, alpha)  # of the direction
     of_n = ratio(1.0, torch.sqrt(norm_sq))
     of_x = alpha * of_n
     sine_sq = torch.where(norm_sq == 0, 1.0, n_sq * of_n * of_n)

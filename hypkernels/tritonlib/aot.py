@@ -262,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     variants = [variant for name, variant in _variants().items() if options.only in name]
+    if not variants:
+        parser.error(f"--only {options.only}: no kernel has that in its name")
     compiled = compile_all(variants, workers=options.workers, progress=_print_progress)
     if options.report:
         print(markdown(compiled))

@@ -128,7 +128,7 @@ def add_labelled(parser: argparse.ArgumentParser, of: str = "data") -> None:
             metavar="ITEMS",
             help=f"items that are {label}: images, folders, texts, globs; of labelled data the {label} ones",
         )
-    group.add_argument("--image-root", metavar="DIR", help="what image paths of LABELLED are relative to")
+    group.add_argument("--image-root", metavar="DIR", help="what image paths of tables are relative to")
 
 
 def add_redirection(parser: argparse.ArgumentParser) -> Any:

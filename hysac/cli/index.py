@@ -121,7 +121,7 @@ def _build(args: argparse.Namespace) -> int:
         return _fill(args, index, scorer, items)
     except BaseException:  # an empty index in the way of the next try
         if not len(index):
-            shutil.rmtree(index.path)
+            shutil.rmtree(index.path.resolve(), ignore_errors=True)  # the error to be told is the first
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def _made_with(args: argparse.Namespace) -> dict[str, Any]:
         **{path.name: sha256_of(path) if path.is_file() else None for path in files},
         "threshold": args.threshold,
         "background": args.background,
+        "image_root": None if args.image_root is None else os.path.abspath(args.image_root),
     }
 
 

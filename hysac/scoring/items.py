@@ -165,10 +165,16 @@ def _of_folder(folder: Path) -> list[Item]:
         for name in sorted(names)
         if not name.startswith(".")
     ]
-    found = [path for path in files if path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)]
+    found, others = [], Counter[str]()
+    for path in files:
+        suffix = path.suffix.lower()
+        if suffix in (*SUFFIXES, *UNREAD_SUFFIXES):
+            found.append(path)
+        else:
+            others[suffix or "no suffix"] += 1
     if not found:
         raise ValueError(f"{folder} has no images, whose names end in {', '.join(SUFFIXES)}")
-    if others := Counter(path.suffix.lower() or "no suffix" for path in files if path not in set(found)):
+    if others:
         kinds = first_few([f"{count} {suffix}" for suffix, count in others.most_common()])
         log.info("%s: what is no image by its name is left out: %s", folder, kinds)
     return [Item(str(path), "image", path) for path in found]

@@ -16,7 +16,7 @@ from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES, ImageFile
 from hysac.data.manifest import CAPTIONS, IMAGES, Quadruplet, check_text, manifest_of_rows
 from hysac.data.prompt_sets import Layout, known_layouts, layout_of
 from hysac.data.shards import holds_quadruplets, is_shards, load_shards
-from hysac.scoring.items import IMAGE_COLUMNS, TEXT_COLUMNS, TEXT_SUFFIX, find_items, items_of_rows
+from hysac.scoring.items import IMAGE_COLUMNS, TEXT_COLUMNS, TEXT_SUFFIX, Columns, find_items, items_of_rows
 
 LABELS: Mapping[str, bool] = {
     **dict.fromkeys(("unsafe", "1", "true", "yes", "nsfw", "harmful"), True),
@@ -56,7 +56,7 @@ def load_labelled(path: str, *, image_root: str | None = None, label: bool | Non
             folder, or a file such as ``safe.txt``; a folder below ``unsafe`` is a category. With ``label``
             also what has no labels: an image, a folder, a text file with one caption a line, a manifest,
             shards. A glob is each of the tables and text files that it names, or all of its images.
-        image_root: what image paths of a labelled file are relative to; by default the file's folder.
+        image_root: what image paths of a table are relative to; by default the table's folder.
         label: True for the unsafe items alone, False for the safe ones. Where ``path`` has no labels, all
             items have this one; the unsafe ones are of the category that its name tells, without suffix.
 
@@ -78,7 +78,7 @@ def load_labelled(path: str, *, image_root: str | None = None, label: bool | Non
     rows = read_rows(Path(path)) if is_table else None
     found = _labelled(path, rows, image_root)
     if found is None:
-        return _unlabelled(path, rows, label)
+        return _unlabelled(path, rows, label, image_root)
     chosen = [item for item in found if label is None or item.is_unsafe == label]
     if not chosen:
         raise ValueError(f"{path} has no {'unsafe' if label else 'safe'} item")
@@ -156,7 +156,9 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row.fields))
 
 
-def _unlabelled(path: str, rows: Sequence[Row] | None, label: bool | None) -> list[Labelled]:
+def _unlabelled(
+    path: str, rows: Sequence[Row] | None, label: bool | None, image_root: str | None
+) -> list[Labelled]:
     if label is None and not (os.path.lexists(path) or glob.glob(path)):
         raise FileNotFoundError(f"{path} does not exist")
     if label is None:
@@ -166,7 +168,8 @@ def _unlabelled(path: str, rows: Sequence[Row] | None, label: bool | None) -> li
             "folder with safe and unsafe in it"
             + ("" if rows is None else f". A table with labels has the columns item and label, not {there}")
         )
-    items = find_items([path]) if rows is None else items_of_rows(Path(path), rows)
+    columns = Columns(root=None if image_root is None else Path(image_root))
+    items = find_items([path]) if rows is None else items_of_rows(Path(path), rows, columns)
     if faults := [f"{item.name}: {item.fault}" for item in items if item.fault is not None]:
         raise ValueError(f"{len(faults)} of {len(items)} items cannot be read: {first_few(faults)}")
     source = Path(path).stem if label else ""

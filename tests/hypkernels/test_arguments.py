@@ -204,8 +204,10 @@ def test_numbers_that_are_left_out(module):
                 assert parameter.default == expected, (name, parameter)
 
 
-def test_modules_are_attributes_that_are_imported_when_used():
+def test_modules_are_attributes_that_are_imported_when_used(monkeypatch):
     for name in hk._MODULES:
+        monkeypatch.delattr(hk, name, raising=False)
+        assert name in dir(hk), "for who completes a name with Tab"
         assert hk.__getattr__(name).__name__ == f"hypkernels.{name}"
     with pytest.raises(AttributeError, match="'hypkernels' has no attribute 'no_such_name'"):
         hk.no_such_name  # noqa: B018

@@ -96,6 +96,20 @@ def test_second_derivatives_where_there_is_no_direction():
     assert not any(one.any() for one in (hessian[0][1], *hessian[1]))
 
 
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+@pytest.mark.parametrize("length", [5e-324, 1e-250, 1e-150, 1e150, 1e250])
+def test_directions_of_every_length_have_a_direction(length, backend):
+    """Even if the square of their length is 0 or infinite in float64."""
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    short = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    with hk.use_backend(backend):
+        out, by_x, _, by_curv = gradients(x, length * short)
+        expected = gradients(x, short)
+    torch.testing.assert_close(out, expected[0], rtol=1e-14, atol=0)
+    torch.testing.assert_close(by_x, expected[1], rtol=1e-14, atol=0)
+    torch.testing.assert_close(by_curv, expected[3], rtol=1e-14, atol=1e-16)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_length_of_a_direction_does_not_matter(dtype):
     """Its powers of two leave the same bits; the gradient goes with the inverse."""

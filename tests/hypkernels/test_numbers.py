@@ -47,6 +47,7 @@ PLACES = {
     "huge and tiny": (1e300 * X, 1e-300 * Y, 0.4),
     "tiny and moderate": (1e-250 * X, Y, 1.0),
     "moderate and tiny": (X, 1e-250 * Y, 1.0),
+    "moderate and huge, at a right angle": (row(1.0, 0.0), row(0.0, 1e200), 1.0),
     "a tiny angle": (row(1.0, 0.0), row(2.0, 1e-200), 1.0),
     "strongly curved": (X, Y, 1e300),
     "strongly curved and far": (1e200 * X, 1e250 * Y, 1e300),

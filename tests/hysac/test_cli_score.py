@@ -122,6 +122,8 @@ def test_a_run_goes_on_with_the_model_and_the_thresholds_that_it_began_with(
             score(*arguments)
     part = tmp_path / "scores.csv.part"
     before = part.read_bytes()
+    assert score(*arguments, "--image-root", tmp_path, "--resume") == 2  # rows of a manifest keep their names
+    assert "holds scores of another model, or of other settings" in capsys.readouterr().err
     for change in (
         lambda: calibrate(model_dir, text=9.0),
         lambda: (model_dir / "safety.json").unlink() or make_model(model_dir, seed=1),
@@ -242,6 +244,13 @@ def test_nothing_that_can_be_read_is_an_error(model_dir, tmp_path, capsys):
         told = capsys.readouterr().err
         assert "none of the 22 items could be read" in told
         assert "and 2 more that could not be read" in told
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert (
+        main([*map(str, ["index", "build", "--model-dir", model_dir, files[0], "--out", tmp_path / "link"])])
+        == 2
+    )
+    assert "none of the 1 items could be read" in capsys.readouterr().err
     assert (tmp_path / "s.csv").read_text().count("cannot be read") == 22
     assert not (tmp_path / "i.index").exists()
 

@@ -248,6 +248,11 @@ class TestLabelsInNames:
         with pytest.raises(ValueError, match="has no labels"):
             load_labelled(str(tmp_path / "x.tar"))
 
+    def test_images_of_a_manifest_without_labels_start_at_the_root(self, tmp_path):
+        (tmp_path / "unsafe.csv").write_text("image\na.png\n")
+        (item,) = load_labelled(str(tmp_path / "unsafe.csv"), image_root=str(tmp_path.parent), label=True)
+        assert item.content == tmp_path.parent / "a.png"
+
     def test_no_image_root(self, tmp_path):
         with pytest.raises(NotADirectoryError, match="image_root gone is not a folder"):
             load_labelled(str(written(tmp_path, "I2P")), image_root="gone")

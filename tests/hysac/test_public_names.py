@@ -21,8 +21,10 @@ def test_every_name_is_what_a_type_checker_takes_it_for():
     assert set(hysac.__all__) <= set(dir(hysac))
 
 
-def test_modules_are_attributes():
+def test_modules_are_attributes(monkeypatch):
     assert hysac.plots.__name__ == "hysac.plots"
+    monkeypatch.delattr(hysac, "models", raising=False)
+    assert "models" in dir(hysac), "for who completes a name with Tab"
 
 
 def test_no_such_name():

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import PurePath
 
 import pytest
 from PIL import Image
@@ -42,6 +43,16 @@ def test_what_a_folder_has_beside_images_is_told(folder, caplog):
     assert names(items) == ["0.png", "1.png", "2.png", "phone.HEIC", "0.png"]
     (told,) = caplog.messages
     assert told == f"{folder / 'photos'}: what is no image by its name is left out: 1 .md, 1 .mp4"
+
+
+def test_a_file_of_a_folder_is_not_compared_with_all_others(tmp_path, monkeypatch):
+    for number in range(100):
+        (tmp_path / f"{number}.png").touch()
+    hashed = []
+    real = PurePath.__hash__
+    monkeypatch.setattr(PurePath, "__hash__", lambda path: hashed.append(path) or real(path))
+    assert len(find_items([str(tmp_path)])) == 100
+    assert len(hashed) < 1000
 
 
 def test_a_glob(folder):

@@ -320,6 +320,12 @@ def test_report_is_a_markdown_table():
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_no_kernel_of_that_name(capsys):
+    with pytest.raises(SystemExit):
+        aot.main(["--update", "--only", "conee"])
+    assert "--only conee: no kernel has that in its name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_for_a_terminal(monkeypatch, capsys, terminal):
     name = "contrastive.add_product[float16,dist,sm_90]"
