@@ -458,6 +458,7 @@ class TestRefusals:
         monkeypatch.setattr(cpp_builder, "get_cpp_compiler", absent)
         self.refused(made, tmp_path, FileNotFoundError, "aoti needs a C\\+\\+ compiler", formats=["aoti"])
 
+    @pytest.mark.slow
     def test_a_directory_that_is_there(self, made, capsys):
         before = (made / "out" / "export.json").read_bytes()
         assert main(["export", "--model-dir", str(made / "model"), "--out", str(made / "out")]) == 2
