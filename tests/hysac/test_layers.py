@@ -25,6 +25,7 @@ LAYERS = (
     ("serve",),
     ("demonstration",),
     ("cli",),
+    ("__main__",),
 )
 PLACE = {name: place for place, names in enumerate(LAYERS) for name in names}
 
