@@ -10,7 +10,7 @@ from typing import Any
 from hysac.cli.command import Command
 from hysac.cli.flags import add_engine_use, add_scorer
 from hysac.cli.inputs import load_scorer, open_index
-from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES
+from hysac.data.images import NAMED_SUFFIXES
 from hysac.files import check_writable
 from hysac.index import POLICIES, Hit, Index, redirection_path, search
 from hysac.index.search import Redirection
@@ -131,7 +131,7 @@ def _open(args: argparse.Namespace) -> tuple[Index, SafetyScorer, dict[str, Any]
     if args.show is not None:
         check_writable(Path(args.show))
     index = open_index(args)
-    is_image = Path(args.query).suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
+    is_image = Path(args.query).suffix.lower() in NAMED_SUFFIXES
     return index, load_scorer(args), {"image" if is_image else "text": args.query}
 
 

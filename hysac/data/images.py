@@ -27,6 +27,9 @@ UNREAD_SUFFIXES = (
 )
 """Suffixes of image formats that are not read, such as those of phones and cameras: each is an error."""
 
+NAMED_SUFFIXES = (*SUFFIXES, *UNREAD_SUFFIXES)
+"""Suffixes of what is an image by its name, whether it can be read or not."""
+
 MAX_PIXELS = 64_000_000
 """The most pixels of an image by default; decoded they take 0.2 GB."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hysac.data.formats import READERS, Row, first_few, read_rows
-from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES, ShardMember
+from hysac.data.images import NAMED_SUFFIXES, SUFFIXES, ShardMember
 from hysac.data.shards import expand
 from hysac.data.tar import Damage, entries
 
@@ -147,7 +147,7 @@ def _of_input(name: str, columns: Columns) -> list[Item]:
 
 def _of_file(path: Path, columns: Columns) -> list[Item]:
     suffix = path.suffix.lower()
-    if suffix in (*SUFFIXES, *UNREAD_SUFFIXES):
+    if suffix in NAMED_SUFFIXES:
         return [Item(str(path), "image", path)]
     if suffix == TEXT_SUFFIX:
         return _of_lines(str(path), _lines_of(path))
@@ -168,7 +168,7 @@ def _of_folder(folder: Path) -> list[Item]:
     found, others = [], Counter[str]()
     for path in files:
         suffix = path.suffix.lower()
-        if suffix in (*SUFFIXES, *UNREAD_SUFFIXES):
+        if suffix in NAMED_SUFFIXES:
             found.append(path)
         else:
             others[suffix or "no suffix"] += 1
@@ -231,7 +231,7 @@ def _of_shard(shard: Path) -> Iterator[Item]:
             continue
         name = entry.name.rpartition("/")[2]
         suffix = "." + name.rpartition(".")[2].lower()
-        if name.startswith(".") or suffix not in (*SUFFIXES, *UNREAD_SUFFIXES, TEXT_SUFFIX):
+        if name.startswith(".") or suffix not in (*NAMED_SUFFIXES, TEXT_SUFFIX):
             continue
         where, modality = f"{shard}:{entry.name}", "text" if suffix == TEXT_SUFFIX else "image"
         if entry.member is None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from hysac.data.formats import READERS, Row, first_few, read_rows
-from hysac.data.images import SUFFIXES, UNREAD_SUFFIXES, ImageFile
+from hysac.data.images import NAMED_SUFFIXES, ImageFile
 from hysac.data.manifest import CAPTIONS, IMAGES, Quadruplet, check_text, manifest_of_rows
 from hysac.data.prompt_sets import Layout, known_layouts, layout_of
 from hysac.data.shards import holds_quadruplets, is_shards, load_shards
@@ -200,7 +200,7 @@ def _of_row(row: Row, root: Path, column: str) -> list[Labelled]:
         raise ValueError(f"has no {column}")
     if label not in LABELS:
         raise ValueError(f"has the label {label!r}, which is none of {', '.join(LABELS)}")
-    is_image = column == "item" and Path(item).suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)
+    is_image = column == "item" and Path(item).suffix.lower() in NAMED_SUFFIXES
     modality = row.fields.get("modality") or ("image" if is_image else "text")
     if modality not in ("text", "image"):
         raise ValueError(f"has the modality {modality!r}, which is neither text nor image")
