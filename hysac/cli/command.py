@@ -18,6 +18,21 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
+def add_parser(
+    subparsers: Any, command: str, usage: str, summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    """The parser of ``command``, such as ``hysac index build``, listed by its last word."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        command.rpartition(" ")[2],
+        usage=f"{command} {usage}",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=Formatter,
+    )
+    return parser
+
+
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of examples, and shows defaults."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hysac.cli.command import Command, Formatter
+from hysac.cli.command import Command, add_parser
 from hysac.cli.flags import add_database, add_inputs, add_scorer
 from hysac.cli.inputs import inputs_of, load_scorer, open_index, tell_unread
 from hysac.index.engine import ENGINES, Address, choose_engine
@@ -75,14 +75,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _action(
     actions: Any, name: str, usage: str, summary: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name,
-        usage=f"hysac index {name} {usage}",
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=_EPILOG,
-        formatter_class=Formatter,
-    )
+    parser = add_parser(actions, f"hysac index {name}", usage, summary, _EPILOG)
     parser.set_defaults(run=run)
     return parser
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hysac.cli.command import Command, Formatter
+from hysac.cli.command import Command, Formatter, add_parser
 
 log = logging.getLogger("hysac")
 
@@ -128,14 +128,7 @@ def make_parser(words: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPars
 
 def _add_command(subparsers: Any, name: str, summary: str) -> None:
     command = _command(name)
-    sub = subparsers.add_parser(
-        name,
-        usage=f"hysac {name} {command.usage}",
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=command.epilog,
-        formatter_class=Formatter,
-    )
+    sub = add_parser(subparsers, f"hysac {name}", command.usage, summary, command.epilog)
     sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub.set_defaults(run=command.run, command=name)
     command.add_flags(sub)
