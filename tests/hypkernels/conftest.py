@@ -6,15 +6,13 @@ compared with this implementation and with the definitions.
 """
 
 import os
-from pathlib import Path
 
 import postgresql
 import pytest
+from rowwise_ops import FAMILIES
 
-import hypkernels
 from hypkernels import use_backend
 
-FAMILIES = (path.parent.name for path in Path(hypkernels.__file__).parent.glob("*/op.py"))
 OF_PYTORCH = {
     *(f"test_{name}" for name in FAMILIES),
     "test_curvatures",

@@ -110,6 +110,9 @@ class Tolerance:
 # A float64 result rounded once: half a unit, and for a gradient at most that of each component. A component
 # of a map that nearly vanishes shows the float64 error of its neighbours.
 FLOAT32 = Tolerance(0.501, 2.0**-24, 1e-10)
+# x.w is a sum of terms of both signs: some 1/50 of them is left where the direction is nearly across x. And
+# n is computed to a unit of the direction, and it is 1e-7 of that in the collinear regimes.
+BUSEMANN_FLOAT64 = Tolerance(128, 1e-11, 1e-12)
 FLOAT32_MAP = Tolerance(4, 2.0**-24, 1e-10, value=2.0**-24)
 
 

@@ -13,9 +13,12 @@ DEFAULTS = {"min_radius": 0.1, "aperture_scale": 1.0, "margin": 0.0, "leak": 0.0
 OPTIONS = {"min_radius": 0.1, "aperture_scale": 0.8, "margin": 0.1, "leak": 0.2}
 
 
+FAMILIES = sorted(path.parent.name for path in Path(hypkernels.__file__).parent.glob("*/op.py"))
+
+
 def _ops():
-    for path in sorted(Path(hypkernels.__file__).parent.glob("*/op.py")):
-        module = import_module(f"hypkernels.{path.parent.name}.op")
+    for family in FAMILIES:
+        module = import_module(f"hypkernels.{family}.op")
         yield from (one for one in vars(module).values() if isinstance(one, RowwiseOp))
 
 
